@@ -1,0 +1,292 @@
+//! The front door: an adapter with its settings, and every verb by path.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, Result, Step};
+use crate::file::AtomicFile;
+use crate::lock::{self, LockDir};
+use crate::path::current_dir;
+use crate::replace::{Durability, Options};
+use crate::sys::{self, LockMode};
+
+/// Reads, writes, updates and deletes files that several processes share. See the [crate's page](crate) for what it
+/// promises.
+///
+/// Cheap to clone, and safe to share between threads. Every process that is to take part must use the same lock
+/// directory; the spelling does not matter.
+///
+/// The verbs by path look the path up at every call. For a file that is used often, [`file`](Self::file) does that
+/// once.
+///
+/// ```
+/// use atomic_file_adapter::AtomicFileAdapter;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let scratch = tempfile::tempdir()?;
+/// # std::env::set_current_dir(&scratch)?;
+/// let files = AtomicFileAdapter::new()?;
+/// files.write_atomic("settings.toml", "colour = 'red'\n")?;
+/// files.update("settings.toml", |old| {
+///     let mut new = old.unwrap_or_default().to_vec();
+///     new.extend_from_slice(b"size = 3\n");
+///     new
+/// })?;
+/// let settings = files.read_to_string_with_lock("settings.toml")?;
+/// assert_eq!(settings.as_deref(), Some("colour = 'red'\nsize = 3\n"));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct AtomicFileAdapter {
+    config: Arc<Config>,
+}
+
+/// The settings of an adapter.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) lock_dir: Arc<LockDir>,
+    pub(crate) lock_timeout: Option<Duration>,
+    pub(crate) replace: Options,
+}
+
+impl AtomicFileAdapter {
+    /// Where the lock files are unless the builder says otherwise: a path relative to the directory that is current
+    /// when the adapter is built.
+    pub const DEFAULT_LOCK_DIR: &'static str = ".jerry/local/locks";
+
+    /// An adapter with all settings at their defaults: lock files in [`DEFAULT_LOCK_DIR`](Self::DEFAULT_LOCK_DIR)
+    /// under the current directory, which is asked for now and not again; [`Durability::Full`]; no limit to waiting
+    /// for a lock.
+    ///
+    /// # Errors
+    ///
+    /// The current directory cannot be found.
+    pub fn new() -> Result<Self> {
+        Self::builder().build()
+    }
+
+    /// As [`new`](Self::new), with the lock files in `dir`. The directory is made when it is first needed.
+    ///
+    /// # Errors
+    ///
+    /// `dir` is relative, and the current directory cannot be found.
+    pub fn with_lock_dir(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().lock_dir(dir).build()
+    }
+
+    /// An adapter with settings of its own.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The directory of the lock files, absolute.
+    pub fn lock_dir(&self) -> &Path {
+        self.config.lock_dir.path()
+    }
+
+    /// The lock file that guards `path`. It is the same in every process, for every spelling of the path, and before
+    /// and after the file and its directory exist. Nothing is made by asking.
+    ///
+    /// # Errors
+    ///
+    /// The path cannot be resolved: [`Error::InvalidPath`], or a system call failed.
+    pub fn lock_path(&self, path: impl AsRef<Path>) -> Result<PathBuf> {
+        Ok(self.file(path)?.lock_path().to_owned())
+    }
+
+    /// Reads the whole file under a shared lock. `None`: there is no such file. See [`AtomicFile::read`].
+    ///
+    /// # Errors
+    ///
+    /// As [`AtomicFile::read`], or the path cannot be resolved.
+    pub fn read_with_lock(&self, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
+        self.file(path)?.read()
+    }
+
+    /// As [`read_with_lock`](Self::read_with_lock), for text.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotUtf8`]; otherwise as [`read_with_lock`](Self::read_with_lock).
+    pub fn read_to_string_with_lock(&self, path: impl AsRef<Path>) -> Result<Option<String>> {
+        let file = self.file(path)?;
+        let Some(contents) = file.read()? else { return Ok(None) };
+        String::from_utf8(contents).map(Some).map_err(|error| Error::NotUtf8 {
+            path: file.path().to_owned(),
+            valid_up_to: error.utf8_error().valid_up_to(),
+        })
+    }
+
+    /// Replaces the contents of the file under an exclusive lock. See [`AtomicFile::write`].
+    ///
+    /// # Errors
+    ///
+    /// As [`AtomicFile::write`], or the path cannot be resolved.
+    pub fn write_atomic(&self, path: impl AsRef<Path>, contents: impl AsRef<[u8]>) -> Result<()> {
+        self.file(path)?.write(contents)
+    }
+
+    /// Reads, changes and replaces the contents under one exclusive lock. See [`AtomicFile::update`].
+    ///
+    /// # Errors
+    ///
+    /// As [`AtomicFile::update`], or the path cannot be resolved.
+    pub fn update(&self, path: impl AsRef<Path>, change: impl FnOnce(Option<&[u8]>) -> Vec<u8>) -> Result<()> {
+        self.file(path)?.update(change)
+    }
+
+    /// As [`update`](Self::update), with a `change` that can fail; then nothing has happened.
+    ///
+    /// # Errors
+    ///
+    /// What `change` returns; otherwise as [`update`](Self::update).
+    pub fn try_update<E: From<Error>>(
+        &self,
+        path: impl AsRef<Path>,
+        change: impl FnOnce(Option<&[u8]>) -> Result<Vec<u8>, E>,
+    ) -> Result<(), E> {
+        self.file(path)?.try_update(change)
+    }
+
+    /// Removes the file under an exclusive lock. False: there was none. See [`AtomicFile::delete`].
+    ///
+    /// # Errors
+    ///
+    /// As [`AtomicFile::delete`], or the path cannot be resolved.
+    pub fn delete_with_lock(&self, path: impl AsRef<Path>) -> Result<bool> {
+        self.file(path)?.delete()
+    }
+
+    /// Whether there is a regular file at `path`, symbolic links followed. Takes no lock: the answer may be out of
+    /// date when it comes. A path that cannot be looked at is false, too.
+    pub fn exists(&self, path: impl AsRef<Path>) -> bool {
+        sys::stat_follow(sys::cwd(), path.as_ref()).is_ok_and(|meta| meta.special.is_none())
+    }
+
+    /// Looks up `path` once, for a file that is used often.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPath`], or a system call failed.
+    pub fn file(&self, path: impl AsRef<Path>) -> Result<AtomicFile> {
+        AtomicFile::new(&self.config, path.as_ref())
+    }
+
+    /// All lock files of the lock directory, sorted by path, and who holds them at this moment.
+    ///
+    /// # Errors
+    ///
+    /// The lock directory or a lock file cannot be opened. A lock directory that does not exist has no lock files.
+    pub fn locks(&self) -> Result<Vec<LockFile>> {
+        let files = lock::list(&self.config.lock_dir)?;
+        Ok(files
+            .into_iter()
+            .map(|(path, holder)| LockFile {
+                path,
+                holder: holder
+                    .map(|holder| LockHolder { exclusive: holder.mode == LockMode::Exclusive, pid: holder.pid }),
+            })
+            .collect())
+    }
+}
+
+/// A lock file, from [`AtomicFileAdapter::locks`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LockFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// Who holds its lock. Of several processes that share it, one.
+    pub holder: Option<LockHolder>,
+}
+
+/// The holder of a lock, as `fcntl(F_GETLK)` tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LockHolder {
+    /// Exclusive, or shared.
+    pub exclusive: bool,
+    /// The process; `None` if the kernel cannot name it here: one in another PID namespace, or an open file
+    /// description lock, which belongs to no process.
+    pub pid: Option<u32>,
+}
+
+/// The settings of a new [`AtomicFileAdapter`].
+///
+/// ```
+/// use std::time::Duration;
+/// use atomic_file_adapter::{AtomicFileAdapter, Durability};
+///
+/// # fn main() -> atomic_file_adapter::Result<()> {
+/// let files = AtomicFileAdapter::builder()
+///     .lock_dir("/var/lock/my-program")
+///     .lock_timeout(Duration::from_secs(5))
+///     .durability(Durability::Ordered)
+///     .new_file_mode(0o600)
+///     .build()?;
+/// # let _ = files;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct Builder {
+    lock_dir: Option<PathBuf>,
+    durability: Durability,
+    lock_timeout: Option<Duration>,
+    new_file_mode: Option<u32>,
+}
+
+impl Builder {
+    /// Where the lock files are. Relative to the directory that is current when [`build`](Self::build) is called.
+    /// Default: [`AtomicFileAdapter::DEFAULT_LOCK_DIR`].
+    ///
+    /// It is made when it is first needed. If it then holds nothing but lock files and has no `.gitignore`, it gets
+    /// one that hides everything in it.
+    pub fn lock_dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.lock_dir = Some(dir.as_ref().to_owned());
+        self
+    }
+
+    /// What writes and deletes promise about a power cut. Default: [`Durability::Full`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How long every call may wait for a lock; then it fails with [`Error::Timeout`]. Zero tries once. Default: no
+    /// limit. [`AtomicFile::lock_timeout`] overrides it for one call.
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
+        self.lock_timeout = Some(timeout);
+        self
+    }
+
+    /// The exact mode of new files, whatever the umask: the twelve bits of `chmod`. Default: 0666 less the umask, as
+    /// [`std::fs::write`] has it. A file that is replaced keeps its mode.
+    pub fn new_file_mode(mut self, mode: u32) -> Self {
+        self.new_file_mode = Some(mode);
+        self
+    }
+
+    /// The adapter. Makes nothing on disk.
+    ///
+    /// # Errors
+    ///
+    /// The lock directory is relative, and the current directory cannot be found.
+    pub fn build(self) -> Result<AtomicFileAdapter> {
+        let dir = self.lock_dir.unwrap_or_else(|| AtomicFileAdapter::DEFAULT_LOCK_DIR.into());
+        if dir.as_os_str().is_empty() {
+            return Err(Error::InvalidPath { path: dir, reason: "the lock directory's path is empty" });
+        }
+        let dir = if dir.is_absolute() {
+            dir
+        } else {
+            current_dir().map_err(|error| Error::io(&dir, Step::CurrentDirectory, error))?.join(&dir)
+        };
+        let replace = Options { durability: self.durability, new_file_mode: self.new_file_mode };
+        let config = Config { lock_dir: Arc::new(LockDir::new(dir)), lock_timeout: self.lock_timeout, replace };
+        Ok(AtomicFileAdapter { config: Arc::new(config) })
+    }
+}

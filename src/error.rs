@@ -1,0 +1,298 @@
+//! What can go wrong, with the path, the step and the operating system's word for it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::sys;
+
+/// The result of every fallible call in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong. Every variant names the file that the call was about.
+///
+/// Up to and including the rename, an error means that the file is what it was before the call and that no
+/// temporary file is left. The one error that can come after the rename is [`Error::NotDurable`].
+///
+/// `From<Error> for io::Error` keeps the [`io::ErrorKind`], so a function that returns `io::Result` can use `?`.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// A system call failed.
+    #[non_exhaustive]
+    Io {
+        /// The file or directory that the step was about.
+        path: PathBuf,
+        /// What was being done.
+        step: Step,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The file was replaced (or removed), but the sync of its directory failed: every process sees the new state
+    /// now, and a power cut may still bring the old one back.
+    ///
+    /// Calling again writes the file anew, which is safe. Syncing the same directory again proves nothing, because
+    /// a file system may report a failed write-back only once.
+    #[non_exhaustive]
+    NotDurable {
+        /// The file that was replaced or removed.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The lock did not become free in time.
+    #[non_exhaustive]
+    Timeout {
+        /// The file whose lock was wanted.
+        path: PathBuf,
+        /// Its lock file.
+        lock: PathBuf,
+        /// How long the call was allowed to wait.
+        waited: Duration,
+        /// A process that held the lock when the time was up, where the system can tell; this process's own number
+        /// if another of its threads held it.
+        holder: Option<u32>,
+    },
+    /// `try_lock` or `try_lock_shared`: somebody holds the lock, or waits for it already.
+    #[non_exhaustive]
+    WouldBlock {
+        /// The file whose lock was wanted.
+        path: PathBuf,
+        /// Its lock file.
+        lock: PathBuf,
+    },
+    /// Waiting would never have ended: this thread holds the lock already, or holds a lock that the holder of the
+    /// wanted one waits for.
+    #[non_exhaustive]
+    Deadlock {
+        /// The file whose lock was wanted.
+        path: PathBuf,
+        /// The files whose locks the calling thread holds.
+        held: Vec<PathBuf>,
+    },
+    /// A guard was used in a child made by `fork(2)`. Record locks are not inherited, so the guard protects nothing
+    /// there.
+    #[non_exhaustive]
+    Forked {
+        /// The file that the guard was taken for.
+        path: PathBuf,
+    },
+    /// There is something at this path, but not a regular file.
+    #[non_exhaustive]
+    NotRegularFile {
+        /// The path.
+        path: PathBuf,
+        /// What is there instead.
+        kind: FileKind,
+    },
+    /// The path cannot name a file.
+    #[non_exhaustive]
+    InvalidPath {
+        /// The path, as it was given.
+        path: PathBuf,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The contents are not UTF-8 (only [`read_to_string_with_lock`] asks for that).
+    ///
+    /// [`read_to_string_with_lock`]: crate::AtomicFileAdapter::read_to_string_with_lock
+    #[non_exhaustive]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// How many bytes from its beginning are valid UTF-8.
+        valid_up_to: usize,
+    },
+}
+
+/// The steps of a call, as [`Error::Io`] names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Step {
+    /// Asking for the current directory, to make a relative path absolute.
+    CurrentDirectory,
+    /// Finding the directory and the name that a path stands for.
+    Resolve,
+    /// Making a directory that was missing above the file.
+    CreateDirectory,
+    /// Making the directory for the lock files.
+    CreateLockDirectory,
+    /// Opening or making the lock file.
+    OpenLock,
+    /// Taking the lock.
+    Lock,
+    /// Listing the lock directory.
+    ListLocks,
+    /// Asking for a file's type, mode and owner.
+    Stat,
+    /// Opening a file to read it.
+    Open,
+    /// Reading.
+    Read,
+    /// Making the temporary file beside the target.
+    CreateTemporary,
+    /// Writing the temporary file.
+    Write,
+    /// Giving the temporary file the owner of the file that it replaces.
+    SetOwner,
+    /// Giving the temporary file its mode.
+    SetMode,
+    /// Syncing the temporary file.
+    Sync,
+    /// Renaming the temporary file over the target.
+    Rename,
+    /// Removing the file.
+    Remove,
+    /// Syncing the directory.
+    SyncDirectory,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Step::CurrentDirectory => "find the current directory for",
+            Step::Resolve => "resolve the path",
+            Step::CreateDirectory => "create the missing directories of",
+            Step::CreateLockDirectory => "create the lock directory",
+            Step::OpenLock => "open the lock file",
+            Step::Lock => "take the lock of",
+            Step::ListLocks => "list the lock directory",
+            Step::Stat => "look at",
+            Step::Open => "open",
+            Step::Read => "read",
+            Step::CreateTemporary => "create a temporary file beside",
+            Step::Write => "write the temporary file for",
+            Step::SetOwner => "keep the owner of",
+            Step::SetMode => "set the mode of the temporary file for",
+            Step::Sync => "sync the temporary file for",
+            Step::Rename => "rename the temporary file over",
+            Step::Remove => "remove",
+            Step::SyncDirectory => "sync the directory of",
+        })
+    }
+}
+
+/// What a path leads to, if not to a regular file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FileKind {
+    /// A directory.
+    Directory,
+    /// A symbolic link in the place of a lock file, or one that appeared after the path had been resolved.
+    Symlink,
+    /// A FIFO (named pipe).
+    Fifo,
+    /// A socket.
+    Socket,
+    /// A block or character device.
+    Device,
+    /// Something else.
+    Other,
+}
+
+impl fmt::Display for FileKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FileKind::Directory => "a directory",
+            FileKind::Symlink => "a symbolic link",
+            FileKind::Fifo => "a FIFO",
+            FileKind::Socket => "a socket",
+            FileKind::Device => "a device",
+            FileKind::Other => "neither a file nor a directory",
+        })
+    }
+}
+
+impl Error {
+    pub(crate) fn io(path: &Path, step: Step, source: impl Into<io::Error>) -> Self {
+        Error::Io { path: path.to_owned(), step, source: source.into() }
+    }
+
+    /// The file that the call was about.
+    pub fn path(&self) -> &Path {
+        match self {
+            Error::Io { path, .. }
+            | Error::NotDurable { path, .. }
+            | Error::Timeout { path, .. }
+            | Error::WouldBlock { path, .. }
+            | Error::Deadlock { path, .. }
+            | Error::Forked { path }
+            | Error::NotRegularFile { path, .. }
+            | Error::InvalidPath { path, .. }
+            | Error::NotUtf8 { path, .. } => path,
+        }
+    }
+
+    /// The kind that this error has as an [`io::Error`].
+    pub fn kind(&self) -> io::ErrorKind {
+        match self {
+            Error::Io { source, .. } | Error::NotDurable { source, .. } => source.kind(),
+            Error::Timeout { .. } => io::ErrorKind::TimedOut,
+            Error::WouldBlock { .. } => io::ErrorKind::WouldBlock,
+            Error::Deadlock { .. } => io::ErrorKind::Deadlock,
+            Error::NotRegularFile { kind: FileKind::Directory, .. } => io::ErrorKind::IsADirectory,
+            Error::Forked { .. } | Error::NotRegularFile { .. } | Error::InvalidPath { .. } => {
+                io::ErrorKind::InvalidInput
+            }
+            Error::NotUtf8 { .. } => io::ErrorKind::InvalidData,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path().display();
+        match self {
+            Error::Io { step, source, .. } => write!(f, "cannot {step} {path}: {source}"),
+            Error::NotDurable { source, .. } => write!(
+                f,
+                "{path} was replaced or removed, but its directory could not be synced, so a power cut may undo that: \
+                 {source}"
+            ),
+            Error::Timeout { lock, waited, holder, .. } => {
+                write!(f, "gave up after {waited:?} waiting for the lock of {path} ({})", lock.display())?;
+                match holder {
+                    Some(pid) if *pid == sys::pid() => write!(f, ", held by another thread of this process"),
+                    Some(pid) => write!(f, ", held by process {pid}"),
+                    None => Ok(()),
+                }
+            }
+            Error::WouldBlock { lock, .. } => {
+                write!(f, "the lock of {path} is taken ({})", lock.display())
+            }
+            Error::Deadlock { held, .. } => {
+                write!(f, "waiting for the lock of {path} would never end: this thread holds the lock of ")?;
+                for (n, held) in held.iter().enumerate() {
+                    let comma = if n > 0 { ", " } else { "" };
+                    write!(f, "{comma}{}", held.display())?;
+                }
+                Ok(())
+            }
+            Error::Forked { .. } => write!(
+                f,
+                "the guard of {path} was inherited by fork(2) and holds no lock in this process: take the lock anew"
+            ),
+            Error::NotRegularFile { kind, .. } => write!(f, "{path} is not a regular file but {kind}"),
+            Error::InvalidPath { reason, .. } => write!(f, "{path:?} cannot name a file: {reason}"),
+            Error::NotUtf8 { valid_up_to, .. } => {
+                write!(f, "the contents of {path} are not UTF-8 from byte {valid_up_to} on")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io { source, .. } | Error::NotDurable { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        io::Error::new(error.kind(), error)
+    }
+}

@@ -1,0 +1,395 @@
+//! One resolved file, and the guards of its lock.
+
+use std::fs::File;
+use std::marker::PhantomData;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::adapter::Config;
+use crate::error::{Error, Result, Step};
+use crate::lock::{Held, Lock};
+use crate::path::Place;
+use crate::replace::{Replacement, check_regular, remove, stat_regular};
+use crate::sys::{self, Errno, LockMode};
+
+/// One file, looked up once: the fast path for a file that is used often. From [`AtomicFileAdapter::file`].
+///
+/// It holds two descriptors: the file's directory, through which every call goes, and its lock file. Cloning is
+/// cheap and shares them. The path is not looked up again: if the directory is renamed, the handle goes with it, and
+/// if a symbolic link on the way is changed, the handle stays. The directory need not exist yet; it is opened when
+/// it first can be.
+///
+/// Its verbs take the lock themselves. For several steps under one lock, take a guard:
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let scratch = tempfile::tempdir()?;
+/// # let adapter = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+/// # let path = scratch.path().join("counter");
+/// let file = adapter.file(&path)?;
+/// file.write("41")?;
+///
+/// let guard = file.lock()?; // exclusive: nobody reads or writes until it is dropped
+/// let old: u32 = String::from_utf8(guard.read()?.unwrap_or_default())?.parse()?;
+/// guard.write((old + 1).to_string())?;
+/// drop(guard);
+///
+/// assert_eq!(file.read()?.as_deref(), Some(&b"42"[..]));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`AtomicFileAdapter::file`]: crate::AtomicFileAdapter::file
+#[derive(Debug, Clone)]
+pub struct AtomicFile(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: Arc<Config>,
+    place: Place,
+    lock: Lock,
+}
+
+impl AtomicFile {
+    pub(crate) fn new(config: &Arc<Config>, path: &Path) -> Result<Self> {
+        let place = Place::resolve(path)?;
+        let lock = Lock::of(&config.lock_dir, place.path())?;
+        Ok(AtomicFile(Arc::new(Inner { config: config.clone(), place, lock })))
+    }
+
+    /// The canonical path: absolute, without symbolic links.
+    pub fn path(&self) -> &Path {
+        self.0.place.path()
+    }
+
+    /// The path of the lock file that guards this file.
+    pub fn lock_path(&self) -> &Path {
+        self.0.lock.path()
+    }
+
+    /// Reads the whole file under a shared lock. `None`: there is no such file.
+    ///
+    /// # Errors
+    ///
+    /// Besides system calls that fail: [`Error::NotRegularFile`], and [`Error::Timeout`] and [`Error::Deadlock`] of
+    /// [`lock_shared`](Self::lock_shared).
+    pub fn read(&self) -> Result<Option<Vec<u8>>> {
+        self.lock_shared()?.read()
+    }
+
+    /// Reads the whole file under a shared lock into `buf`, in place of what is in it, and returns the number of
+    /// bytes. `None`: there is no such file, and `buf` is empty. Does not allocate if `buf` has room for one byte
+    /// more than the file has.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read). What is in `buf` after an error is not part of the promise.
+    pub fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
+        self.lock_shared()?.read_into(buf)
+    }
+
+    /// Opens the current version under a shared lock, to read it bit by bit. `None`: there is no such file.
+    ///
+    /// The lock is free again when this returns. The open file stays what it is all the same, whole, because a
+    /// write makes a new file and never changes an old one.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn open(&self) -> Result<Option<File>> {
+        self.lock_shared()?.open()
+    }
+
+    /// Replaces the contents under an exclusive lock; makes the file, and the directories above it, if there are
+    /// none.
+    ///
+    /// When this returns, every reader sees the new version, and with [`Durability::Full`] it survives a power cut.
+    /// The file keeps its mode, and its owner and group where the system allows that; other names of it (hard
+    /// links) keep the old version. Access control lists and extended attributes are not carried over. That the
+    /// file itself is read-only (mode 0444) does not keep it from being replaced; its directory must be writable.
+    ///
+    /// # Errors
+    ///
+    /// Besides system calls that fail: [`Error::NotRegularFile`], and [`Error::Timeout`] and [`Error::Deadlock`] of
+    /// [`lock`](Self::lock). The file is what it was before, and no temporary file is left, unless the error is
+    /// [`Error::NotDurable`].
+    ///
+    /// [`Durability::Full`]: crate::Durability::Full
+    pub fn write(&self, contents: impl AsRef<[u8]>) -> Result<()> {
+        self.lock()?.write(contents)
+    }
+
+    /// Reads, changes and replaces the contents under one exclusive lock, so that no other update gets in between.
+    /// `change` is given `None` if there is no file.
+    ///
+    /// `change` must not use this file through any other handle: the lock is taken, and asking for it again is
+    /// [`Error::Deadlock`].
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn update(&self, change: impl FnOnce(Option<&[u8]>) -> Vec<u8>) -> Result<()> {
+        self.try_update(|old| Ok(change(old)))
+    }
+
+    /// As [`update`](Self::update), with a `change` that can fail; then nothing has happened.
+    ///
+    /// # Errors
+    ///
+    /// What `change` returns; otherwise as [`write`](Self::write).
+    pub fn try_update<E: From<Error>>(
+        &self,
+        change: impl FnOnce(Option<&[u8]>) -> Result<Vec<u8>, E>,
+    ) -> Result<(), E> {
+        let guard = self.lock()?;
+        let old = guard.read()?;
+        let new = change(old.as_deref())?;
+        Ok(guard.write(new)?)
+    }
+
+    /// Removes the file under an exclusive lock. False: there was none. With [`Durability::Full`] it stays removed
+    /// after a power cut.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    ///
+    /// [`Durability::Full`]: crate::Durability::Full
+    pub fn delete(&self) -> Result<bool> {
+        self.lock()?.delete()
+    }
+
+    /// Takes the exclusive lock, waiting for as long as the adapter's `lock_timeout` says (by default, for ever).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`]; [`Error::Deadlock`] if the calling thread holds this lock already, or if waiting would
+    /// close a circle.
+    pub fn lock(&self) -> Result<WriteGuard> {
+        self.acquire(LockMode::Exclusive, self.0.config.lock_timeout).map(WriteGuard)
+    }
+
+    /// Takes the shared lock: others may hold it at the same time, writers not. Otherwise as [`lock`](Self::lock).
+    ///
+    /// The threads of a process are admitted in the order in which they came, so a reader waits for a writer that came
+    /// before it, even while other readers are inside.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock).
+    pub fn lock_shared(&self) -> Result<ReadGuard> {
+        self.acquire(LockMode::Shared, self.0.config.lock_timeout).map(ReadGuard)
+    }
+
+    /// Takes the exclusive lock, waiting for `timeout` at the most.
+    ///
+    /// A wait with a limit asks the kernel again and again, at least every 2 ms, because F_SETLKW knows no limit. It
+    /// takes no part in the kernel's search for deadlocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock).
+    pub fn lock_timeout(&self, timeout: Duration) -> Result<WriteGuard> {
+        self.acquire(LockMode::Exclusive, Some(timeout)).map(WriteGuard)
+    }
+
+    /// Takes the shared lock, waiting for `timeout` at the most. See [`lock_timeout`](Self::lock_timeout).
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock).
+    pub fn lock_shared_timeout(&self, timeout: Duration) -> Result<ReadGuard> {
+        self.acquire(LockMode::Shared, Some(timeout)).map(ReadGuard)
+    }
+
+    /// Takes the exclusive lock if it is free, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WouldBlock`] if somebody holds the lock, or another thread of this process waits for it already.
+    pub fn try_lock(&self) -> Result<WriteGuard> {
+        let held = self.0.lock.try_acquire(LockMode::Exclusive)?;
+        Ok(WriteGuard(self.guard(held)))
+    }
+
+    /// Takes the shared lock if nobody holds the exclusive one, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_lock`](Self::try_lock).
+    pub fn try_lock_shared(&self) -> Result<ReadGuard> {
+        let held = self.0.lock.try_acquire(LockMode::Shared)?;
+        Ok(ReadGuard(self.guard(held)))
+    }
+
+    fn acquire(&self, mode: LockMode, timeout: Option<Duration>) -> Result<Guard> {
+        Ok(self.guard(self.0.lock.acquire(mode, timeout)?))
+    }
+
+    fn guard(&self, held: Held) -> Guard {
+        Guard { held, file: self.0.clone(), not_send: PhantomData }
+    }
+}
+
+/// A shared lock of an [`AtomicFile`]. Its verbs work under the lock that it is; dropping it releases the lock.
+///
+/// It stays with the thread that took it (it is not `Send`), because that is whom a deadlock is reported to. In a
+/// child made by `fork(2)` it is inert: its verbs fail with [`Error::Forked`], and dropping it releases nothing.
+#[derive(Debug)]
+#[must_use = "dropping a guard releases the lock"]
+pub struct ReadGuard(Guard);
+
+/// The exclusive lock of an [`AtomicFile`]. Its verbs work under the lock that it is; dropping it releases the lock.
+///
+/// It stays with the thread that took it (it is not `Send`), because that is whom a deadlock is reported to. In a
+/// child made by `fork(2)` it is inert: its verbs fail with [`Error::Forked`], and dropping it releases nothing.
+#[derive(Debug)]
+#[must_use = "dropping a guard releases the lock"]
+pub struct WriteGuard(Guard);
+
+#[derive(Debug)]
+struct Guard {
+    // First, so that the lock is released before the last user of the lock file leaves.
+    held: Held,
+    file: Arc<Inner>,
+    not_send: PhantomData<*const ()>,
+}
+
+impl ReadGuard {
+    /// Reads the whole file. `None`: there is no such file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRegularFile`], [`Error::Forked`], or a system call failed.
+    pub fn read(&self) -> Result<Option<Vec<u8>>> {
+        self.0.read()
+    }
+
+    /// Reads the whole file into `buf`. See [`AtomicFile::read_into`].
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
+        self.0.read_into(buf)
+    }
+
+    /// Opens the current version. See [`AtomicFile::open`].
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn open(&self) -> Result<Option<File>> {
+        self.0.open()
+    }
+}
+
+impl WriteGuard {
+    /// Reads the whole file. `None`: there is no such file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRegularFile`], [`Error::Forked`], or a system call failed.
+    pub fn read(&self) -> Result<Option<Vec<u8>>> {
+        self.0.read()
+    }
+
+    /// Reads the whole file into `buf`. See [`AtomicFile::read_into`].
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
+        self.0.read_into(buf)
+    }
+
+    /// Opens the current version. See [`AtomicFile::open`].
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn open(&self) -> Result<Option<File>> {
+        self.0.open()
+    }
+
+    /// Replaces the contents. See [`AtomicFile::write`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRegularFile`], [`Error::Forked`], [`Error::NotDurable`], or a system call failed.
+    pub fn write(&self, contents: impl AsRef<[u8]>) -> Result<()> {
+        self.writer()?.put_all(contents.as_ref())
+    }
+
+    /// Begins a new version that is written bit by bit. See [`Replacement`].
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn writer(&self) -> Result<Replacement<'_>> {
+        self.0.held.check()?;
+        Replacement::begin(&self.0.held, &self.0.file.place, self.0.file.config.replace)
+    }
+
+    /// Removes the file. False: there was none. See [`AtomicFile::delete`].
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn delete(&self) -> Result<bool> {
+        self.0.held.check()?;
+        remove(&self.0.file.place, self.0.file.config.replace)
+    }
+}
+
+impl Guard {
+    fn read(&self) -> Result<Option<Vec<u8>>> {
+        let mut contents = Vec::new();
+        Ok(self.read_into(&mut contents)?.map(|_| contents))
+    }
+
+    fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
+        buf.clear();
+        let path: &Path = self.file.place.path();
+        let Some((file, size)) = self.open_current()? else { return Ok(None) };
+        let failed = |error: std::io::Error| Error::io(path, Step::Read, error);
+        // The size is a hint only. One byte more than that lets the read that comes to the end show it, so that
+        // the buffer need not grow to find out.
+        buf.try_reserve(usize::try_from(size).unwrap_or(usize::MAX).saturating_add(1)).map_err(|e| failed(e.into()))?;
+        loop {
+            if buf.len() == buf.capacity() {
+                buf.try_reserve(32).map_err(|e| failed(e.into()))?;
+            }
+            if sys::read(&file, buf).map_err(|e| failed(e.into()))? == 0 {
+                return Ok(Some(buf.len()));
+            }
+        }
+    }
+
+    fn open(&self) -> Result<Option<File>> {
+        Ok(self.open_current()?.map(|(file, _)| file))
+    }
+
+    /// Opens the current version; with its size.
+    fn open_current(&self) -> Result<Option<(File, u64)>> {
+        self.held.check()?;
+        let place = &self.file.place;
+        let path: &Path = place.path();
+        let Some(dir) = place.dir()? else { return Ok(None) };
+        // Looked at before it is opened, because opening a device can do something, and after, because it may be
+        // another one by then.
+        if stat_regular(dir, place.name(), path)?.is_none() {
+            return Ok(None);
+        }
+        let file = match sys::open_read(dir.as_fd(), place.name()) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(Error::io(path, Step::Open, error)),
+        };
+        let meta = sys::stat_open(&file).map_err(|error| Error::io(path, Step::Stat, error))?;
+        check_regular(meta, path)?;
+        Ok(Some((file.into(), meta.size)))
+    }
+}

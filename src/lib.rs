@@ -1,0 +1,88 @@
+//! Locked reads and durable atomic writes of files that several processes share.
+//!
+//! # The promise
+//!
+//! 1. A reader that goes through the adapter sees one whole version of a file: never a part, never a mix.
+//! 2. When a durable write has returned, the new version survives a power cut; before that, the old one does.
+//! 3. Two writers never lose each other's [update](AtomicFileAdapter::update), whether they are threads, processes,
+//!    or forks.
+//! 4. When a process dies at any instruction, its locks are free and the next caller carries on.
+//!
+//! ```
+//! use atomic_file_adapter::AtomicFileAdapter;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let scratch = tempfile::tempdir()?;
+//! # let dir = scratch.path();
+//! # let locks = dir.join("locks");
+//! let files = AtomicFileAdapter::with_lock_dir(locks)?; // the same directory in every process
+//! let path = dir.join("visitors");
+//!
+//! files.update(&path, |old| {
+//!     let old = old.map_or(0, |old| String::from_utf8_lossy(old).parse().unwrap_or(0));
+//!     (old + 1).to_string().into_bytes()
+//! })?;
+//! assert_eq!(files.read_to_string_with_lock(&path)?.as_deref(), Some("1"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The system calls of a write
+//!
+//! [`AtomicFile::write`] on Linux, where the file exists and nobody is in the way:
+//!
+//! ```text
+//! fcntl(lock, F_SETLKW, F_WRLCK)            exclusive record lock over the whole lock file
+//! fstatat(lock path)                        still the file of that name? else open it anew
+//! fstatat(dir, "name")                      a regular file; its mode and owner
+//! openat(dir, ".name.RANDOM.tmp", O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC)
+//! write(tmp)
+//! fstat(tmp), fchown, fchmod                owner first, mode after; each only if it differs
+//! fsync(tmp)                                before the rename, or the rename may come first
+//! renameat(dir, ".name.RANDOM.tmp", "name")
+//! fsync(dir)                                the rename itself
+//! close(tmp)
+//! fcntl(lock, F_SETLK, F_UNLCK)
+//! ```
+//!
+//! and a `getpid` before, in between and after, to notice a `fork`. [`Durability::Ordered`] leaves out the sync of
+//! the directory, [`Durability::None`] both; on Apple's systems the syncs of [`Durability::Full`] are
+//! `fcntl(F_FULLFSYNC)`.
+//!
+//! # What is not promised
+//!
+//! * Record locks are advisory. A program that writes to the file without them writes when it likes; a reader without
+//!   them still sees whole versions, because a version is never changed, only replaced.
+//! * A program in the same process that opens and closes a lock file by itself drops the locks of this crate on it:
+//!   that is how POSIX wants it ([fcntl_locking(2)]).
+//! * A lock belongs to a path. Other names of the same file (hard links, bind mounts, another case on a file system
+//!   that ignores case) have locks of their own, and after a write by one name the other hard links keep the old
+//!   version.
+//! * Access control lists, extended attributes and file flags are not carried over to the new version.
+//! * On a network file system all this is as good as its record locks, its rename and its fsync.
+//! * Nobody can promise more for a power cut than the device keeps: one that says a flush is done when it is not loses
+//!   data.
+//!
+//! # Where to go on
+//!
+//! [`AtomicFileAdapter`] has every verb by path, and its [`Builder`] the settings. [`AtomicFile`] is one file, looked
+//! up once. [`ReadGuard`] and [`WriteGuard`] are its lock while it is held, [`Replacement`] a new version that is
+//! written bit by bit. [`Error`] says what went wrong, at which [`Step`] and on which path.
+//!
+//! [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+#![doc(test(attr(deny(warnings))))]
+
+mod adapter;
+mod error;
+mod file;
+mod lock;
+mod path;
+mod replace;
+mod sys;
+
+pub use crate::adapter::{AtomicFileAdapter, Builder, LockFile, LockHolder};
+pub use crate::error::{Error, FileKind, Result, Step};
+pub use crate::file::{AtomicFile, ReadGuard, WriteGuard};
+pub use crate::replace::{Durability, Replacement};

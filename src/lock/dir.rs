@@ -1,0 +1,179 @@
+//! The lock directory and the lock files on disk.
+//!
+//! The directory is named by its absolute path at every use and not kept open: whoever replaces it must not leave
+//! running processes with a lock directory of their own.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use super::name::is_lock_name;
+use super::table::Key;
+use crate::error::{Error, FileKind, Result, Step};
+use crate::sys::{self, Errno, Links, Meta};
+
+/// How often a lock file is looked for again after it was taken away between two steps. Somebody who removes lock
+/// files in a loop, or a file system that contradicts itself, must not hang the caller.
+const ATTEMPTS: usize = 1000;
+
+/// Where the lock files are.
+#[derive(Debug)]
+pub(crate) struct LockDir {
+    path: PathBuf,
+    prepared: AtomicBool,
+}
+
+impl LockDir {
+    /// `path` must be absolute.
+    pub(crate) fn new(path: PathBuf) -> Self {
+        LockDir { path, prepared: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens a lock file, making it and the directory if need be.
+    ///
+    /// For writing, because an exclusive record lock needs that; if that is not allowed, for reading, which is
+    /// enough for a shared one.
+    pub(super) fn open(&self, file: &CStr) -> Result<(Key, OwnedFd)> {
+        for _ in 0..ATTEMPTS {
+            match self.open_existing(file)? {
+                Some(found) => return Ok(found),
+                None if self.prepared.load(Relaxed) => {}
+                None => self.prepare()?,
+            }
+            // O_EXCL, because with O_CREAT alone fs.protected_regular refuses an existing file of somebody else in
+            // a sticky directory (`may_create_in_sticky` in fs/namei.c).
+            match sys::create_new(sys::cwd(), file, 0o666) {
+                Ok(fd) => return Ok((identity(path_of(file), &fd)?, fd)),
+                Err(Errno::EXIST) => {}
+                Err(Errno::NOENT) => self.prepare()?,
+                Err(error) => return Err(Error::io(path_of(file), Step::OpenLock, error)),
+            }
+        }
+        Err(Error::io(path_of(file), Step::OpenLock, Errno::NOENT))
+    }
+
+    /// Opens a lock file, if it exists.
+    pub(super) fn open_existing(&self, file: &CStr) -> Result<Option<(Key, OwnedFd)>> {
+        let opened = match sys::open_read_write(sys::cwd(), file) {
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => sys::open_read(sys::cwd(), file),
+            opened => opened,
+        };
+        match opened {
+            Ok(fd) => Ok(Some((identity(path_of(file), &fd)?, fd))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => match sys::stat(sys::cwd(), file) {
+                // Better than ELOOP, EISDIR or ENXIO.
+                Ok(Meta { special: Some(kind), .. }) => Err(Error::NotRegularFile { path: path_of(file).into(), kind }),
+                _ => Err(Error::io(path_of(file), Step::OpenLock, error)),
+            },
+        }
+    }
+
+    /// Which file has this name now.
+    pub(super) fn identify(&self, file: &CStr) -> Result<Option<Key>> {
+        match sys::stat(sys::cwd(), file) {
+            Ok(meta) => Ok(Some((meta.dev, meta.ino))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(Error::io(path_of(file), Step::OpenLock, error)),
+        }
+    }
+
+    /// The paths of all lock files, sorted. None if there is no lock directory.
+    pub(super) fn list(&self) -> Result<Vec<PathBuf>> {
+        let failed = |error| Error::io(&self.path, Step::ListLocks, error);
+        let dir = match sys::open_dir(sys::cwd(), &self.path, Links::Follow) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut files = Vec::new();
+        for name in sys::list(dir).map_err(failed)? {
+            let name = name.map_err(failed)?;
+            if is_lock_name(name.as_bytes()) {
+                files.push(self.path.join(OsStr::from_bytes(name.as_bytes())));
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    /// Makes the directory, and puts a `.gitignore` into it that hides everything in it, itself too.
+    ///
+    /// A directory that holds anything but lock files is somebody else's, who may not want all of it hidden.
+    fn prepare(&self) -> Result<()> {
+        self.make(&self.path)?;
+        let failed = |error| Error::io(&self.path, Step::CreateLockDirectory, error);
+        let ignore = c_path(&self.path.join(".gitignore"))?;
+        if sys::stat(sys::cwd(), &ignore) == Err(Errno::NOENT) && self.has_only_lock_files()? {
+            match sys::create_new(sys::cwd(), &ignore, 0o666) {
+                Ok(fd) => {
+                    sys::write(&fd, b"*\n").map_err(failed)?;
+                }
+                // EEXIST: somebody was faster. The others: we may use this directory but not add to it.
+                Err(Errno::EXIST | Errno::ACCESS | Errno::PERM | Errno::ROFS) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        self.prepared.store(true, Relaxed);
+        Ok(())
+    }
+
+    fn make(&self, path: &Path) -> Result<()> {
+        let name = c_path(path)?;
+        match (sys::make_dir(sys::cwd(), &name), path.parent()) {
+            (Err(Errno::NOENT), Some(above)) => {
+                self.make(above)?;
+                match sys::make_dir(sys::cwd(), &name) {
+                    Ok(()) | Err(Errno::EXIST) => Ok(()),
+                    Err(error) => Err(Error::io(&self.path, Step::CreateLockDirectory, error)),
+                }
+            }
+            (Ok(()) | Err(Errno::EXIST), _) => Ok(()),
+            // An existing directory answers EROFS on a read-only file system.
+            (Err(error), _) => match sys::stat_follow(sys::cwd(), path) {
+                Ok(meta) if meta.special == Some(FileKind::Directory) => Ok(()),
+                _ => Err(Error::io(&self.path, Step::CreateLockDirectory, error)),
+            },
+        }
+    }
+
+    fn has_only_lock_files(&self) -> Result<bool> {
+        let failed = |error| Error::io(&self.path, Step::CreateLockDirectory, error);
+        let dir = match sys::open_dir(sys::cwd(), &self.path, Links::Follow) {
+            Ok(dir) => dir,
+            Err(Errno::ACCESS) => return Ok(false),
+            Err(error) => return Err(failed(error)),
+        };
+        for name in sys::list(dir).map_err(failed)? {
+            if !is_lock_name(name.map_err(failed)?.as_bytes()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Which file this is. Anything but a regular file is not a lock file.
+fn identity(path: &Path, fd: &OwnedFd) -> Result<Key> {
+    let meta = sys::stat_open(fd).map_err(|error| Error::io(path, Step::OpenLock, error))?;
+    match meta.special {
+        None => Ok((meta.dev, meta.ino)),
+        Some(kind) => Err(Error::NotRegularFile { path: path.to_owned(), kind }),
+    }
+}
+
+/// A path as the system calls want it.
+pub(super) fn c_path(path: &Path) -> Result<CString> {
+    let reason = "it contains a zero byte";
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::InvalidPath { path: path.to_owned(), reason })
+}
+
+fn path_of(file: &CStr) -> &Path {
+    Path::new(OsStr::from_bytes(file.to_bytes()))
+}

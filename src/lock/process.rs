@@ -1,0 +1,85 @@
+//! One table a process, across `fork(2)`.
+//!
+//! A child made by fork has a copy of its parent's table and none of its locks ([fork(2)]), and a mutex that another
+//! thread of the parent was holding stays locked in it for ever. So a process that finds the table of its parent
+//! leaves it alone and starts one of its own, which is chained to it.
+//!
+//! [fork(2)]: https://man7.org/linux/man-pages/man2/fork.2.html
+
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use super::table::{Kernel, Table};
+use crate::sys::{self, Errno, LockMode};
+
+/// A process and its table.
+#[derive(Debug)]
+pub(super) struct Process {
+    /// 0: not known yet.
+    pid: AtomicU32,
+    pub(super) table: Table<Posix>,
+    child: OnceLock<Box<Process>>,
+}
+
+/// Ready before anybody can fork.
+static FIRST: Process = Process { pid: AtomicU32::new(0), table: Table::new(Posix), child: OnceLock::new() };
+
+impl Process {
+    /// The process that calls.
+    pub(super) fn current() -> &'static Process {
+        let pid = sys::pid();
+        let mut process = &FIRST;
+        while let Some(child) = process.child.get() {
+            process = child;
+        }
+        match process.pid.compare_exchange(0, pid, Relaxed, Relaxed) {
+            Ok(_) => process,
+            Err(owner) if owner == pid => process,
+            Err(_) => process.child.get_or_init(|| {
+                // This process has no locks yet that closing a descriptor could drop.
+                process.table.close_all_if_idle();
+                Box::new(Process { pid: AtomicU32::new(pid), table: Table::new(Posix), child: OnceLock::new() })
+            }),
+        }
+    }
+
+    /// Whether this is the process that calls, and not the one it was forked from.
+    pub(super) fn is_current(&self) -> bool {
+        self.pid.load(Relaxed) == sys::pid()
+    }
+}
+
+/// The kernel's record locks.
+#[derive(Debug)]
+pub(super) struct Posix;
+
+impl Kernel for Posix {
+    type File = OwnedFd;
+    type Error = Errno;
+
+    fn lock(&self, file: &OwnedFd, mode: LockMode) -> Result<bool, Errno> {
+        match sys::lock(file, mode) {
+            Ok(()) => Ok(true),
+            Err(Errno::DEADLK) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn try_lock(&self, file: &OwnedFd, mode: LockMode) -> Result<bool, Errno> {
+        sys::try_lock(file, mode)
+    }
+
+    fn unlock(&self, file: &OwnedFd) -> Result<(), Errno> {
+        sys::unlock(file)
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn sleep(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
+}

@@ -1,0 +1,545 @@
+//! The threads of this process taking turns at lock files: a state machine, apart from the system calls.
+//!
+//! The kernel's record locks belong to processes ([fcntl_locking(2)], "Advisory record locking"): it grants every
+//! thread of a process whatever one of them holds, and drops all of the process's locks on a file when any
+//! descriptor of that file is closed. So there is one table a process. It holds one descriptor a lock file, keyed by
+//! the file's device and inode, so that two spellings of one lock directory meet here; it admits threads in the
+//! order of their arrival, and asks the kernel only for the thread at the head of the queue.
+//!
+//! One mutex guards everything. No system call is made under it but the opening and closing of lock files, which
+//! must not cross each other: closing the last descriptor of a lock file after another thread has opened and locked
+//! the same file would drop that lock.
+//!
+//! [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::sys::LockMode;
+
+/// A process whose threads hand a lock round, or whose readers overlap, keeps it for about this long; then the
+/// readers that are inside leave before others are let in, and the kernel's lock is let go.
+const TURN: Duration = Duration::from_millis(10);
+
+/// For how long a reader waits for those inside to leave at the end of a turn. They may stay, and may even be waiting
+/// for this reader, so it joins them after all, and the next attempt comes later, up to [`LONGEST_TURN`].
+const DRAIN: Duration = Duration::from_millis(2);
+const LONGEST_TURN: Duration = Duration::from_secs(1);
+
+/// For how long after its turn a process does not ask for the lock again, so that one that sleeps in F_SETLKW can be
+/// scheduled and take it. The kernel wakes waiters but does not hand them the lock.
+const PAUSE: Duration = Duration::from_micros(200);
+
+/// Polling starts with this interval and doubles it up to [`POLL_LAST`].
+const POLL_FIRST: Duration = Duration::from_micros(50);
+const POLL_LAST: Duration = Duration::from_millis(2);
+
+/// For how long the kernel must insist on EDEADLK before it is believed. See [`Table::wait_in_kernel`].
+const DEADLOCK_PERSISTS: Duration = Duration::from_millis(250);
+const DEADLOCK_RETRY: Duration = Duration::from_millis(20);
+
+/// Device and inode of a lock file.
+pub(super) type Key = (u64, u64);
+
+/// A thread, by a number of its own.
+pub(super) type Thread = u64;
+
+/// The system calls that the table needs.
+pub(super) trait Kernel {
+    /// An open lock file.
+    type File;
+    /// Why a lock could not be had.
+    type Error;
+    /// Waits in the kernel. `Ok(false)`: it sees a deadlock (EDEADLK).
+    fn lock(&self, file: &Self::File, mode: LockMode) -> Result<bool, Self::Error>;
+    /// `Ok(false)`: another process is in the way.
+    fn try_lock(&self, file: &Self::File, mode: LockMode) -> Result<bool, Self::Error>;
+    fn unlock(&self, file: &Self::File) -> Result<(), Self::Error>;
+    fn now(&self) -> Instant;
+    fn sleep(&self, time: Duration);
+}
+
+/// How long to wait for a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Never,
+    Until(Instant),
+    Forever,
+}
+
+/// Why a lock was not granted.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refusal<E> {
+    WouldBlock,
+    /// True: a thread of this process is in the way.
+    TimedOut(bool),
+    /// The labels of the locks that the thread holds.
+    Deadlock(Vec<Arc<Path>>),
+    /// The lock file is not in the table any more: enter it again.
+    Gone,
+    Kernel(E),
+}
+
+#[derive(Debug)]
+pub(super) struct Table<K: Kernel> {
+    kernel: K,
+    state: Mutex<State<K::File>>,
+}
+
+#[derive(Debug)]
+struct State<F> {
+    entries: BTreeMap<Key, Entry<F>>,
+    /// Who holds what.
+    holds: Vec<Hold>,
+    /// Who waits for what, in the order of arrival. The first of a key is the only one that asks the kernel.
+    queue: Vec<Waiter>,
+    next_ticket: u64,
+    /// When this process's turn at a lock began and when it last let go of it. Entries come and go with every call
+    /// that is made by path, turns must not; so they are kept apart, in a fixed number of places. Two keys that
+    /// share a place cost each other a pause now and then.
+    turns: [Option<Turn>; 64],
+}
+
+/// A lock file that somebody in this process uses.
+#[derive(Debug)]
+struct Entry<F> {
+    /// `None` after an unlock has failed: closing the file was the way to let go.
+    file: Option<Arc<F>>,
+    /// Descriptors of the same file that were opened by mistake. Closing one drops the process's locks on the file,
+    /// so they wait until nobody uses it.
+    spare: Vec<F>,
+    phase: Phase,
+    /// Handles that will come back.
+    users: usize,
+    /// How often the kernel has confirmed a deadlock of the thread that asks it. Those in the queue behind that
+    /// thread may be what it waits for.
+    deadlocks: u64,
+    changed: Arc<Condvar>,
+}
+
+/// What the process has of a lock, in the kernel's eyes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Free,
+    /// One thread is in a system call that will change it.
+    Busy,
+    Held(LockMode),
+}
+
+#[derive(Debug)]
+struct Hold {
+    key: Key,
+    thread: Thread,
+    label: Arc<Path>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    key: Key,
+    thread: Thread,
+    ticket: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    began: Instant,
+    length: Duration,
+    released: Option<Instant>,
+}
+
+impl<K: Kernel> Table<K> {
+    pub(super) const fn new(kernel: K) -> Self {
+        let state =
+            State { entries: BTreeMap::new(), holds: Vec::new(), queue: Vec::new(), next_ticket: 0, turns: [None; 64] };
+        Table { kernel, state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<K::File>> {
+        // No code of a caller runs under the mutex, so a panic cannot have left it half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a user of a lock file into the table; [`leave`](Self::leave) takes it out again. `identify` looks
+    /// which file it is without opening it, which is what keeps the table from opening a file twice; it is asked
+    /// only if there is a file that could be the same.
+    pub(super) fn enter<E>(
+        &self,
+        identify: impl FnOnce() -> Result<Option<Key>, E>,
+        open: impl FnOnce() -> Result<(Key, K::File), E>,
+    ) -> Result<Key, E> {
+        let mut state = self.state();
+        if !state.entries.is_empty() {
+            if let Some(key) = identify()? {
+                if let Some(entry) = state.entries.get_mut(&key).filter(|entry| entry.file.is_some()) {
+                    entry.users += 1;
+                    return Ok(key);
+                }
+            }
+        }
+        let (key, file) = open()?;
+        let entry = state.entries.entry(key).or_insert_with(|| Entry {
+            file: None,
+            spare: Vec::new(),
+            phase: Phase::Free,
+            users: 0,
+            deadlocks: 0,
+            changed: Arc::new(Condvar::new()),
+        });
+        match entry.file {
+            None => entry.file = Some(Arc::new(file)),
+            // The name led to another file a moment ago.
+            Some(_) => entry.spare.push(file),
+        }
+        entry.users += 1;
+        Ok(key)
+    }
+
+    /// Takes a user out of the table.
+    pub(super) fn leave(&self, key: Key) {
+        let mut state = self.state();
+        if let Some(entry) = state.entries.get_mut(&key) {
+            entry.users -= 1;
+        }
+        state.close_if_unused(key);
+    }
+
+    /// Takes the lock for `thread`. The caller is in the table as a user of `key`. `label` says what is locked, for
+    /// the error of somebody who meets a deadlock.
+    pub(super) fn acquire(
+        &self,
+        key: Key,
+        mode: LockMode,
+        wait: Wait,
+        thread: Thread,
+        label: &Arc<Path>,
+    ) -> Result<(), Refusal<K::Error>> {
+        let mut state = self.state();
+        let ticket = state.next_ticket;
+        state.next_ticket += 1;
+        state.queue.push(Waiter { key, thread, ticket });
+        let mut drain = None;
+        let result = loop {
+            let phase = state.entries.get(&key).map(|entry| entry.phase);
+            match phase.filter(|_| state.is_first(key, ticket)) {
+                Some(Phase::Free) => {
+                    let result;
+                    (state, result) = self.ask_kernel(state, key, mode, wait, thread);
+                    break result;
+                }
+                Some(Phase::Held(LockMode::Shared)) if mode == LockMode::Shared && !state.holds(key, thread) => {
+                    let now = self.kernel.now();
+                    if wait == Wait::Never || !state.turn_is_over(key, now) {
+                        break Ok(());
+                    }
+                    if *drain.get_or_insert(now + DRAIN) <= now {
+                        state.lengthen_turn(key, now);
+                        break Ok(());
+                    }
+                }
+                _ if phase.is_none() => break Err(Refusal::Gone),
+                _ => {}
+            }
+            let refusal;
+            (state, refusal) = self.wait_for_change(state, key, wait, thread, ticket, drain);
+            if let Some(refusal) = refusal {
+                break Err(refusal);
+            }
+        };
+        state.queue.retain(|waiter| waiter.ticket != ticket);
+        if result.is_ok() {
+            state.holds.push(Hold { key, thread, label: label.clone() });
+        }
+        state.wake(key);
+        result
+    }
+
+    /// Lets go of what [`acquire`](Self::acquire) granted to `thread`.
+    pub(super) fn release(&self, key: Key, thread: Thread) {
+        let mut state = self.state();
+        let Some(held) = state.holds.iter().position(|hold| hold.key == key && hold.thread == thread) else { return };
+        state.holds.swap_remove(held);
+        if !state.holds.iter().any(|hold| hold.key == key) {
+            let file = state.entries.get_mut(&key).and_then(|entry| {
+                entry.phase = Phase::Busy;
+                entry.file.clone()
+            });
+            drop(state);
+            let unlocked = file.as_ref().map(|file| self.kernel.unlock(file));
+            let now = self.kernel.now();
+            state = self.state();
+            drop(file);
+            if let Some(entry) = state.entries.get_mut(&key) {
+                entry.phase = Phase::Free;
+                if let Some(Err(_)) = unlocked {
+                    // A close cannot fail to let go.
+                    entry.file = None;
+                    entry.spare.clear();
+                }
+            }
+            if let Some(turn) = &mut state.turns[place(key)] {
+                turn.released = Some(now);
+            }
+        }
+        state.wake(key);
+        state.close_if_unused(key);
+    }
+
+    /// How this process holds the lock.
+    pub(super) fn held(&self, key: Key) -> Option<LockMode> {
+        match self.state().entries.get(&key)?.phase {
+            Phase::Held(mode) => Some(mode),
+            Phase::Free | Phase::Busy => None,
+        }
+    }
+
+    /// Closes every lock file, if nobody is using the table: for a child that has inherited it by fork.
+    pub(super) fn close_all_if_idle(&self) {
+        if let Ok(mut state) = self.state.try_lock() {
+            state.entries.clear();
+        }
+    }
+
+    /// Calls `ask` with the open lock file.
+    pub(super) fn with_file<T>(&self, key: Key, ask: impl FnOnce(&K::File) -> T) -> Option<T> {
+        let mut state = self.state();
+        let entry = state.entries.get_mut(&key)?;
+        let file = entry.file.clone()?;
+        entry.users += 1;
+        drop(state);
+        let answer = ask(&file);
+        // In this order: nobody else may open the file between the leaving and the closing.
+        let state = self.state();
+        drop(file);
+        drop(state);
+        self.leave(key);
+        Some(answer)
+    }
+
+    /// Waits until something about the lock has changed, or until `drain`.
+    #[expect(clippy::type_complexity, reason = "the mutex guard goes in and comes out again")]
+    fn wait_for_change<'a>(
+        &'a self,
+        state: MutexGuard<'a, State<K::File>>,
+        key: Key,
+        wait: Wait,
+        thread: Thread,
+        ticket: u64,
+        drain: Option<Instant>,
+    ) -> (MutexGuard<'a, State<K::File>>, Option<Refusal<K::Error>>) {
+        let Some(entry) = state.entries.get(&key) else { return (state, Some(Refusal::Gone)) };
+        let (changed, deadlocks) = (entry.changed.clone(), entry.deadlocks);
+        if wait == Wait::Never {
+            return (state, Some(Refusal::WouldBlock));
+        }
+        if state.would_wait_for_itself(key, thread, ticket) {
+            let held = state.held_by(thread);
+            return (state, Some(Refusal::Deadlock(held)));
+        }
+        let deadline = if let Wait::Until(deadline) = wait { Some(deadline) } else { None };
+        let state = match deadline.into_iter().chain(drain).min() {
+            None => changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(end) => {
+                let left = end.saturating_duration_since(self.kernel.now());
+                if left.is_zero() && deadline == Some(end) {
+                    let by_thread = state.holds.iter().any(|hold| hold.key == key);
+                    return (state, Some(Refusal::TimedOut(by_thread)));
+                }
+                changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        let confirmed = state.entries.get(&key).is_some_and(|entry| entry.deadlocks != deadlocks);
+        let held = if confirmed { state.held_by(thread) } else { Vec::new() };
+        let refusal = if held.is_empty() { None } else { Some(Refusal::Deadlock(held)) };
+        (state, refusal)
+    }
+
+    /// Takes the kernel's lock, for the first in the queue.
+    #[expect(clippy::type_complexity, reason = "the mutex guard goes in and comes out again")]
+    fn ask_kernel<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State<K::File>>,
+        key: Key,
+        mode: LockMode,
+        wait: Wait,
+        thread: Thread,
+    ) -> (MutexGuard<'a, State<K::File>>, Result<(), Refusal<K::Error>>) {
+        let Some(file) = state.entries.get_mut(&key).and_then(|entry| {
+            entry.phase = Phase::Busy;
+            entry.file.clone()
+        }) else {
+            return (state, Err(Refusal::Gone));
+        };
+        let give_way = state.turn_is_over(key, self.kernel.now());
+        let held = state.held_by(thread);
+        drop(state);
+        if give_way && wait != Wait::Never {
+            self.kernel.sleep(PAUSE);
+        }
+        let result = match wait {
+            Wait::Never => match self.kernel.try_lock(&file, mode) {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(Refusal::WouldBlock),
+                Err(error) => Err(Refusal::Kernel(error)),
+            },
+            Wait::Until(deadline) => match self.poll(&file, mode, deadline) {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(Refusal::TimedOut(false)),
+                Err(error) => Err(Refusal::Kernel(error)),
+            },
+            Wait::Forever => self.wait_in_kernel(&file, key, mode, held),
+        };
+        let now = self.kernel.now();
+        let mut state = self.state();
+        drop(file);
+        let turn = &mut state.turns[place(key)];
+        let goes_on = !give_way && turn.is_some_and(|turn| turn.goes_on(now));
+        if result.is_ok() && !goes_on {
+            *turn = Some(Turn { began: now, length: TURN, released: None });
+        }
+        if let Some(entry) = state.entries.get_mut(&key) {
+            entry.phase = if result.is_ok() { Phase::Held(mode) } else { Phase::Free };
+        }
+        (state, result)
+    }
+
+    /// F_SETLK again and again, with growing pauses, until `deadline`.
+    fn poll(&self, file: &K::File, mode: LockMode, deadline: Instant) -> Result<bool, K::Error> {
+        let mut interval = POLL_FIRST;
+        loop {
+            if self.kernel.try_lock(file, mode)? {
+                return Ok(true);
+            }
+            let left = deadline.saturating_duration_since(self.kernel.now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            self.kernel.sleep(interval.min(left));
+            interval = (interval * 2).min(POLL_LAST);
+        }
+    }
+
+    /// F_SETLKW, and what to make of its EDEADLK.
+    ///
+    /// The kernel looks for cycles of processes, not of threads (`posix_locks_deadlock` in fs/locks.c):
+    ///
+    /// 1. this process, thread 1: holds A
+    /// 2. another process: holds B, waits for A
+    /// 3. this process, thread 2: waits for B, and is told EDEADLK.
+    ///
+    /// No thread waits for itself, and thread 1 will let go of A. So a thread that holds nothing goes on, by
+    /// polling. A thread that does hold something may be part of a real cycle, or be in the place of process 2 with
+    /// a false one (if step 2 comes last); a false cycle ends when thread 1 lets go, a real one never. Hence the
+    /// kernel has to say it again for a while.
+    ///
+    /// The kernel does not see who waits behind this thread in the queue. One of them may hold what the cycle is
+    /// about, so a confirmed deadlock is made known to them too.
+    fn wait_in_kernel(
+        &self,
+        file: &K::File,
+        key: Key,
+        mode: LockMode,
+        held: Vec<Arc<Path>>,
+    ) -> Result<(), Refusal<K::Error>> {
+        let mut since = None;
+        loop {
+            if self.kernel.lock(file, mode).map_err(Refusal::Kernel)? {
+                return Ok(());
+            }
+            let now = self.kernel.now();
+            if now.saturating_duration_since(*since.get_or_insert(now)) >= DEADLOCK_PERSISTS {
+                if !held.is_empty() {
+                    return Err(Refusal::Deadlock(held));
+                }
+                since = None;
+                let mut state = self.state();
+                if let Some(entry) = state.entries.get_mut(&key) {
+                    entry.deadlocks += 1;
+                }
+                state.wake(key);
+            }
+            if self.poll(file, mode, now + DEADLOCK_RETRY).map_err(Refusal::Kernel)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Turn {
+    /// Whether taking the lock now would go on with this turn: others have had no chance since.
+    fn goes_on(&self, now: Instant) -> bool {
+        self.released.is_none_or(|released| now.saturating_duration_since(released) < PAUSE)
+    }
+}
+
+impl<F> State<F> {
+    fn is_first(&self, key: Key, ticket: u64) -> bool {
+        self.queue.iter().find(|waiter| waiter.key == key).is_some_and(|first| first.ticket == ticket)
+    }
+
+    fn turn_is_over(&self, key: Key, now: Instant) -> bool {
+        self.turns[place(key)]
+            .is_some_and(|turn| turn.goes_on(now) && now.saturating_duration_since(turn.began) > turn.length)
+    }
+
+    fn lengthen_turn(&mut self, key: Key, now: Instant) {
+        if let Some(turn) = &mut self.turns[place(key)] {
+            turn.length = (now.saturating_duration_since(turn.began) * 2).min(LONGEST_TURN);
+            turn.began = now;
+        }
+    }
+
+    fn holds(&self, key: Key, thread: Thread) -> bool {
+        self.holds.iter().any(|hold| hold.key == key && hold.thread == thread)
+    }
+
+    fn held_by(&self, thread: Thread) -> Vec<Arc<Path>> {
+        self.holds.iter().filter(|hold| hold.thread == thread).map(|hold| hold.label.clone()).collect()
+    }
+
+    /// Whether a chain of threads, each waiting for the next, leads from a waiter back to itself. A waiter waits for
+    /// those who hold the lock and for those before it in the queue. Asked whenever somebody begins to wait, for
+    /// only then a cycle can close.
+    fn would_wait_for_itself(&self, key: Key, thread: Thread, ticket: u64) -> bool {
+        let mut seen = Vec::new();
+        let mut todo = vec![(key, ticket)];
+        while let Some((key, ticket)) = todo.pop() {
+            let holders = self.holds.iter().filter(|hold| hold.key == key).map(|hold| hold.thread);
+            let ahead = self.queue.iter().filter(|waiter| waiter.key == key && waiter.ticket < ticket);
+            for other in holders.chain(ahead.map(|waiter| waiter.thread)) {
+                if other == thread {
+                    return true;
+                }
+                if !seen.contains(&other) {
+                    seen.push(other);
+                    todo.extend(self.queue.iter().filter(|w| w.thread == other).map(|w| (w.key, w.ticket)));
+                }
+            }
+        }
+        false
+    }
+
+    fn wake(&self, key: Key) {
+        // Waking nobody costs a system call all the same.
+        if self.queue.iter().any(|waiter| waiter.key == key) {
+            if let Some(entry) = self.entries.get(&key) {
+                entry.changed.notify_all();
+            }
+        }
+    }
+
+    fn close_if_unused(&mut self, key: Key) {
+        let waited_for = self.queue.iter().any(|waiter| waiter.key == key);
+        let unused = |entry: &Entry<F>| entry.users == 0 && entry.phase == Phase::Free && !waited_for;
+        if self.entries.get(&key).is_some_and(unused) {
+            self.entries.remove(&key);
+        }
+    }
+}
+
+/// Where the turns of a lock file are kept.
+fn place(key: Key) -> usize {
+    // Inode numbers of files made one after the other differ in their lowest bits.
+    (key.1 % 64) as usize
+}

@@ -1,0 +1,312 @@
+//! From the caller's path to an open parent directory, a final name, and the canonical path that the lock is named
+//! after.
+//!
+//! The path is looked up once. From then on every call goes through the open directory, so that renaming or
+//! replacing a directory above cannot lead a write to one place and its lock to another.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use crate::error::{Error, FileKind, Result, Step};
+use crate::sys::{self, Errno, Links, Meta};
+
+/// As many symbolic links as Linux follows in one path (MAXSYMLINKS in include/linux/namei.h); then ELOOP.
+const MAX_LINKS: usize = 40;
+
+/// A file's place: its directory, held open, and its name there.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Empty as long as the directory does not exist.
+    dir: OnceLock<Dir>,
+    /// Where the missing directories begin, and their names.
+    missing: Option<(Dir, Vec<CString>)>,
+    name: CString,
+    path: Arc<Path>,
+}
+
+/// An open directory.
+#[derive(Debug)]
+pub(crate) struct Dir {
+    fd: OwnedFd,
+    /// False if it could be opened for searching only.
+    pub(crate) syncable: bool,
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Dir {
+    fn open<P: rustix::path::Arg + Copy>(at: BorrowedFd<'_>, path: P, links: Links) -> sys::Result<Self> {
+        match sys::open_dir(at, path, links) {
+            Ok(fd) => Ok(Dir { fd, syncable: true }),
+            // No permission to read it; searching may be allowed, which is enough to open a file in it.
+            Err(Errno::ACCESS) => Ok(Dir { fd: sys::open_search_only(at, path, links)?, syncable: false }),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Place {
+    /// Finds the place of `path`, following a symbolic link in the last place, even one that leads to nothing yet.
+    pub(crate) fn resolve(path: &Path) -> Result<Self> {
+        let failed = |error: Errno| Error::io(path, Step::Resolve, error);
+        let not_regular = |kind| Error::NotRegularFile { path: path.to_owned(), kind };
+        let mut rest = path.as_os_str().as_bytes().to_vec();
+        let mut start = None;
+        for followed in 0..=MAX_LINKS {
+            let (above, name) = match split(&rest) {
+                Ok(split) => split,
+                // What a link leads to is not the caller's spelling.
+                Err(_) if followed > 0 => return Err(not_regular(FileKind::Directory)),
+                Err(reason) => return Err(Error::InvalidPath { path: path.to_owned(), reason }),
+            };
+            let found = Parent::find(start.as_ref(), above, path)?;
+            if found.missing.is_empty() {
+                match sys::stat(found.dir.as_fd(), &name) {
+                    Ok(link) if link.special == Some(FileKind::Symlink) => {
+                        may_follow(&found.dir, link.uid, path)?;
+                        // Some links of /proc lead to things that have no path, a pipe for example, whatever their
+                        // text says (proc_pid_fd(5)); so the kernel is asked first.
+                        let leads_to = sys::stat_follow(found.dir.as_fd(), &name);
+                        if let Ok(Meta { special: Some(kind), .. }) = leads_to {
+                            return Err(not_regular(kind));
+                        }
+                        rest = sys::read_link(found.dir.as_fd(), &name).map_err(failed)?.into_bytes();
+                        if leads_to.is_ok() && rest.ends_with(sys::REMOVED) {
+                            return Err(failed(Errno::NOENT));
+                        }
+                        start = Some(found);
+                        continue;
+                    }
+                    Ok(_) | Err(Errno::NOENT) => {}
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+            return Ok(found.into_place(name));
+        }
+        Err(failed(Errno::LOOP))
+    }
+
+    /// The canonical path: absolute, without symbolic links.
+    pub(crate) fn path(&self) -> &Arc<Path> {
+        &self.path
+    }
+
+    pub(crate) fn name(&self) -> &CStr {
+        &self.name
+    }
+
+    /// The directory, if it exists by now.
+    pub(crate) fn dir(&self) -> Result<Option<&Dir>> {
+        self.open_dir(|_, _| Ok(()))
+    }
+
+    /// The directory, made if it is missing. `durable`: it will still be there after a power cut, and so will every
+    /// directory that had to be made above it.
+    pub(crate) fn make_dir(&self, durable: bool) -> Result<&Dir> {
+        let made = self.open_dir(|above, name| {
+            match sys::make_dir(above.as_fd(), name) {
+                // Whoever made it meanwhile may die before syncing it; sync it for them.
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(Error::io(&self.path, Step::CreateDirectory, error)),
+            }
+            if durable {
+                sys::sync(above).map_err(|error| Error::io(&self.path, Step::CreateDirectory, error))?;
+            }
+            Ok(())
+        })?;
+        made.ok_or_else(|| Error::io(&self.path, Step::CreateDirectory, Errno::NOENT))
+    }
+
+    /// Opens the missing directories one by one, after a call to `before` for each.
+    fn open_dir(&self, before: impl Fn(&Dir, &CStr) -> Result<()>) -> Result<Option<&Dir>> {
+        if let Some(dir) = self.dir.get() {
+            return Ok(Some(dir));
+        }
+        let Some((base, names)) = &self.missing else { return Ok(None) };
+        let mut reached: Option<Dir> = None;
+        for name in names {
+            let above = reached.as_ref().unwrap_or(base);
+            before(above, name)?;
+            // A symbolic link here is not what the lock was named after.
+            match Dir::open(above.as_fd(), name.as_c_str(), Links::Refuse) {
+                Ok(dir) => reached = Some(dir),
+                Err(Errno::NOENT) => return Ok(None),
+                Err(error) => return Err(Error::io(&self.path, Step::Resolve, error)),
+            }
+        }
+        Ok(reached.map(|dir| self.dir.get_or_init(|| dir)))
+    }
+}
+
+/// The part of a path above its final name, as far as it exists.
+struct Parent {
+    dir: Dir,
+    /// The real path of `dir`.
+    real: PathBuf,
+    /// The names below `dir` that do not exist.
+    missing: Vec<CString>,
+}
+
+impl Parent {
+    /// Finds the directory `above`, which starts at `start` (by default the current directory) unless it is
+    /// absolute. `path` is for errors.
+    fn find(start: Option<&Parent>, above: &[u8], path: &Path) -> Result<Self> {
+        let at = start.map_or(sys::cwd(), |start| start.dir.as_fd());
+        // The kernel's rule for links in sticky directories is about the last name of a path only, and `above` is not
+        // the whole path.
+        match Dir::open(at, [above, b"/."].concat().as_slice(), Links::Follow) {
+            Ok(dir) => match sys::real_path(dir.as_fd()) {
+                Some(real) => Ok(Parent { dir, real, missing: Vec::new() }),
+                None => match Self::walk(start, above, path)? {
+                    found if found.missing.is_empty() => Ok(found),
+                    // It is there, but not by this name: it was removed.
+                    _ => Err(Error::io(path, Step::Resolve, Errno::NOENT)),
+                },
+            },
+            Err(Errno::NOENT) => Self::walk(start, above, path),
+            Err(error) => Err(Error::io(path, Step::Resolve, error)),
+        }
+    }
+
+    /// The same by hand, name by name: for a path that does not exist as a whole, and where the kernel cannot tell
+    /// the real path of an open directory.
+    fn walk(start: Option<&Parent>, above: &[u8], path: &Path) -> Result<Self> {
+        let failed = |error: Errno| Error::io(path, Step::Resolve, error);
+        let root = || Dir::open(sys::cwd(), c"/", Links::Follow).map_err(failed);
+        let mut links = 0;
+        let mut todo = Vec::new();
+        push_names(&mut todo, above);
+        let (mut dir, mut real) = if above.starts_with(b"/") {
+            (root()?, PathBuf::from("/"))
+        } else if let Some(start) = start {
+            (Dir::open(start.dir.as_fd(), c".", Links::Follow).map_err(failed)?, start.real.clone())
+        } else {
+            let dir = Dir::open(sys::cwd(), c".", Links::Follow).map_err(failed)?;
+            (dir, current_dir().map_err(|error| Error::io(path, Step::CurrentDirectory, error))?)
+        };
+        while let Some(name) = todo.pop() {
+            if name == b".." {
+                dir = Dir::open(dir.as_fd(), c"..", Links::Follow).map_err(failed)?;
+                real.pop();
+                continue;
+            }
+            let name = c_string(name, path)?;
+            match sys::stat(dir.as_fd(), &name) {
+                Ok(link) if link.special == Some(FileKind::Symlink) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(failed(Errno::LOOP));
+                    }
+                    // The kernel follows better: a link of /proc may lead to another mount namespace.
+                    match Dir::open(dir.as_fd(), name.as_c_str(), Links::Follow) {
+                        Ok(found) => {
+                            if let Some(found_real) = sys::real_path(found.as_fd()) {
+                                (dir, real) = (found, found_real);
+                                continue;
+                            }
+                        }
+                        Err(Errno::NOENT) => {}
+                        Err(error) => return Err(failed(error)),
+                    }
+                    let target = sys::read_link(dir.as_fd(), &name).map_err(failed)?.into_bytes();
+                    if target.starts_with(b"/") {
+                        (dir, real) = (root()?, PathBuf::from("/"));
+                    }
+                    push_names(&mut todo, &target);
+                }
+                Ok(_) => {
+                    dir = Dir::open(dir.as_fd(), name.as_c_str(), Links::Refuse).map_err(failed)?;
+                    real.push(OsStr::from_bytes(name.as_bytes()));
+                }
+                Err(Errno::NOENT) => {
+                    let mut missing = vec![name];
+                    while let Some(name) = todo.pop() {
+                        if name == b".." {
+                            let reason = "it has a `..` after a directory that does not exist";
+                            return Err(Error::InvalidPath { path: path.to_owned(), reason });
+                        }
+                        missing.push(c_string(name, path)?);
+                    }
+                    return Ok(Parent { dir, real, missing });
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(Parent { dir, real, missing: Vec::new() })
+    }
+
+    fn into_place(self, name: CString) -> Place {
+        let mut path = self.real;
+        for name in self.missing.iter().chain([&name]) {
+            path.push(OsStr::from_bytes(name.as_bytes()));
+        }
+        let path = path.into();
+        if self.missing.is_empty() {
+            Place { dir: self.dir.into(), missing: None, name, path }
+        } else {
+            Place { dir: OnceLock::new(), missing: Some((self.dir, self.missing)), name, path }
+        }
+    }
+}
+
+/// The current directory, absolute.
+pub(crate) fn current_dir() -> io::Result<PathBuf> {
+    let path = PathBuf::from(OsStr::from_bytes(sys::current_dir()?.as_bytes()));
+    // Linux puts "(unreachable)" before a directory outside this process's root (getcwd(2)).
+    if path.is_absolute() { Ok(path) } else { Err(Errno::NOENT.into()) }
+}
+
+/// Splits a path into what is above the last name and that name.
+fn split(path: &[u8]) -> Result<(&[u8], CString), &'static str> {
+    let (above, name): (&[u8], _) = match path.iter().rposition(|byte| *byte == b'/') {
+        None => (b".", path),
+        Some(0) => (b"/", &path[1..]),
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+    };
+    if path.is_empty() {
+        return Err("it is empty");
+    }
+    if path.contains(&0) {
+        return Err(CONTAINS_NUL);
+    }
+    if matches!(name, b"" | b"." | b"..") {
+        return Err("it ends in `/`, `.` or `..`, which only a directory can");
+    }
+    Ok((above, CString::new(name).map_err(|_| CONTAINS_NUL)?))
+}
+
+const CONTAINS_NUL: &str = "it contains a zero byte";
+
+fn c_string(name: Vec<u8>, path: &Path) -> Result<CString> {
+    CString::new(name).map_err(|_| Error::InvalidPath { path: path.to_owned(), reason: CONTAINS_NUL })
+}
+
+/// Puts the names of `path` on the stack, so that the first of them is popped first.
+fn push_names(stack: &mut Vec<Vec<u8>>, path: &[u8]) {
+    let names = path.split(|byte| *byte == b'/').rev();
+    stack.extend(names.filter(|name| !matches!(*name, b"" | b".")).map(<[u8]>::to_vec));
+}
+
+/// The kernel's rule for symbolic links in sticky, world-writable directories such as /tmp (`may_follow_link` in
+/// fs/namei.c, on by default as the sysctl fs.protected_symlinks): follow only one's own links and those of the
+/// directory's owner. Whoever reads links by hand goes round the kernel's check, and has to make it himself.
+fn may_follow(dir: &Dir, link_owner: u32, path: &Path) -> Result<()> {
+    const STICKY_AND_WORLD_WRITABLE: u32 = 0o1002;
+    let dir = sys::stat_open(dir).map_err(|error| Error::io(path, Step::Resolve, error))?;
+    if dir.mode & STICKY_AND_WORLD_WRITABLE != STICKY_AND_WORLD_WRITABLE
+        || link_owner == dir.uid
+        || link_owner == sys::effective_uid()
+    {
+        return Ok(());
+    }
+    let why = "a symbolic link in a sticky, world-writable directory belongs to another user";
+    Err(Error::io(path, Step::Resolve, io::Error::new(io::ErrorKind::PermissionDenied, why)))
+}

@@ -1,0 +1,52 @@
+//! What only Apple's systems do this way.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use rustix::fs::{self, Mode, Stat};
+use rustix::io::retry_on_intr;
+use rustix::path::Arg;
+
+use super::{Errno, Links, Result};
+
+/// There is no O_PATH here: a directory that cannot be read cannot be used.
+pub(crate) fn open_search_only(_: BorrowedFd<'_>, _: impl Arg + Copy, _: Links) -> Result<OwnedFd> {
+    Err(Errno::ACCESS)
+}
+
+/// The absolute path of an open directory, by `fcntl(F_GETPATH)` (manual page fcntl(2) of macOS).
+pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
+    let path = retry_on_intr(|| fs::getpath(dir)).ok()?;
+    Some(OsString::from_vec(path.into_bytes()).into())
+}
+
+/// A durable sync: `fcntl(F_FULLFSYNC)`. fsync(2) of macOS says that fsync alone leaves the data in the drive's
+/// cache, to be lost or reordered in a power cut. A file system that does not know F_FULLFSYNC answers ENOTSUP (or
+/// ENOTTY or EINVAL); plain fsync is the best to be had there.
+pub(crate) fn sync(file: impl AsFd) -> Result<()> {
+    match retry_on_intr(|| fs::fcntl_fullfsync(&file)) {
+        Err(Errno::NOTSUP | Errno::NOTTY | Errno::INVAL) => sync_ordered(file),
+        result => result,
+    }
+}
+
+/// A sync that hands the data to the drive: fsync(2).
+pub(crate) fn sync_ordered(file: impl AsFd) -> Result<()> {
+    retry_on_intr(|| fs::fsync(&file))
+}
+
+pub(super) fn device(stat: &Stat) -> u64 {
+    // st_dev is a signed 32-bit number here; only its identity matters.
+    u64::from(stat.st_dev as u32)
+}
+
+pub(super) fn mode_bits(stat: &Stat) -> u32 {
+    u32::from(stat.st_mode) & 0o7777
+}
+
+pub(super) fn mode(bits: u32) -> Mode {
+    // Twelve bits fit the 16 of this system's mode_t.
+    Mode::from_raw_mode((bits & 0o7777) as u16)
+}

@@ -1,0 +1,55 @@
+//! What only Linux does this way.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use rustix::fs::{self, CWD, Mode, OFlags, Stat};
+use rustix::io::retry_on_intr;
+use rustix::path::Arg;
+
+use super::{Links, Result};
+
+/// `openat` of a directory that may be searched but not read (O_PATH). It serves to open files in it, and cannot be
+/// synced.
+pub(crate) fn open_search_only(at: BorrowedFd<'_>, path: impl Arg + Copy, links: Links) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | links.flag();
+    retry_on_intr(|| fs::openat(at, path, flags, Mode::empty()))
+}
+
+/// The absolute path of an open directory, without symbolic links: what `/proc/self/fd/N` links to
+/// ([proc_pid_fd(5)](https://man7.org/linux/man-pages/man5/proc_pid_fd.5.html)). `None` where the kernel has no such
+/// path to give: no /proc, a directory that was removed, or one outside this process's root.
+pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
+    let link = format!("/proc/self/fd/{}", dir.as_raw_fd());
+    let path = retry_on_intr(|| fs::readlinkat(CWD, link.as_str(), Vec::new())).ok()?.into_bytes();
+    // A legal end of a name too; whoever calls finds the path in another way then.
+    if !path.starts_with(b"/") || path.ends_with(super::REMOVED) {
+        return None;
+    }
+    Some(OsString::from_vec(path).into())
+}
+
+/// A durable sync: [fsync(2)](https://man7.org/linux/man-pages/man2/fsync.2.html), which on Linux also flushes the
+/// device's cache.
+pub(crate) fn sync(file: impl AsFd) -> Result<()> {
+    retry_on_intr(|| fs::fsync(&file))
+}
+
+/// A sync that keeps what comes after it behind what came before; no cheaper than a durable one on Linux.
+pub(crate) fn sync_ordered(file: impl AsFd) -> Result<()> {
+    sync(file)
+}
+
+pub(super) fn device(stat: &Stat) -> u64 {
+    stat.st_dev
+}
+
+pub(super) fn mode_bits(stat: &Stat) -> u32 {
+    stat.st_mode & 0o7777
+}
+
+pub(super) fn mode(bits: u32) -> Mode {
+    Mode::from_raw_mode(bits & 0o7777)
+}

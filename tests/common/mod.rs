@@ -1,0 +1,142 @@
+//! What the tests share: real processes as workers, and test programs that can say why they skip a case.
+#![allow(dead_code, reason = "every test program uses a part of this")]
+
+use std::env;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+
+use libtest_mimic::{Arguments, Trial};
+
+/// A part of a test that runs in a process of its own.
+pub type Work = fn(&[String]);
+
+const WORKER: &str = "ATOMIC_FILE_TEST_WORKER";
+
+/// The main function of a test program without the standard harness: the tests, or, when it was started by
+/// [`Worker::start`], one of the workers.
+pub fn main(tests: Vec<Trial>, workers: &[(&str, Work)]) -> ExitCode {
+    let Ok(name) = env::var(WORKER) else {
+        return libtest_mimic::run(&Arguments::from_args(), tests).exit_code();
+    };
+    let args: Vec<String> = env::args().skip(1).collect();
+    let (_, work) = workers.iter().find(|(known, _)| *known == name).expect("a worker of this test program");
+    work(&args);
+    ExitCode::SUCCESS
+}
+
+/// A test that always runs.
+pub fn test(name: &str, body: fn()) -> Trial {
+    Trial::test(name, move || {
+        body();
+        Ok(())
+    })
+}
+
+/// A test that is reported as ignored, with the reason in its name, where something that it needs is missing.
+pub fn test_if(missing: Option<&str>, name: &str, body: fn()) -> Trial {
+    let name = missing.map_or(name.to_owned(), |missing| format!("{name} [{missing}]"));
+    test(&name, body).with_ignored_flag(missing.is_some())
+}
+
+/// Why a test that needs root cannot run.
+pub fn no_root() -> Option<&'static str> {
+    (!nix::unistd::geteuid().is_root()).then_some("needs root")
+}
+
+/// Why a test that needs a program cannot run.
+pub fn no_program(command: &str, args: &[&str], missing: &'static str) -> Option<&'static str> {
+    let run = Command::new(command).args(args).stdin(Stdio::null()).output();
+    (!run.is_ok_and(|output| output.status.success())).then_some(missing)
+}
+
+/// Another process, running one of the workers of this test program. Killed when dropped.
+///
+/// The two talk in lines, so that nobody has to sleep: the worker with [`tell`] and [`hear`].
+pub struct Worker {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    pub fn start(name: &str, args: &[&str]) -> Self {
+        Self::start_in(&env::current_dir().unwrap(), name, args)
+    }
+
+    /// With another current directory.
+    pub fn start_in(dir: &Path, name: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.current_dir(dir).args(args).env(WORKER, name).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Self::spawn(&mut command)
+    }
+
+    /// Any program that talks in the same way.
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        Worker { child, input, output }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn tell(&mut self, line: &str) {
+        writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    /// The next line that the worker says.
+    pub fn hear(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    #[track_caller]
+    pub fn expect(&mut self, line: &str) {
+        assert_eq!(self.hear(), line);
+    }
+
+    /// SIGKILL, as a crash would be; returns when the process is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for the end of a worker that did not fail.
+    #[track_caller]
+    pub fn finish(mut self) {
+        drop(self.input.take());
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "the worker failed: {status}");
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may have ended long ago.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// In a worker: a line to the test.
+pub fn tell(line: &str) {
+    println!("{line}");
+}
+
+/// In a worker: the next line from the test; empty at the end.
+pub fn hear() -> String {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
+}
+
+/// The names in a directory, sorted.
+pub fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        dir.read_dir().unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
