@@ -86,3 +86,8 @@ pub use crate::adapter::{AtomicFileAdapter, Builder, LockFile, LockHolder};
 pub use crate::error::{Error, FileKind, Result, Step};
 pub use crate::file::{AtomicFile, ReadGuard, WriteGuard};
 pub use crate::replace::{Durability, Replacement};
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use atomic_file_adapter::{AtomicFileAdapter, Durability, Error, Replacement};
 use clap::{Parser, Subcommand, ValueEnum};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::{Handle, Signals};
 
 const FAILED: u8 = 1;
 const MISSING: u8 = 3;
@@ -244,7 +245,8 @@ fn passed_on(status: ExitStatus) -> Result<(), Failure> {
 struct Running<'a> {
     child: Child,
     name: &'a OsString,
-    signals: Signals,
+    ended: Arc<AtomicBool>,
+    signals: Handle,
 }
 
 impl<'a> Running<'a> {
@@ -252,30 +254,28 @@ impl<'a> Running<'a> {
         let (name, args) = command.split_first().ok_or(Failure::Status(FAILED))?;
         let failed = |error| Failure::Io(format!("cannot run {}", name.to_string_lossy()), error);
         // Before the command starts, so that no signal falls in between.
-        let signals = Signals::new([SIGINT, SIGQUIT, SIGTERM]).map_err(failed)?;
+        let mut signals = Signals::new([SIGINT, SIGQUIT, SIGTERM]).map_err(failed)?;
+        let handle = signals.handle();
         let child = set(Command::new(name).args(args)).spawn().map_err(failed)?;
-        Ok(Running { child, name, signals })
+        let pid = Pid::from_child(&child);
+        let ended = Arc::new(AtomicBool::new(false));
+        let has_ended = ended.clone();
+        std::thread::spawn(move || {
+            for signal in signals.forever() {
+                // The terminal sends the other two to the child itself.
+                if signal == SIGTERM && !has_ended.load(SeqCst) {
+                    // It may have ended just now; then there is nobody to tell.
+                    let _ = kill_process(pid, Signal::TERM);
+                }
+            }
+        });
+        Ok(Running { child, name, ended, signals: handle })
     }
 
     fn wait(mut self) -> Result<ExitStatus, Failure> {
-        let pid = Pid::from_child(&self.child);
-        let ended = AtomicBool::new(false);
-        let handle = self.signals.handle();
-        let status = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for signal in self.signals.forever() {
-                    // The terminal sends the other two to the child itself.
-                    if signal == SIGTERM && !ended.load(SeqCst) {
-                        // It may have ended just now; then there is nobody to tell.
-                        let _ = kill_process(pid, Signal::TERM);
-                    }
-                }
-            });
-            let status = self.child.wait();
-            ended.store(true, SeqCst);
-            handle.close();
-            status
-        });
+        let status = self.child.wait();
+        self.ended.store(true, SeqCst);
+        self.signals.close();
         status.map_err(|error| Failure::Io(format!("cannot wait for {}", self.name.to_string_lossy()), error))
     }
 }
