@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result, Step};
-use crate::file::AtomicFile;
-use crate::lock::{self, LockDir};
+use crate::file::{self, AtomicFile, ReadGuard, WriteGuard};
+use crate::lock::{self, LockDir, Patience};
 use crate::path::current_dir;
 use crate::replace::{Durability, Options};
 use crate::sys::{self, LockMode};
@@ -49,6 +49,13 @@ pub(crate) struct Config {
     pub(crate) lock_dir: Arc<LockDir>,
     pub(crate) lock_timeout: Option<Duration>,
     pub(crate) replace: Options,
+}
+
+impl Config {
+    /// How long a call that begins now waits for its locks.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience::new(self.lock_timeout)
+    }
 }
 
 impl AtomicFileAdapter {
@@ -172,6 +179,59 @@ impl AtomicFileAdapter {
     /// [`Error::InvalidPath`], or a system call failed.
     pub fn file(&self, path: impl AsRef<Path>) -> Result<AtomicFile> {
         AtomicFile::new(&self.config, path.as_ref())
+    }
+
+    /// Takes the exclusive locks of several files, or none of them. The guards are in the order of `paths`.
+    ///
+    /// The locks are taken in one order that is the same for all callers, so that two such calls are never in a
+    /// deadlock with each other, whatever the order of `paths` and even where two paths are one file or share a lock
+    /// file. The builder's `lock_timeout` is one limit for all of them together.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let [from, to] = ["from", "to"].map(|name| scratch.path().join(name));
+    /// # files.write_atomic(&from, "goods")?;
+    /// let guards = files.lock_many([&from, &to])?;
+    /// guards[1].write(guards[0].read()?.unwrap_or_default())?;
+    /// guards[0].delete()?;
+    /// # assert_eq!(guards[1].read()?.as_deref(), Some(&b"goods"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`AtomicFile::lock`], or a path cannot be resolved. No lock is held then.
+    pub fn lock_many<P: AsRef<Path>>(&self, paths: impl IntoIterator<Item = P>) -> Result<Vec<WriteGuard>> {
+        file::lock_many(&self.config, &self.files(paths)?)
+    }
+
+    /// Takes the shared locks of several files, or none of them. See [`lock_many`](Self::lock_many).
+    ///
+    /// # Errors
+    ///
+    /// As [`lock_many`](Self::lock_many).
+    pub fn lock_many_shared<P: AsRef<Path>>(&self, paths: impl IntoIterator<Item = P>) -> Result<Vec<ReadGuard>> {
+        file::lock_many_shared(&self.config, &self.files(paths)?)
+    }
+
+    fn files<P: AsRef<Path>>(&self, paths: impl IntoIterator<Item = P>) -> Result<Vec<AtomicFile>> {
+        paths.into_iter().map(|path| self.file(path)).collect()
+    }
+
+    /// Removes the lock files that nobody holds at this moment, and returns their paths. Safe at any time: whoever is
+    /// about to lock one of them notices, and makes it anew.
+    ///
+    /// Lock files are empty, and one that is left costs nothing but its inode; there is no need to prune unless paths
+    /// come and go for ever.
+    ///
+    /// # Errors
+    ///
+    /// The lock directory cannot be listed, or a lock file not opened or removed. The rest is left as it is.
+    pub fn prune(&self) -> Result<Vec<PathBuf>> {
+        lock::prune(&self.config.lock_dir)
     }
 
     /// All lock files of the lock directory, sorted by path, and who holds them at this moment.

@@ -124,6 +124,8 @@ pub enum Step {
     Lock,
     /// Listing the lock directory.
     ListLocks,
+    /// Removing a lock file that nobody holds.
+    RemoveLock,
     /// Asking for a file's type, mode and owner.
     Stat,
     /// Opening a file to read it.
@@ -158,6 +160,7 @@ impl fmt::Display for Step {
             Step::OpenLock => "open the lock file",
             Step::Lock => "take the lock of",
             Step::ListLocks => "list the lock directory",
+            Step::RemoveLock => "remove the lock file",
             Step::Stat => "look at",
             Step::Open => "open",
             Step::Read => "read",

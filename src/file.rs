@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::adapter::Config;
 use crate::error::{Error, Result, Step};
-use crate::lock::{Held, Lock};
+use crate::lock::{self, Held, Lock, Patience};
 use crate::path::Place;
 use crate::replace::{Replacement, check_regular, remove, stat_regular};
 use crate::sys::{self, Errno, LockMode};
@@ -168,7 +168,7 @@ impl AtomicFile {
     /// [`Error::Timeout`]; [`Error::Deadlock`] if the calling thread holds this lock already, or if waiting would
     /// close a circle.
     pub fn lock(&self) -> Result<WriteGuard> {
-        self.acquire(LockMode::Exclusive, self.0.config.lock_timeout).map(WriteGuard)
+        self.acquire(LockMode::Exclusive, self.0.config.patience()).map(WriteGuard)
     }
 
     /// Takes the shared lock: others may hold it at the same time, writers not. Otherwise as [`lock`](Self::lock).
@@ -180,7 +180,7 @@ impl AtomicFile {
     ///
     /// As [`lock`](Self::lock).
     pub fn lock_shared(&self) -> Result<ReadGuard> {
-        self.acquire(LockMode::Shared, self.0.config.lock_timeout).map(ReadGuard)
+        self.acquire(LockMode::Shared, self.0.config.patience()).map(ReadGuard)
     }
 
     /// Takes the exclusive lock, waiting for `timeout` at the most.
@@ -192,7 +192,7 @@ impl AtomicFile {
     ///
     /// As [`lock`](Self::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Result<WriteGuard> {
-        self.acquire(LockMode::Exclusive, Some(timeout)).map(WriteGuard)
+        self.acquire(LockMode::Exclusive, Patience::new(Some(timeout))).map(WriteGuard)
     }
 
     /// Takes the shared lock, waiting for `timeout` at the most. See [`lock_timeout`](Self::lock_timeout).
@@ -201,7 +201,7 @@ impl AtomicFile {
     ///
     /// As [`lock`](Self::lock).
     pub fn lock_shared_timeout(&self, timeout: Duration) -> Result<ReadGuard> {
-        self.acquire(LockMode::Shared, Some(timeout)).map(ReadGuard)
+        self.acquire(LockMode::Shared, Patience::new(Some(timeout))).map(ReadGuard)
     }
 
     /// Takes the exclusive lock if it is free, without waiting.
@@ -210,8 +210,7 @@ impl AtomicFile {
     ///
     /// [`Error::WouldBlock`] if somebody holds the lock, or another thread of this process waits for it already.
     pub fn try_lock(&self) -> Result<WriteGuard> {
-        let held = self.0.lock.try_acquire(LockMode::Exclusive)?;
-        Ok(WriteGuard(self.guard(held)))
+        self.acquire(LockMode::Exclusive, Patience::NONE).map(WriteGuard)
     }
 
     /// Takes the shared lock if nobody holds the exclusive one, without waiting.
@@ -220,17 +219,32 @@ impl AtomicFile {
     ///
     /// As [`try_lock`](Self::try_lock).
     pub fn try_lock_shared(&self) -> Result<ReadGuard> {
-        let held = self.0.lock.try_acquire(LockMode::Shared)?;
-        Ok(ReadGuard(self.guard(held)))
+        self.acquire(LockMode::Shared, Patience::NONE).map(ReadGuard)
     }
 
-    fn acquire(&self, mode: LockMode, timeout: Option<Duration>) -> Result<Guard> {
-        Ok(self.guard(self.0.lock.acquire(mode, timeout)?))
+    fn acquire(&self, mode: LockMode, patience: Patience) -> Result<Guard> {
+        Ok(self.guard(self.0.lock.acquire(mode, patience)?))
     }
 
     fn guard(&self, held: Held) -> Guard {
         Guard { held, file: self.0.clone(), not_send: PhantomData }
     }
+}
+
+/// The exclusive locks of several files, in the order of `files`.
+pub(crate) fn lock_many(config: &Config, files: &[AtomicFile]) -> Result<Vec<WriteGuard>> {
+    Ok(acquire_many(config, files, LockMode::Exclusive)?.map(WriteGuard).collect())
+}
+
+/// The shared locks of several files.
+pub(crate) fn lock_many_shared(config: &Config, files: &[AtomicFile]) -> Result<Vec<ReadGuard>> {
+    Ok(acquire_many(config, files, LockMode::Shared)?.map(ReadGuard).collect())
+}
+
+fn acquire_many(config: &Config, files: &[AtomicFile], mode: LockMode) -> Result<impl Iterator<Item = Guard>> {
+    let locks: Vec<&Lock> = files.iter().map(|file| &file.0.lock).collect();
+    let held = lock::acquire_all(&locks, mode, config.patience())?;
+    Ok(files.iter().zip(held).map(|(file, held)| file.guard(held)))
 }
 
 /// A shared lock of an [`AtomicFile`]. Its verbs work under the lock that it is; dropping it releases the lock.

@@ -95,6 +95,8 @@ enum Verb {
     LockPath { path: PathBuf },
     /// List the lock files: path, `free`, `shared` or `exclusive`, and the process that holds it
     Locks,
+    /// Remove the lock files that nobody holds, and print their paths
+    Prune,
 }
 
 /// Why the program ends with another status than 0.
@@ -155,10 +157,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let child = Running::start(&command, |command| command)?;
             passed_on(child.wait()?)
         }
-        Verb::LockPath { path } => {
-            let path = adapter.lock_path(path)?;
-            to_stdout(|out| out.write_all(&[path.as_os_str().as_bytes(), b"\n"].concat()))
-        }
+        Verb::LockPath { path } => print_paths(&[adapter.lock_path(path)?]),
+        Verb::Prune => print_paths(&adapter.prune()?),
         Verb::Locks => {
             let mut lines = Vec::new();
             for lock in adapter.locks()? {
@@ -219,6 +219,11 @@ fn copying(error: io::Error, from: &str) -> Failure {
         Ok(error) => Failure::Adapter(error),
         Err(error) => Failure::Io(format!("cannot read {from}"), error),
     }
+}
+
+fn print_paths(paths: &[PathBuf]) -> Result<(), Failure> {
+    let lines: Vec<_> = paths.iter().map(|path| [path.as_os_str().as_bytes(), b"\n"].concat()).collect();
+    to_stdout(|out| out.write_all(&lines.concat()))
 }
 
 fn to_stdout(print: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Failure> {

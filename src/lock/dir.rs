@@ -84,6 +84,14 @@ impl LockDir {
         }
     }
 
+    /// Removes a lock file. Its exclusive lock is held.
+    pub(super) fn remove(&self, file: &CStr) -> Result<()> {
+        match sys::unlink(sys::cwd(), file) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(Error::io(path_of(file), Step::RemoveLock, error)),
+        }
+    }
+
     /// The paths of all lock files, sorted. None if there is no lock directory.
     pub(super) fn list(&self) -> Result<Vec<PathBuf>> {
         let failed = |error| Error::io(&self.path, Step::ListLocks, error);

@@ -16,8 +16,7 @@ use self::dir::c_path;
 use self::name::lock_name;
 pub(crate) use self::name::path_hash;
 use self::process::Process;
-pub(crate) use self::table::Wait;
-use self::table::{Key, Refusal, Thread};
+use self::table::{Key, Refusal, Request, Thread, Wait};
 use crate::error::{Error, Result, Step};
 use crate::sys::{self, Errno, Holder, LockMode};
 
@@ -53,31 +52,32 @@ impl Lock {
         &self.path
     }
 
-    /// Takes the lock for the calling thread, waiting for `timeout` at the most if there is one.
-    pub(crate) fn acquire(&self, mode: LockMode, timeout: Option<Duration>) -> Result<Held> {
-        // A deadline beyond the clock's end is none.
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let wait = deadline.map_or(Wait::Forever, Wait::Until);
-        self.take(mode, wait, timeout.unwrap_or_default())
+    /// Takes the lock for the calling thread.
+    pub(crate) fn acquire(&self, mode: LockMode, patience: Patience) -> Result<Held> {
+        self.acquire_after(&[], mode, patience)
     }
 
-    /// Takes the lock if it is free.
-    pub(crate) fn try_acquire(&self, mode: LockMode) -> Result<Held> {
-        self.take(mode, Wait::Never, Duration::ZERO)
-    }
-
-    fn take(&self, mode: LockMode, wait: Wait, timeout: Duration) -> Result<Held> {
+    /// As [`acquire`](Self::acquire), for a call that has taken other locks already. One of them may be this one: two
+    /// paths can have the same lock file.
+    fn acquire_after(&self, others: &[(usize, Held)], mode: LockMode, patience: Patience) -> Result<Held> {
         let process = Process::current();
         let thread = this_thread();
         loop {
             let (key, _entered) = self.enter(process)?;
-            match process.table.acquire(key, mode, wait, thread, &self.guarded) {
+            let held = if others.iter().any(|(_, other)| other.key == key) {
+                process.table.hold_again(key, thread, &self.guarded);
+                Ok(())
+            } else {
+                let (wait, in_order, label) = (patience.wait, others.len(), &self.guarded);
+                process.table.acquire(&Request { key, mode, wait, in_order, thread, label })
+            };
+            match held {
                 Ok(()) => {}
                 Err(Refusal::Gone) => {
-                    self.forget(process);
+                    self.forget(process, key);
                     continue;
                 }
-                Err(refusal) => return Err(self.refused(refusal, process, key, mode, timeout)),
+                Err(refusal) => return Err(self.refused(refusal, process, key, mode, patience)),
             }
             let held = Held { process, key, thread, guarded: self.guarded.clone() };
             // The file may have been pruned while we waited, and the next caller would lock another one.
@@ -85,7 +85,7 @@ impl Lock {
                 return Ok(held);
             }
             drop(held);
-            self.forget(process);
+            self.forget(process, key);
         }
     }
 
@@ -106,9 +106,12 @@ impl Lock {
         Ok((mine.insert(enter()?).key, None))
     }
 
-    fn forget(&self, process: &'static Process) {
+    /// Leaves a lock file that is not the right one any more.
+    fn forget(&self, process: &'static Process, key: Key) {
         if std::ptr::eq(process, self.process) {
-            *self.entered.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            let mut mine = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
+            // Another thread may have entered the right one by now.
+            mine.take_if(|entered| entered.key == key);
         }
     }
 
@@ -118,7 +121,7 @@ impl Lock {
         process: &'static Process,
         key: Key,
         mode: LockMode,
-        timeout: Duration,
+        patience: Patience,
     ) -> Error {
         let (path, lock) = (self.guarded.to_path_buf(), self.path.clone());
         match refusal {
@@ -126,7 +129,7 @@ impl Lock {
             Refusal::TimedOut(by_thread) => {
                 let elsewhere = || process.table.with_file(key, |file| sys::holder(file.as_fd(), mode));
                 let holder = if by_thread { Some(sys::pid()) } else { elsewhere().and_then(|found| found.ok()??.pid) };
-                Error::Timeout { path, lock, waited: timeout, holder }
+                Error::Timeout { path, lock, waited: patience.timeout, holder }
             }
             Refusal::Deadlock(held) => {
                 Error::Deadlock { path, held: held.iter().map(|held| held.to_path_buf()).collect() }
@@ -136,6 +139,54 @@ impl Lock {
             Refusal::Kernel(error) => Error::io(&self.guarded, Step::Lock, error),
         }
     }
+}
+
+/// How long a call waits for its locks, all together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    wait: Wait,
+    timeout: Duration,
+}
+
+impl Patience {
+    /// Tries once.
+    pub(crate) const NONE: Patience = Patience { wait: Wait::Never, timeout: Duration::ZERO };
+
+    /// Waits for `timeout` from now on, or for ever if there is none.
+    pub(crate) fn new(timeout: Option<Duration>) -> Self {
+        // A deadline beyond the clock's end is none.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        Patience { wait: deadline.map_or(Wait::Forever, Wait::Until), timeout: timeout.unwrap_or_default() }
+    }
+}
+
+/// Takes all of these locks, or none of them, in the order of the lock files' paths: whoever does the same cannot be
+/// in a circle with this call. The answer is in the order of `locks`.
+pub(crate) fn acquire_all(locks: &[&Lock], mode: LockMode, patience: Patience) -> Result<Vec<Held>> {
+    let mut order: Vec<usize> = (0..locks.len()).collect();
+    order.sort_by_key(|n| &locks[*n].path);
+    let mut held = Vec::with_capacity(locks.len());
+    for n in order {
+        held.push((n, locks[n].acquire_after(&held, mode, patience)?));
+    }
+    held.sort_by_key(|(n, _)| *n);
+    Ok(held.into_iter().map(|(_, held)| held).collect())
+}
+
+/// Removes the lock files that nobody holds, and returns their paths.
+pub(crate) fn prune(dir: &Arc<LockDir>) -> Result<Vec<PathBuf>> {
+    let mut pruned = Vec::new();
+    for path in dir.list()? {
+        let lock = Lock::new(dir, path.clone(), path.as_path().into())?;
+        match lock.acquire(LockMode::Exclusive, Patience::NONE) {
+            // While the lock is held: whoever has opened the file waits for it, and will find that it is gone.
+            Ok(_held) => dir.remove(&lock.file)?,
+            Err(Error::WouldBlock { .. }) => continue,
+            Err(error) => return Err(error),
+        }
+        pruned.push(path);
+    }
+    Ok(pruned)
 }
 
 /// A lock that is held. Dropping it releases it.

@@ -6,7 +6,7 @@
 //!
 //! [fork(2)]: https://man7.org/linux/man-pages/man2/fork.2.html
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -73,6 +73,10 @@ impl Kernel for Posix {
 
     fn unlock(&self, file: &OwnedFd) -> Result<(), Errno> {
         sys::unlock(file)
+    }
+
+    fn holder(&self, file: &OwnedFd, mode: LockMode) -> Option<u32> {
+        sys::holder(file.as_fd(), mode).ok()??.pid
     }
 
     fn now(&self) -> Instant {

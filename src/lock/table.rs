@@ -36,8 +36,12 @@ const PAUSE: Duration = Duration::from_micros(200);
 const POLL_FIRST: Duration = Duration::from_micros(50);
 const POLL_LAST: Duration = Duration::from_millis(2);
 
-/// For how long the kernel must insist on EDEADLK before it is believed. See [`Table::wait_in_kernel`].
-const DEADLOCK_PERSISTS: Duration = Duration::from_millis(250);
+/// For how long the kernel must insist on EDEADLK, with the same process in the way, before it is believed. See
+/// [`Table::wait_in_kernel`].
+const DEADLOCK_PERSISTS: Duration = Duration::from_secs(1);
+/// The same for a thread that takes its locks in the common order. Others who do so cannot be in a cycle with it, but
+/// their processes very well; only somebody out of order can.
+const DEADLOCK_PERSISTS_IN_ORDER: Duration = Duration::from_secs(30);
 const DEADLOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// Device and inode of a lock file.
@@ -57,6 +61,8 @@ pub(super) trait Kernel {
     /// `Ok(false)`: another process is in the way.
     fn try_lock(&self, file: &Self::File, mode: LockMode) -> Result<bool, Self::Error>;
     fn unlock(&self, file: &Self::File) -> Result<(), Self::Error>;
+    /// A process that is in the way.
+    fn holder(&self, file: &Self::File, mode: LockMode) -> Option<u32>;
     fn now(&self) -> Instant;
     fn sleep(&self, time: Duration);
 }
@@ -67,6 +73,21 @@ pub(crate) enum Wait {
     Never,
     Until(Instant),
     Forever,
+}
+
+/// Who wants which lock, how, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Request<'a> {
+    /// The lock file. The caller is in the table as a user of it.
+    pub(super) key: Key,
+    pub(super) mode: LockMode,
+    pub(super) wait: Wait,
+    /// How many locks the thread has taken in this call already, in the order common to all such calls. If it holds no
+    /// others, no such call can be in a cycle with it.
+    pub(super) in_order: usize,
+    pub(super) thread: Thread,
+    /// What is locked, for the error of somebody who meets a deadlock.
+    pub(super) label: &'a Arc<Path>,
 }
 
 /// Why a lock was not granted.
@@ -205,16 +226,9 @@ impl<K: Kernel> Table<K> {
         state.close_if_unused(key);
     }
 
-    /// Takes the lock for `thread`. The caller is in the table as a user of `key`. `label` says what is locked, for
-    /// the error of somebody who meets a deadlock.
-    pub(super) fn acquire(
-        &self,
-        key: Key,
-        mode: LockMode,
-        wait: Wait,
-        thread: Thread,
-        label: &Arc<Path>,
-    ) -> Result<(), Refusal<K::Error>> {
+    /// Takes a lock.
+    pub(super) fn acquire(&self, request: &Request<'_>) -> Result<(), Refusal<K::Error>> {
+        let Request { key, mode, wait, thread, label, .. } = *request;
         let mut state = self.state();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
@@ -225,7 +239,7 @@ impl<K: Kernel> Table<K> {
             match phase.filter(|_| state.is_first(key, ticket)) {
                 Some(Phase::Free) => {
                     let result;
-                    (state, result) = self.ask_kernel(state, key, mode, wait, thread);
+                    (state, result) = self.ask_kernel(state, request);
                     break result;
                 }
                 Some(Phase::Held(LockMode::Shared)) if mode == LockMode::Shared && !state.holds(key, thread) => {
@@ -242,7 +256,7 @@ impl<K: Kernel> Table<K> {
                 _ => {}
             }
             let refusal;
-            (state, refusal) = self.wait_for_change(state, key, wait, thread, ticket, drain);
+            (state, refusal) = self.wait_for_change(state, request, ticket, drain);
             if let Some(refusal) = refusal {
                 break Err(refusal);
             }
@@ -253,6 +267,11 @@ impl<K: Kernel> Table<K> {
         }
         state.wake(key);
         result
+    }
+
+    /// One more hold of a lock that `thread` has: it is let go with the last one.
+    pub(super) fn hold_again(&self, key: Key, thread: Thread, label: &Arc<Path>) {
+        self.state().holds.push(Hold { key, thread, label: label.clone() });
     }
 
     /// Lets go of what [`acquire`](Self::acquire) granted to `thread`.
@@ -322,12 +341,11 @@ impl<K: Kernel> Table<K> {
     fn wait_for_change<'a>(
         &'a self,
         state: MutexGuard<'a, State<K::File>>,
-        key: Key,
-        wait: Wait,
-        thread: Thread,
+        request: &Request<'_>,
         ticket: u64,
         drain: Option<Instant>,
     ) -> (MutexGuard<'a, State<K::File>>, Option<Refusal<K::Error>>) {
+        let Request { key, wait, in_order, thread, .. } = *request;
         let Some(entry) = state.entries.get(&key) else { return (state, Some(Refusal::Gone)) };
         let (changed, deadlocks) = (entry.changed.clone(), entry.deadlocks);
         if wait == Wait::Never {
@@ -351,7 +369,7 @@ impl<K: Kernel> Table<K> {
         };
         let confirmed = state.entries.get(&key).is_some_and(|entry| entry.deadlocks != deadlocks);
         let held = if confirmed { state.held_by(thread) } else { Vec::new() };
-        let refusal = if held.is_empty() { None } else { Some(Refusal::Deadlock(held)) };
+        let refusal = if held.len() > in_order { Some(Refusal::Deadlock(held)) } else { None };
         (state, refusal)
     }
 
@@ -360,11 +378,9 @@ impl<K: Kernel> Table<K> {
     fn ask_kernel<'a>(
         &'a self,
         mut state: MutexGuard<'a, State<K::File>>,
-        key: Key,
-        mode: LockMode,
-        wait: Wait,
-        thread: Thread,
+        request: &Request<'_>,
     ) -> (MutexGuard<'a, State<K::File>>, Result<(), Refusal<K::Error>>) {
+        let Request { key, mode, wait, thread, .. } = *request;
         let Some(file) = state.entries.get_mut(&key).and_then(|entry| {
             entry.phase = Phase::Busy;
             entry.file.clone()
@@ -388,7 +404,7 @@ impl<K: Kernel> Table<K> {
                 Ok(false) => Err(Refusal::TimedOut(false)),
                 Err(error) => Err(Refusal::Kernel(error)),
             },
-            Wait::Forever => self.wait_in_kernel(&file, key, mode, held),
+            Wait::Forever => self.wait_in_kernel(&file, request, held),
         };
         let now = self.kernel.now();
         let mut state = self.state();
@@ -430,29 +446,36 @@ impl<K: Kernel> Table<K> {
     ///
     /// No thread waits for itself, and thread 1 will let go of A. So a thread that holds nothing goes on, by
     /// polling. A thread that does hold something may be part of a real cycle, or be in the place of process 2 with
-    /// a false one (if step 2 comes last); a false cycle ends when thread 1 lets go, a real one never. Hence the
-    /// kernel has to say it again for a while.
+    /// a false one (if step 2 comes last). In a real one nothing moves any more, so the kernel has to say it again
+    /// for a while, with the same process in the way.
     ///
     /// The kernel does not see who waits behind this thread in the queue. One of them may hold what the cycle is
     /// about, so a confirmed deadlock is made known to them too.
     fn wait_in_kernel(
         &self,
         file: &K::File,
-        key: Key,
-        mode: LockMode,
+        request: &Request<'_>,
         held: Vec<Arc<Path>>,
     ) -> Result<(), Refusal<K::Error>> {
-        let mut since = None;
+        let Request { key, mode, in_order, .. } = *request;
+        let alone_in_order = in_order > 0 && held.len() <= in_order;
+        let persists = if alone_in_order { DEADLOCK_PERSISTS_IN_ORDER } else { DEADLOCK_PERSISTS };
+        let mut unchanged: Option<(Option<u32>, Instant)> = None;
         loop {
             if self.kernel.lock(file, mode).map_err(Refusal::Kernel)? {
                 return Ok(());
             }
-            let now = self.kernel.now();
-            if now.saturating_duration_since(*since.get_or_insert(now)) >= DEADLOCK_PERSISTS {
+            let (now, holder) = (self.kernel.now(), self.kernel.holder(file, mode));
+            let since = match unchanged {
+                Some((before, since)) if before == holder => since,
+                _ => now,
+            };
+            unchanged = Some((holder, since));
+            if now.saturating_duration_since(since) >= persists {
                 if !held.is_empty() {
                     return Err(Refusal::Deadlock(held));
                 }
-                since = None;
+                unchanged = None;
                 let mut state = self.state();
                 if let Some(entry) = state.entries.get_mut(&key) {
                     entry.deadlocks += 1;
