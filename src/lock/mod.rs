@@ -5,6 +5,11 @@ mod name;
 mod process;
 mod table;
 
+/// What the table is built on. `tests/table_model.rs` has the same names from the model checker loom.
+mod sync {
+    pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
+}
+
 use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};

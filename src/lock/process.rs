@@ -7,11 +7,11 @@
 //! [fork(2)]: https://man7.org/linux/man-pages/man2/fork.2.html
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::table::{Kernel, Table};
+use super::table::{Kernel, State, Table};
 use crate::sys::{self, Errno, LockMode};
 
 /// A process and its table.
@@ -24,9 +24,14 @@ pub(super) struct Process {
 }
 
 /// Ready before anybody can fork.
-static FIRST: Process = Process { pid: AtomicU32::new(0), table: Table::new(Posix), child: OnceLock::new() };
+static FIRST: Process = Process::new(0);
 
 impl Process {
+    const fn new(pid: u32) -> Self {
+        let table = Table::new(Posix, Mutex::new(State::new()));
+        Process { pid: AtomicU32::new(pid), table, child: OnceLock::new() }
+    }
+
     /// The process that calls.
     pub(super) fn current() -> &'static Process {
         let pid = sys::pid();
@@ -40,7 +45,7 @@ impl Process {
             Err(_) => process.child.get_or_init(|| {
                 // This process has no locks yet that closing a descriptor could drop.
                 process.table.close_all_if_idle();
-                Box::new(Process { pid: AtomicU32::new(pid), table: Table::new(Posix), child: OnceLock::new() })
+                Box::new(Process::new(pid))
             }),
         }
     }

@@ -6,17 +6,22 @@
 //! the file's device and inode, so that two spellings of one lock directory meet here; it admits threads in the
 //! order of their arrival, and asks the kernel only for the thread at the head of the queue.
 //!
-//! One mutex guards everything. No system call is made under it but the opening and closing of lock files, which
-//! must not cross each other: closing the last descriptor of a lock file after another thread has opened and locked
+//! One mutex guards everything. No system call is made under it but those that look at, open and close lock files,
+//! which must not cross each other: closing the last descriptor of a lock file after another thread has opened and locked
 //! the same file would drop that lock.
 //!
 //! [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
 
+#[path = "kernel.rs"]
+mod kernel;
+
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+pub(super) use self::kernel::Kernel;
+use super::sync::{Condvar, Mutex, MutexGuard};
 use crate::sys::LockMode;
 
 /// A process whose threads hand a lock round, or whose readers overlap, keeps it for about this long; then the
@@ -32,40 +37,11 @@ const LONGEST_TURN: Duration = Duration::from_secs(1);
 /// scheduled and take it. The kernel wakes waiters but does not hand them the lock.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// Polling starts with this interval and doubles it up to [`POLL_LAST`].
-const POLL_FIRST: Duration = Duration::from_micros(50);
-const POLL_LAST: Duration = Duration::from_millis(2);
-
-/// For how long the kernel must insist on EDEADLK, with the same process in the way, before it is believed. See
-/// [`Table::wait_in_kernel`].
-const DEADLOCK_PERSISTS: Duration = Duration::from_secs(1);
-/// The same for a thread that takes its locks in the common order. Others who do so cannot be in a cycle with it, but
-/// their processes very well; only somebody out of order can.
-const DEADLOCK_PERSISTS_IN_ORDER: Duration = Duration::from_secs(30);
-const DEADLOCK_RETRY: Duration = Duration::from_millis(20);
-
 /// Device and inode of a lock file.
 pub(super) type Key = (u64, u64);
 
 /// A thread, by a number of its own.
 pub(super) type Thread = u64;
-
-/// The system calls that the table needs.
-pub(super) trait Kernel {
-    /// An open lock file.
-    type File;
-    /// Why a lock could not be had.
-    type Error;
-    /// Waits in the kernel. `Ok(false)`: it sees a deadlock (EDEADLK).
-    fn lock(&self, file: &Self::File, mode: LockMode) -> Result<bool, Self::Error>;
-    /// `Ok(false)`: another process is in the way.
-    fn try_lock(&self, file: &Self::File, mode: LockMode) -> Result<bool, Self::Error>;
-    fn unlock(&self, file: &Self::File) -> Result<(), Self::Error>;
-    /// A process that is in the way.
-    fn holder(&self, file: &Self::File, mode: LockMode) -> Option<u32>;
-    fn now(&self) -> Instant;
-    fn sleep(&self, time: Duration);
-}
 
 /// How long to wait for a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +86,7 @@ pub(super) struct Table<K: Kernel> {
 }
 
 #[derive(Debug)]
-struct State<F> {
+pub(super) struct State<F> {
     entries: BTreeMap<Key, Entry<F>>,
     /// Who holds what.
     holds: Vec<Hold>,
@@ -171,10 +147,9 @@ struct Turn {
 }
 
 impl<K: Kernel> Table<K> {
-    pub(super) const fn new(kernel: K) -> Self {
-        let state =
-            State { entries: BTreeMap::new(), holds: Vec::new(), queue: Vec::new(), next_ticket: 0, turns: [None; 64] };
-        Table { kernel, state: Mutex::new(state) }
+    /// The mutex is made by the caller, so that it can be made before `main` as well as by a model checker.
+    pub(super) const fn new(kernel: K, state: Mutex<State<K::File>>) -> Self {
+        Table { kernel, state }
     }
 
     fn state(&self) -> MutexGuard<'_, State<K::File>> {
@@ -372,121 +347,6 @@ impl<K: Kernel> Table<K> {
         let refusal = if held.len() > in_order { Some(Refusal::Deadlock(held)) } else { None };
         (state, refusal)
     }
-
-    /// Takes the kernel's lock, for the first in the queue.
-    #[expect(clippy::type_complexity, reason = "the mutex guard goes in and comes out again")]
-    fn ask_kernel<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State<K::File>>,
-        request: &Request<'_>,
-    ) -> (MutexGuard<'a, State<K::File>>, Result<(), Refusal<K::Error>>) {
-        let Request { key, mode, wait, thread, .. } = *request;
-        let Some(file) = state.entries.get_mut(&key).and_then(|entry| {
-            entry.phase = Phase::Busy;
-            entry.file.clone()
-        }) else {
-            return (state, Err(Refusal::Gone));
-        };
-        let give_way = state.turn_is_over(key, self.kernel.now());
-        let held = state.held_by(thread);
-        drop(state);
-        if give_way && wait != Wait::Never {
-            self.kernel.sleep(PAUSE);
-        }
-        let result = match wait {
-            Wait::Never => match self.kernel.try_lock(&file, mode) {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(Refusal::WouldBlock),
-                Err(error) => Err(Refusal::Kernel(error)),
-            },
-            Wait::Until(deadline) => match self.poll(&file, mode, deadline) {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(Refusal::TimedOut(false)),
-                Err(error) => Err(Refusal::Kernel(error)),
-            },
-            Wait::Forever => self.wait_in_kernel(&file, request, held),
-        };
-        let now = self.kernel.now();
-        let mut state = self.state();
-        drop(file);
-        let turn = &mut state.turns[place(key)];
-        let goes_on = !give_way && turn.is_some_and(|turn| turn.goes_on(now));
-        if result.is_ok() && !goes_on {
-            *turn = Some(Turn { began: now, length: TURN, released: None });
-        }
-        if let Some(entry) = state.entries.get_mut(&key) {
-            entry.phase = if result.is_ok() { Phase::Held(mode) } else { Phase::Free };
-        }
-        (state, result)
-    }
-
-    /// F_SETLK again and again, with growing pauses, until `deadline`.
-    fn poll(&self, file: &K::File, mode: LockMode, deadline: Instant) -> Result<bool, K::Error> {
-        let mut interval = POLL_FIRST;
-        loop {
-            if self.kernel.try_lock(file, mode)? {
-                return Ok(true);
-            }
-            let left = deadline.saturating_duration_since(self.kernel.now());
-            if left.is_zero() {
-                return Ok(false);
-            }
-            self.kernel.sleep(interval.min(left));
-            interval = (interval * 2).min(POLL_LAST);
-        }
-    }
-
-    /// F_SETLKW, and what to make of its EDEADLK.
-    ///
-    /// The kernel looks for cycles of processes, not of threads (`posix_locks_deadlock` in fs/locks.c):
-    ///
-    /// 1. this process, thread 1: holds A
-    /// 2. another process: holds B, waits for A
-    /// 3. this process, thread 2: waits for B, and is told EDEADLK.
-    ///
-    /// No thread waits for itself, and thread 1 will let go of A. So a thread that holds nothing goes on, by
-    /// polling. A thread that does hold something may be part of a real cycle, or be in the place of process 2 with
-    /// a false one (if step 2 comes last). In a real one nothing moves any more, so the kernel has to say it again
-    /// for a while, with the same process in the way.
-    ///
-    /// The kernel does not see who waits behind this thread in the queue. One of them may hold what the cycle is
-    /// about, so a confirmed deadlock is made known to them too.
-    fn wait_in_kernel(
-        &self,
-        file: &K::File,
-        request: &Request<'_>,
-        held: Vec<Arc<Path>>,
-    ) -> Result<(), Refusal<K::Error>> {
-        let Request { key, mode, in_order, .. } = *request;
-        let alone_in_order = in_order > 0 && held.len() <= in_order;
-        let persists = if alone_in_order { DEADLOCK_PERSISTS_IN_ORDER } else { DEADLOCK_PERSISTS };
-        let mut unchanged: Option<(Option<u32>, Instant)> = None;
-        loop {
-            if self.kernel.lock(file, mode).map_err(Refusal::Kernel)? {
-                return Ok(());
-            }
-            let (now, holder) = (self.kernel.now(), self.kernel.holder(file, mode));
-            let since = match unchanged {
-                Some((before, since)) if before == holder => since,
-                _ => now,
-            };
-            unchanged = Some((holder, since));
-            if now.saturating_duration_since(since) >= persists {
-                if !held.is_empty() {
-                    return Err(Refusal::Deadlock(held));
-                }
-                unchanged = None;
-                let mut state = self.state();
-                if let Some(entry) = state.entries.get_mut(&key) {
-                    entry.deadlocks += 1;
-                }
-                state.wake(key);
-            }
-            if self.poll(file, mode, now + DEADLOCK_RETRY).map_err(Refusal::Kernel)? {
-                return Ok(());
-            }
-        }
-    }
 }
 
 impl Turn {
@@ -497,6 +357,10 @@ impl Turn {
 }
 
 impl<F> State<F> {
+    pub(super) const fn new() -> Self {
+        State { entries: BTreeMap::new(), holds: Vec::new(), queue: Vec::new(), next_ticket: 0, turns: [None; 64] }
+    }
+
     fn is_first(&self, key: Key, ticket: u64) -> bool {
         self.queue.iter().find(|waiter| waiter.key == key).is_some_and(|first| first.ticket == ticket)
     }

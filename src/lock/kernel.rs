@@ -1,0 +1,156 @@
+//! Asking the kernel for a lock, on behalf of the thread at the head of the queue.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::sync::MutexGuard;
+use super::{PAUSE, Phase, Refusal, Request, State, TURN, Table, Turn, Wait, place};
+use crate::sys::LockMode;
+
+/// Polling starts with this interval and doubles it up to [`POLL_LAST`].
+const POLL_FIRST: Duration = Duration::from_micros(50);
+const POLL_LAST: Duration = Duration::from_millis(2);
+
+/// For how long the kernel must insist on EDEADLK, with the same process in the way, before it is believed. See
+/// [`Table::wait_in_kernel`].
+const DEADLOCK_PERSISTS: Duration = Duration::from_secs(1);
+/// The same for a thread that takes its locks in the common order. Others who do so cannot be in a cycle with it, but
+/// their processes very well; only somebody out of order can.
+const DEADLOCK_PERSISTS_IN_ORDER: Duration = Duration::from_secs(30);
+const DEADLOCK_RETRY: Duration = Duration::from_millis(20);
+
+/// The system calls that the table needs.
+pub(in super::super) trait Kernel {
+    /// An open lock file.
+    type File;
+    /// Why a lock could not be had.
+    type Error;
+    /// Waits in the kernel. `Ok(false)`: it sees a deadlock (EDEADLK).
+    fn lock(&self, file: &Self::File, mode: LockMode) -> Result<bool, Self::Error>;
+    /// `Ok(false)`: another process is in the way.
+    fn try_lock(&self, file: &Self::File, mode: LockMode) -> Result<bool, Self::Error>;
+    fn unlock(&self, file: &Self::File) -> Result<(), Self::Error>;
+    /// A process that is in the way.
+    fn holder(&self, file: &Self::File, mode: LockMode) -> Option<u32>;
+    fn now(&self) -> Instant;
+    fn sleep(&self, time: Duration);
+}
+
+impl<K: Kernel> Table<K> {
+    /// Takes the kernel's lock, for the first in the queue.
+    #[expect(clippy::type_complexity, reason = "the mutex guard goes in and comes out again")]
+    pub(super) fn ask_kernel<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State<K::File>>,
+        request: &Request<'_>,
+    ) -> (MutexGuard<'a, State<K::File>>, Result<(), Refusal<K::Error>>) {
+        let Request { key, mode, wait, thread, .. } = *request;
+        let Some(file) = state.entries.get_mut(&key).and_then(|entry| {
+            let file = entry.file.clone()?;
+            entry.phase = Phase::Busy;
+            Some(file)
+        }) else {
+            return (state, Err(Refusal::Gone));
+        };
+        let give_way = state.turn_is_over(key, self.kernel.now());
+        let held = state.held_by(thread);
+        drop(state);
+        if give_way && wait != Wait::Never {
+            self.kernel.sleep(PAUSE);
+        }
+        let result = match wait {
+            Wait::Never => match self.kernel.try_lock(&file, mode) {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(Refusal::WouldBlock),
+                Err(error) => Err(Refusal::Kernel(error)),
+            },
+            Wait::Until(deadline) => match self.poll(&file, mode, deadline) {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(Refusal::TimedOut(false)),
+                Err(error) => Err(Refusal::Kernel(error)),
+            },
+            Wait::Forever => self.wait_in_kernel(&file, request, held),
+        };
+        let now = self.kernel.now();
+        let mut state = self.state();
+        drop(file);
+        let turn = &mut state.turns[place(key)];
+        let goes_on = !give_way && turn.is_some_and(|turn| turn.goes_on(now));
+        if result.is_ok() && !goes_on {
+            *turn = Some(Turn { began: now, length: TURN, released: None });
+        }
+        if let Some(entry) = state.entries.get_mut(&key) {
+            entry.phase = if result.is_ok() { Phase::Held(mode) } else { Phase::Free };
+        }
+        (state, result)
+    }
+
+    /// F_SETLK again and again, with growing pauses, until `deadline`.
+    fn poll(&self, file: &K::File, mode: LockMode, deadline: Instant) -> Result<bool, K::Error> {
+        let mut interval = POLL_FIRST;
+        loop {
+            if self.kernel.try_lock(file, mode)? {
+                return Ok(true);
+            }
+            let left = deadline.saturating_duration_since(self.kernel.now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            self.kernel.sleep(interval.min(left));
+            interval = (interval * 2).min(POLL_LAST);
+        }
+    }
+
+    /// F_SETLKW, and what to make of its EDEADLK.
+    ///
+    /// The kernel looks for cycles of processes, not of threads (`posix_locks_deadlock` in fs/locks.c):
+    ///
+    /// 1. this process, thread 1: holds A
+    /// 2. another process: holds B, waits for A
+    /// 3. this process, thread 2: waits for B, and is told EDEADLK.
+    ///
+    /// No thread waits for itself, and thread 1 will let go of A. So a thread that holds nothing goes on, by
+    /// polling. A thread that does hold something may be part of a real cycle, or be in the place of process 2 with
+    /// a false one (if step 2 comes last). In a real one nothing moves any more, so the kernel has to say it again
+    /// for a while, with the same process in the way.
+    ///
+    /// The kernel does not see who waits behind this thread in the queue. One of them may hold what the cycle is
+    /// about, so a confirmed deadlock is made known to them too.
+    fn wait_in_kernel(
+        &self,
+        file: &K::File,
+        request: &Request<'_>,
+        held: Vec<Arc<Path>>,
+    ) -> Result<(), Refusal<K::Error>> {
+        let Request { key, mode, in_order, .. } = *request;
+        let alone_in_order = in_order > 0 && held.len() <= in_order;
+        let persists = if alone_in_order { DEADLOCK_PERSISTS_IN_ORDER } else { DEADLOCK_PERSISTS };
+        let mut unchanged: Option<(Option<u32>, Instant)> = None;
+        loop {
+            if self.kernel.lock(file, mode).map_err(Refusal::Kernel)? {
+                return Ok(());
+            }
+            let (now, holder) = (self.kernel.now(), self.kernel.holder(file, mode));
+            let since = match unchanged {
+                Some((before, since)) if before == holder => since,
+                _ => now,
+            };
+            unchanged = Some((holder, since));
+            if now.saturating_duration_since(since) >= persists {
+                if !held.is_empty() {
+                    return Err(Refusal::Deadlock(held));
+                }
+                unchanged = None;
+                let mut state = self.state();
+                if let Some(entry) = state.entries.get_mut(&key) {
+                    entry.deadlocks += 1;
+                }
+                state.wake(key);
+            }
+            if self.poll(file, mode, now + DEADLOCK_RETRY).map_err(Refusal::Kernel)? {
+                return Ok(());
+            }
+        }
+    }
+}
