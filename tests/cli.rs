@@ -629,6 +629,20 @@ fn locks_without_a_lock_directory_says_nothing_and_makes_nothing() {
 }
 
 #[test]
+fn prune_removes_what_nobody_holds_and_prints_it() {
+    let scratch = Scratch::new();
+    scratch.run(&["prune"]).code(DONE).stdout("").stderr("");
+    assert!(names(&scratch.path).is_empty());
+    scratch.run(&["write", "file"]).success();
+    let _holder = scratch.hold_shared("held");
+    let line = format!("{}\n", scratch.lock_path("file").display());
+    scratch.run(&["prune"]).success().stdout(line).stderr("");
+    assert!(!scratch.lock_path("file").exists() && scratch.lock_path("held").exists());
+    scratch.run(&["--timeout", "0", "write", "held"]).code(TIMED_OUT);
+    scratch.run(&["--timeout", "0", "write", "file"]).success();
+}
+
+#[test]
 fn locks_lists_nothing_but_lock_files() {
     let scratch = Scratch::new();
     scratch.run(&["read", "file"]).success();
