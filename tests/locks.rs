@@ -53,8 +53,10 @@ fn main() -> ExitCode {
             test("forks_beside_busy_threads_do_not_hang", || in_a_process("fork_storm")),
             test("a_command_inherits_no_lock_descriptor", a_command_inherits_no_lock_descriptor),
             test("a_command_keeps_no_lock", a_command_keeps_no_lock),
-            test("a_writer_elsewhere_gets_in_between_readers", || a_writer_gets_in_between_readers("forever")),
-            test("a_writer_elsewhere_with_a_deadline_gets_in", || a_writer_gets_in_between_readers("deadline")),
+            test("a_writer_elsewhere_gets_in_between_readers", || a_writer_gets_in("forever", Duration::ZERO)),
+            test("a_writer_elsewhere_with_a_deadline_gets_in", || a_writer_gets_in("deadline", Duration::ZERO)),
+            test("a_writer_elsewhere_gets_in_between_slow_readers", || a_writer_gets_in("forever", SLOWLY)),
+            test("a_writer_that_comes_back_at_once_lets_another_process_in", a_writer_that_comes_back_lets_others_in),
             test("two_processes_of_four_writers_share_a_lock", two_processes_of_four_writers_share_a_lock),
             test("a_reader_may_join_a_reader_that_waits_for_it", a_reader_may_join_a_reader_that_waits_for_it),
             test("ten_thousand_paths_need_few_descriptors", || in_a_process("ten_thousand_paths")),
@@ -965,7 +967,11 @@ fn a_command_keeps_no_lock() {
 
 // Turns.
 
-fn a_writer_gets_in_between_readers(how: &str) {
+/// So long that three are never all outside by chance.
+const SLOWLY: Duration = Duration::from_millis(5);
+
+/// Three readers, each of whom is inside for so long and comes back at once.
+fn a_writer_gets_in(how: &str, inside: Duration) {
     let scratch = Scratch::new();
     let file = scratch.file("file");
     file.write("first").unwrap();
@@ -974,20 +980,52 @@ fn a_writer_gets_in_between_readers(how: &str) {
     let (stop, reads) = (AtomicBool::new(false), AtomicUsize::new(0));
     let (time, during) = thread::scope(|scope| {
         let _stop = Stop(&stop);
-        for _ in 0..3 {
-            scope.spawn(|| {
+        for n in 0..3 {
+            let (file, stop, reads) = (&file, &stop, &reads);
+            scope.spawn(move || {
                 while !stop.load(SeqCst) {
-                    file.read().unwrap().unwrap();
+                    let guard = file.lock_shared().unwrap();
+                    guard.read().unwrap().unwrap();
+                    // Not in step, or they would all be outside at once.
+                    thread::sleep(inside + inside * n / 7);
+                    drop(guard);
                     reads.fetch_add(1, SeqCst);
                 }
             });
         }
-        until("the readers read", || reads.load(SeqCst) > 100);
+        until("the readers read", || reads.load(SeqCst) > 20);
         let (begun, before) = (Instant::now(), reads.load(SeqCst));
         assert_eq!(writer.order("go"), "done");
         (begun.elapsed(), reads.load(SeqCst) - before)
     });
-    eprintln!("20 writes ({how}) beside three readers: {time:?}, with {during} reads");
+    eprintln!("20 writes ({how}) beside three readers of {inside:?}: {time:?}, with {during} reads");
+    writer.finish();
+}
+
+/// Whoever waits with a deadline asks every 2 ms at the least, and a writer that comes back at once is outside for some
+/// microseconds only.
+fn a_writer_that_comes_back_lets_others_in() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file");
+    let mut writer = scratch.worker("write_often", &["deadline"]);
+    writer.expect("ready");
+    let (stop, mine) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (time, during) = thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        scope.spawn(|| {
+            while !stop.load(SeqCst) {
+                let guard = file.lock().unwrap();
+                thread::sleep(SLOWLY);
+                drop(guard);
+                mine.fetch_add(1, SeqCst);
+            }
+        });
+        until("the writer writes", || mine.load(SeqCst) > 20);
+        let (begun, before) = (Instant::now(), mine.load(SeqCst));
+        assert_eq!(writer.order("go"), "done");
+        (begun.elapsed(), mine.load(SeqCst) - before)
+    });
+    eprintln!("20 writes beside a writer that comes back at once: {time:?}, with {during} of its own");
     writer.finish();
 }
 

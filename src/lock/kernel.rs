@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::sync::MutexGuard;
-use super::{PAUSE, Phase, Refusal, Request, State, TURN, Table, Turn, Wait, place};
+use super::{DRAIN, PAUSE, Phase, Refusal, Request, State, Table, Turn, Wait, place};
 use crate::sys::LockMode;
 
 /// Polling starts with this interval and doubles it up to [`POLL_LAST`].
@@ -78,7 +78,7 @@ impl<K: Kernel> Table<K> {
         let turn = &mut state.turns[place(key)];
         let goes_on = !give_way && turn.is_some_and(|turn| turn.goes_on(now));
         if result.is_ok() && !goes_on {
-            *turn = Some(Turn { began: now, length: TURN, released: None });
+            *turn = Some(Turn { began: now, drain: DRAIN, released: None });
         }
         if let Some(entry) = state.entries.get_mut(&key) {
             entry.phase = if result.is_ok() { Phase::Held(mode) } else { Phase::Free };

@@ -24,14 +24,15 @@ pub(super) use self::kernel::Kernel;
 use super::sync::{Condvar, Mutex, MutexGuard};
 use crate::sys::LockMode;
 
-/// A process whose threads hand a lock round, or whose readers overlap, keeps it for about this long; then the
-/// readers that are inside leave before others are let in, and the kernel's lock is let go.
-const TURN: Duration = Duration::from_millis(10);
+// A process whose threads hand a lock round, or whose readers overlap, keeps it for a turn of 10 ms; then those readers
+// that are inside leave before others are let in, and the kernel's lock is let go for a moment.
 
-/// For how long a reader waits for those inside to leave at the end of a turn. They may stay, and may even be waiting
-/// for this reader, so it joins them after all, and the next attempt comes later, up to [`LONGEST_TURN`].
+/// For how long, at first, a reader waits for those inside to leave at the end of a turn. They may be slow, or even wait
+/// for this very reader; so it joins them after all, and at the end of the next turn, [`TURN_PER_DRAIN`] times as long
+/// as the wait, the wait is twice as long, up to [`LONGEST_DRAIN`].
 const DRAIN: Duration = Duration::from_millis(2);
-const LONGEST_TURN: Duration = Duration::from_secs(1);
+const LONGEST_DRAIN: Duration = Duration::from_secs(1);
+const TURN_PER_DRAIN: u32 = 5;
 
 /// For how long after its turn a process does not ask for the lock again, so that one that sleeps in F_SETLKW can be
 /// scheduled and take it. The kernel wakes waiters but does not hand them the lock.
@@ -142,7 +143,7 @@ struct Waiter {
 #[derive(Debug, Clone, Copy)]
 struct Turn {
     began: Instant,
-    length: Duration,
+    drain: Duration,
     released: Option<Instant>,
 }
 
@@ -222,7 +223,7 @@ impl<K: Kernel> Table<K> {
                     if wait == Wait::Never || !state.turn_is_over(key, now) {
                         break Ok(());
                     }
-                    if *drain.get_or_insert(now + DRAIN) <= now {
+                    if *drain.get_or_insert(now + state.turn_drain(key)) <= now {
                         state.lengthen_turn(key, now);
                         break Ok(());
                     }
@@ -366,14 +367,18 @@ impl<F> State<F> {
     }
 
     fn turn_is_over(&self, key: Key, now: Instant) -> bool {
-        self.turns[place(key)]
-            .is_some_and(|turn| turn.goes_on(now) && now.saturating_duration_since(turn.began) > turn.length)
+        self.turns[place(key)].is_some_and(|turn| {
+            turn.goes_on(now) && now.saturating_duration_since(turn.began) > turn.drain * TURN_PER_DRAIN
+        })
+    }
+
+    fn turn_drain(&self, key: Key) -> Duration {
+        self.turns[place(key)].map_or(DRAIN, |turn| turn.drain)
     }
 
     fn lengthen_turn(&mut self, key: Key, now: Instant) {
         if let Some(turn) = &mut self.turns[place(key)] {
-            turn.length = (now.saturating_duration_since(turn.began) * 2).min(LONGEST_TURN);
-            turn.began = now;
+            *turn = Turn { began: now, drain: (turn.drain * 2).min(LONGEST_DRAIN), ..*turn };
         }
     }
 
