@@ -75,10 +75,11 @@ impl<K: Kernel> Table<K> {
         let now = self.kernel.now();
         let mut state = self.state();
         drop(file);
-        let turn = &mut state.turns[place(key)];
-        let goes_on = !give_way && turn.is_some_and(|turn| turn.goes_on(now));
-        if result.is_ok() && !goes_on {
-            *turn = Some(Turn { began: now, drain: DRAIN, released: None });
+        if result.is_ok() {
+            let turn = &mut state.turns[place(key)];
+            let goes_on = turn.filter(|turn| !give_way && turn.goes_on(now));
+            let (began, drain) = goes_on.map_or((now, DRAIN), |turn| (turn.began, turn.drain));
+            *turn = Some(Turn { began, drain, released: None });
         }
         if let Some(entry) = state.entries.get_mut(&key) {
             entry.phase = if result.is_ok() { Phase::Held(mode) } else { Phase::Free };
@@ -146,7 +147,7 @@ impl<K: Kernel> Table<K> {
                 if let Some(entry) = state.entries.get_mut(&key) {
                     entry.deadlocks += 1;
                 }
-                state.wake(key);
+                state.wake_all(key);
             }
             if self.poll(file, mode, now + DEADLOCK_RETRY).map_err(Refusal::Kernel)? {
                 return Ok(());

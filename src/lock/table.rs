@@ -6,7 +6,7 @@
 //! the file's device and inode, so that two spellings of one lock directory meet here; it admits threads in the
 //! order of their arrival, and asks the kernel only for the thread at the head of the queue.
 //!
-//! One mutex guards everything. No system call is made under it but those that look at, open and close lock files,
+//! One mutex guards everything. No system call is made under it but those that look at, make, open and close lock files,
 //! which must not cross each other: closing the last descriptor of a lock file after another thread has opened and locked
 //! the same file would drop that lock.
 //!
@@ -50,6 +50,16 @@ pub(crate) enum Wait {
     Never,
     Until(Instant),
     Forever,
+}
+
+impl Wait {
+    fn is_over(self, now: Instant) -> bool {
+        match self {
+            Wait::Never => true,
+            Wait::Until(deadline) => deadline <= now,
+            Wait::Forever => false,
+        }
+    }
 }
 
 /// Who wants which lock, how, and for how long.
@@ -114,7 +124,6 @@ struct Entry<F> {
     /// How often the kernel has confirmed a deadlock of the thread that asks it. Those in the queue behind that
     /// thread may be what it waits for.
     deadlocks: u64,
-    changed: Arc<Condvar>,
 }
 
 /// What the process has of a lock, in the kernel's eyes.
@@ -138,6 +147,10 @@ struct Waiter {
     key: Key,
     thread: Thread,
     ticket: u64,
+    /// A reader that could go in, and only gives those inside a chance to leave: it waits for nobody.
+    draining: bool,
+    /// Of its own, so that only the first in the queue is woken. None until it has to wait.
+    changed: Option<Arc<Condvar>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -182,7 +195,6 @@ impl<K: Kernel> Table<K> {
             phase: Phase::Free,
             users: 0,
             deadlocks: 0,
-            changed: Arc::new(Condvar::new()),
         });
         match entry.file {
             None => entry.file = Some(Arc::new(file)),
@@ -208,7 +220,7 @@ impl<K: Kernel> Table<K> {
         let mut state = self.state();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
-        state.queue.push(Waiter { key, thread, ticket });
+        state.queue.push(Waiter { key, thread, ticket, draining: false, changed: None });
         let mut drain = None;
         let result = loop {
             let phase = state.entries.get(&key).map(|entry| entry.phase);
@@ -220,7 +232,7 @@ impl<K: Kernel> Table<K> {
                 }
                 Some(Phase::Held(LockMode::Shared)) if mode == LockMode::Shared && !state.holds(key, thread) => {
                     let now = self.kernel.now();
-                    if wait == Wait::Never || !state.turn_is_over(key, now) {
+                    if !state.turn_is_over(key, now) || wait.is_over(now) {
                         break Ok(());
                     }
                     if *drain.get_or_insert(now + state.turn_drain(key)) <= now {
@@ -316,30 +328,39 @@ impl<K: Kernel> Table<K> {
     #[expect(clippy::type_complexity, reason = "the mutex guard goes in and comes out again")]
     fn wait_for_change<'a>(
         &'a self,
-        state: MutexGuard<'a, State<K::File>>,
+        mut state: MutexGuard<'a, State<K::File>>,
         request: &Request<'_>,
         ticket: u64,
         drain: Option<Instant>,
     ) -> (MutexGuard<'a, State<K::File>>, Option<Refusal<K::Error>>) {
         let Request { key, wait, in_order, thread, .. } = *request;
-        let Some(entry) = state.entries.get(&key) else { return (state, Some(Refusal::Gone)) };
-        let (changed, deadlocks) = (entry.changed.clone(), entry.deadlocks);
+        let now = self.kernel.now();
+        let Some(deadlocks) = state.entries.get(&key).map(|entry| entry.deadlocks) else {
+            return (state, Some(Refusal::Gone));
+        };
         if wait == Wait::Never {
             return (state, Some(Refusal::WouldBlock));
         }
-        if state.would_wait_for_itself(key, thread, ticket) {
+        let Some(me) = state.queue.iter_mut().find(|waiter| waiter.ticket == ticket) else {
+            return (state, Some(Refusal::Gone));
+        };
+        me.draining = drain.is_some();
+        let begins = me.changed.is_none();
+        let changed = me.changed.get_or_insert_with(|| Arc::new(Condvar::new())).clone();
+        // Only when somebody begins to wait can a cycle close.
+        if begins && drain.is_none() && state.would_wait_for_itself(key, thread, ticket) {
             let held = state.held_by(thread);
             return (state, Some(Refusal::Deadlock(held)));
+        }
+        if drain.is_none() && wait.is_over(now) {
+            let by_thread = state.holds.iter().any(|hold| hold.key == key);
+            return (state, Some(Refusal::TimedOut(by_thread)));
         }
         let deadline = if let Wait::Until(deadline) = wait { Some(deadline) } else { None };
         let state = match deadline.into_iter().chain(drain).min() {
             None => changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(end) => {
-                let left = end.saturating_duration_since(self.kernel.now());
-                if left.is_zero() && deadline == Some(end) {
-                    let by_thread = state.holds.iter().any(|hold| hold.key == key);
-                    return (state, Some(Refusal::TimedOut(by_thread)));
-                }
+                let left = end.saturating_duration_since(now);
                 changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
             }
         };
@@ -391,8 +412,7 @@ impl<F> State<F> {
     }
 
     /// Whether a chain of threads, each waiting for the next, leads from a waiter back to itself. A waiter waits for
-    /// those who hold the lock and for those before it in the queue. Asked whenever somebody begins to wait, for
-    /// only then a cycle can close.
+    /// those who hold the lock and for those before it in the queue.
     fn would_wait_for_itself(&self, key: Key, thread: Thread, ticket: u64) -> bool {
         let mut seen = Vec::new();
         let mut todo = vec![(key, ticket)];
@@ -405,19 +425,25 @@ impl<F> State<F> {
                 }
                 if !seen.contains(&other) {
                     seen.push(other);
-                    todo.extend(self.queue.iter().filter(|w| w.thread == other).map(|w| (w.key, w.ticket)));
+                    let waits = self.queue.iter().filter(|waiter| waiter.thread == other && !waiter.draining);
+                    todo.extend(waits.map(|waiter| (waiter.key, waiter.ticket)));
                 }
             }
         }
         false
     }
 
+    /// Wakes the first in the queue, the only one that can do something. When that one has gone in or given up, it
+    /// wakes the next.
     fn wake(&self, key: Key) {
-        // Waking nobody costs a system call all the same.
-        if self.queue.iter().any(|waiter| waiter.key == key) {
-            if let Some(entry) = self.entries.get(&key) {
-                entry.changed.notify_all();
-            }
+        if let Some(changed) = self.queue.iter().find(|waiter| waiter.key == key).and_then(|w| w.changed.as_ref()) {
+            changed.notify_one();
+        }
+    }
+
+    fn wake_all(&self, key: Key) {
+        for changed in self.queue.iter().filter(|waiter| waiter.key == key).filter_map(|w| w.changed.as_ref()) {
+            changed.notify_one();
         }
     }
 
