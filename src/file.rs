@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::adapter::Config;
 use crate::error::{Error, Result, Step};
-use crate::lock::{self, Held, Lock, Patience};
+use crate::lock::{self, Held, Lock, Patience, is_lock_file};
 use crate::path::Place;
 use crate::replace::{Replacement, check_regular, remove, stat_regular};
 use crate::sys::{self, Errno, LockMode};
@@ -55,6 +55,14 @@ struct Inner {
 impl AtomicFile {
     pub(crate) fn new(config: &Arc<Config>, path: &Path) -> Result<Self> {
         let place = Place::resolve(path)?;
+        if let Some(dir) = place.dir()? {
+            if is_lock_file(&config.lock_dir, dir.as_fd(), place.path()) {
+                return Err(Error::InvalidPath {
+                    path: path.to_owned(),
+                    reason: "it is one of the adapter's lock files",
+                });
+            }
+        }
         let lock = Lock::of(&config.lock_dir, place.path())?;
         Ok(AtomicFile(Arc::new(Inner { config: config.clone(), place, lock })))
     }
@@ -397,7 +405,12 @@ impl Guard {
         if stat_regular(dir, place.name(), path)?.is_none() {
             return Ok(None);
         }
-        let file = match sys::open_read(dir.as_fd(), place.name()) {
+        let opened = match sys::open_read(dir.as_fd(), place.name()) {
+            // A regular file is not ready only while somebody has a lease on it.
+            Err(Errno::AGAIN) => sys::open_read_waiting(dir.as_fd(), place.name()),
+            opened => opened,
+        };
+        let file = match opened {
             Ok(file) => file,
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(Error::io(path, Step::Open, error)),

@@ -494,18 +494,33 @@ fn what_follows_the_dashes_belongs_to_the_command() {
 }
 
 #[test]
-fn sigterm_to_run_reaches_the_command_and_the_lock_stays_until_that_has_ended() {
-    let scratch = Scratch::with("file", "x");
-    // Only `wait` is sure to be interrupted by a trap.
-    let script = "trap 'kill $!; echo asked to end; read answer; exit 0' TERM; sleep 10 >&2 & echo held; wait; exit 1";
-    let mut holder = scratch.start_sh(&["run", "file"], script);
-    holder.expect("held");
-    send(Signal::SIGTERM, &holder);
-    holder.expect("asked to end");
-    scratch.run(&["--timeout", "0", "read", "file"]).code(TIMED_OUT);
-    holder.tell("end");
-    holder.finish();
-    scratch.run(&["--timeout", "0", "read", "file"]).code(DONE);
+fn sigterm_and_sighup_to_run_reach_the_command_and_the_lock_stays_until_that_has_ended() {
+    for (signal, name) in [(Signal::SIGTERM, "TERM"), (Signal::SIGHUP, "HUP")] {
+        let scratch = Scratch::with("file", "x");
+        // Only `wait` is sure to be interrupted by a trap.
+        let script = format!(
+            "trap 'kill $!; echo asked to end; read answer; exit 0' {name}; sleep 10 >&2 & echo held; wait; exit 1"
+        );
+        let mut holder = scratch.start_sh(&["run", "file"], &script);
+        holder.expect("held");
+        send(signal, &holder);
+        holder.expect("asked to end");
+        scratch.run(&["--timeout", "0", "read", "file"]).code(TIMED_OUT);
+        holder.tell("end");
+        holder.finish();
+        scratch.run(&["--timeout", "0", "read", "file"]).code(DONE);
+    }
+}
+
+/// As nohup does, and a script for what it starts with `&`.
+#[test]
+fn a_signal_that_is_ignored_stays_ignored_for_the_command() {
+    let scratch = Scratch::new();
+    let script = "trap '' HUP INT; exec \"$0\" run file -- grep SigIgn /proc/self/status";
+    let output = Command::new("sh").args(["-c", script, TOOL]).current_dir(&scratch.path).output().unwrap();
+    let mask = String::from_utf8(output.stdout).unwrap();
+    let mask = u64::from_str_radix(mask.trim_start_matches("SigIgn:").trim(), 16).unwrap();
+    assert_eq!(mask & 0b11, 0b11, "the command got back the default of a signal");
 }
 
 #[test]
@@ -716,6 +731,9 @@ fn an_error_is_one_line_whatever_is_in_the_path() {
         let assert = scratch.run(&[verb, "a\nb/"]).code(FAILED).stdout("");
         assert!(message(&assert).contains("cannot name a file"), "{verb}");
     }
+    fs::create_dir(scratch.at("\r\u{1b}[31mred")).unwrap();
+    let assert = scratch.run(&["read", "\r\u{1b}[31mred"]).code(FAILED);
+    assert!(message(&assert).contains(r"\r\u{1b}[31mred is not"), "{}", message(&assert));
     let _holder = scratch.hold("a\nfile");
     let assert = scratch.run(&["--timeout", "0", "read", "a\nfile"]).code(TIMED_OUT);
     assert!(message(&assert).contains(scratch.at(r"a\nfile").to_str().unwrap()));

@@ -33,6 +33,7 @@ fn it_hides_its_contents_and_itself_from_git() {
     assert_eq!(fs::read(locks.join(".gitignore")).unwrap(), b"*\n");
     // Made anew where it is missing among lock files, as after a crash between the two steps.
     fs::remove_file(locks.join(".gitignore")).unwrap();
+    fs::write(locks.join(".gitignore.1234"), "").unwrap();
     adapter(&locks).write_atomic(dir.path().join("another"), "").unwrap();
     assert_eq!(fs::read(locks.join(".gitignore")).unwrap(), b"*\n");
 }
@@ -128,4 +129,33 @@ fn a_file_in_the_place_of_the_directory_is_a_clear_error() {
     assert_eq!(refused.kind(), std::io::ErrorKind::NotADirectory);
     assert!(refused.to_string().contains(locks.to_str().unwrap()), "{refused}");
     assert_eq!(names(dir.path()), ["locks"]);
+}
+
+#[test]
+fn a_lock_file_is_not_handled_as_data() {
+    // To read it would drop the locks on it, to replace it would split them.
+    let dir = tempfile::tempdir().unwrap();
+    let locks = dir.path().join("locks");
+    let adapter = adapter(&locks);
+    let file = adapter.file(dir.path().join("file")).unwrap();
+    let guard = file.lock().unwrap();
+    symlink(&locks, dir.path().join("link")).unwrap();
+    let lock = file.lock_path().to_owned();
+    for path in [lock.clone(), dir.path().join("link").join(lock.file_name().unwrap())] {
+        for result in [
+            adapter.read_with_lock(&path).map(drop),
+            adapter.write_atomic(&path, "x"),
+            adapter.delete_with_lock(&path).map(drop),
+            adapter.file(&path).map(drop),
+        ] {
+            assert!(matches!(result, Err(Error::InvalidPath { .. })), "{result:?}");
+        }
+    }
+    // Elsewhere it is a name like any other.
+    adapter.write_atomic(dir.path().join(lock.file_name().unwrap()), "x").unwrap();
+    let others = adapter.file(dir.path().join("file")).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert!(matches!(others.try_lock(), Err(Error::WouldBlock { .. }))));
+    });
+    drop(guard);
 }

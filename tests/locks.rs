@@ -59,6 +59,8 @@ fn main() -> ExitCode {
             test("a_writer_that_comes_back_at_once_lets_another_process_in", a_writer_that_comes_back_lets_others_in),
             test("two_processes_of_four_writers_share_a_lock", two_processes_of_four_writers_share_a_lock),
             test("a_reader_may_join_a_reader_that_waits_for_it", a_reader_may_join_a_reader_that_waits_for_it),
+            test("a_reader_whom_nobody_is_in_the_way_of_is_never_refused", a_reader_is_never_refused_beside_readers),
+            test("hundreds_of_waiting_threads_all_get_their_turn", hundreds_of_threads_get_their_turn),
             test("ten_thousand_paths_need_few_descriptors", || in_a_process("ten_thousand_paths")),
             test("a_removed_lock_file_is_noticed_by_processes", a_removed_lock_file_is_noticed_by_processes),
             test("a_removed_lock_file_is_noticed_by_threads", a_removed_lock_file_is_noticed_by_threads),
@@ -1098,6 +1100,57 @@ fn a_reader_may_join_a_reader_that_waits_for_it() {
     }
     drop(guard);
     writer.expect("ok");
+}
+
+fn a_reader_is_never_refused_beside_readers() {
+    let scratch = Scratch::new();
+    let (one, two) = (scratch.file("one"), scratch.file("two"));
+    let guard = one.lock_shared().unwrap();
+    let (holds, held) = channel();
+    let waiter = thread::scope(|scope| {
+        let (one, two) = (&one, &two);
+        // At the end of a turn readers give way, for a while, to a writer whom they can't see.
+        thread::sleep(Duration::from_millis(25));
+        let reader = scope.spawn(move || {
+            for micros in [0, 100, 1_000, 1_900] {
+                drop(one.lock_shared_timeout(Duration::from_micros(micros)).unwrap());
+                drop(one.try_lock_shared().unwrap());
+            }
+            // Nor is it a deadlock: whoever holds `one` waits for `two`, and whoever holds that can go in here.
+            let _two = two.lock().unwrap();
+            holds.send(()).unwrap();
+            thread::sleep(Duration::from_millis(25));
+            for _ in 0..3 {
+                drop(one.lock_shared().unwrap());
+            }
+        });
+        held.recv().unwrap();
+        drop(two.lock().unwrap());
+        reader.join()
+    });
+    waiter.unwrap();
+    drop(guard);
+}
+
+fn hundreds_of_threads_get_their_turn() {
+    const THREADS: usize = 400;
+    let scratch = Scratch::new();
+    let file = scratch.file("counter");
+    let guard = file.lock().unwrap();
+    let begun = thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| file.update(|old| (count(old) + 1).to_string().into()).unwrap());
+        }
+        let begun = Instant::now();
+        drop(guard);
+        begun
+    });
+    eprintln!("{THREADS} threads, one update each: {:?}", begun.elapsed());
+    assert_eq!(count(file.read().unwrap().as_deref()), THREADS);
+}
+
+fn count(contents: Option<&[u8]>) -> usize {
+    contents.map_or(0, |contents| std::str::from_utf8(contents).unwrap().parse().unwrap())
 }
 
 // Descriptors.

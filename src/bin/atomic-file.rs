@@ -16,7 +16,7 @@ use std::time::Duration;
 use atomic_file_adapter::{AtomicFileAdapter, Durability, Error, Replacement};
 use clap::{Parser, Subcommand, ValueEnum};
 use rustix::process::{Pid, Signal, kill_process};
-use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 
 const FAILED: u8 = 1;
@@ -81,7 +81,8 @@ enum Verb {
     Delete { path: PathBuf },
     /// Run a command while the lock of a path is held
     ///
-    /// CMD must not ask for the same lock itself. SIGTERM is passed on to it, and SIGINT and SIGQUIT are left to it.
+    /// CMD must not ask for the same lock itself. SIGTERM and SIGHUP are passed on to it, and SIGINT and SIGQUIT are left
+    /// to it.
     /// If this program is killed with SIGKILL, the lock is free although CMD goes on.
     Run {
         path: PathBuf,
@@ -121,8 +122,10 @@ fn main() -> ExitCode {
         Err(Failure::Adapter(error)) => (FAILED, error.to_string()),
         Err(Failure::Io(what, error)) => (FAILED, format!("{what}: {error}")),
     };
-    // One line, whatever is in a path. If standard error is closed there is nobody to tell.
-    let _ = writeln!(io::stderr(), "atomic-file: {}", message.replace('\n', "\\n"));
+    // One line and no commands to the terminal, whatever is in a path.
+    let escaped = message.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() });
+    // If standard error is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "atomic-file: {}", escaped.collect::<String>());
     status.into()
 }
 
@@ -259,7 +262,9 @@ impl<'a> Running<'a> {
         let (name, args) = command.split_first().ok_or(Failure::Status(FAILED))?;
         let failed = |error| Failure::Io(format!("cannot run {}", name.to_string_lossy()), error);
         // Before the command starts, so that no signal falls in between.
-        let mut signals = Signals::new([SIGINT, SIGQUIT, SIGTERM]).map_err(failed)?;
+        let ignored = ignored_signals();
+        let caught = [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
+        let mut signals = Signals::new(caught).map_err(failed)?;
         let handle = signals.handle();
         let child = set(Command::new(name).args(args)).spawn().map_err(failed)?;
         let pid = Pid::from_child(&child);
@@ -267,10 +272,15 @@ impl<'a> Running<'a> {
         let has_ended = ended.clone();
         std::thread::spawn(move || {
             for signal in signals.forever() {
-                // The terminal sends the other two to the child itself.
-                if signal == SIGTERM && !has_ended.load(SeqCst) {
+                let signal = match signal {
+                    SIGTERM => Signal::TERM,
+                    SIGHUP => Signal::HUP,
+                    // The terminal sends the other two to the child itself.
+                    _ => continue,
+                };
+                if !has_ended.load(SeqCst) {
                     // It may have ended just now; then there is nobody to tell.
-                    let _ = kill_process(pid, Signal::TERM);
+                    let _ = kill_process(pid, signal);
                 }
             }
         });
@@ -283,6 +293,14 @@ impl<'a> Running<'a> {
         self.signals.close();
         status.map_err(|error| Failure::Io(format!("cannot wait for {}", self.name.to_string_lossy()), error))
     }
+}
+
+/// The signals that this process was told to ignore, by nohup for example, as a bit each (proc_pid_status(5)). To catch
+/// one of them would give the command its default again. None where there is no /proc.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

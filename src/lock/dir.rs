@@ -18,6 +18,8 @@ use crate::sys::{self, Errno, Links, Meta};
 /// files in a loop, or a file system that contradicts itself, must not hang the caller.
 const ATTEMPTS: usize = 1000;
 
+const GITIGNORE: &str = ".gitignore";
+
 /// Where the lock files are.
 #[derive(Debug)]
 pub(crate) struct LockDir {
@@ -33,6 +35,11 @@ impl LockDir {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether this is the directory.
+    pub(super) fn is_in(&self, dir: &Meta) -> bool {
+        sys::stat_follow(sys::cwd(), &self.path).is_ok_and(|own| (own.dev, own.ino) == (dir.dev, dir.ino))
     }
 
     /// Opens a lock file, making it and the directory if need be.
@@ -116,20 +123,28 @@ impl LockDir {
     /// A directory that holds anything but lock files is somebody else's, who may not want all of it hidden.
     fn prepare(&self) -> Result<()> {
         self.make(&self.path)?;
-        let failed = |error| Error::io(&self.path, Step::CreateLockDirectory, error);
-        let ignore = c_path(&self.path.join(".gitignore"))?;
-        if sys::stat(sys::cwd(), &ignore) == Err(Errno::NOENT) && self.has_only_lock_files()? {
-            match sys::create_new(sys::cwd(), &ignore, 0o666) {
-                Ok(fd) => {
-                    sys::write(&fd, b"*\n").map_err(failed)?;
-                }
-                // EEXIST: somebody was faster. The others: we may use this directory but not add to it.
-                Err(Errno::EXIST | Errno::ACCESS | Errno::PERM | Errno::ROFS) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
+        // It is a convenience. Where it cannot be had that is no reason to refuse a lock; the next process tries again.
+        let _ = self.hide_from_git();
         self.prepared.store(true, Relaxed);
         Ok(())
+    }
+
+    /// Under another name first, so that a `.gitignore` is there whole or not at all, and by a link, which never takes
+    /// the place of one that is there.
+    fn hide_from_git(&self) -> Result<()> {
+        let failed = |error| Error::io(&self.path, Step::CreateLockDirectory, error);
+        let ignore = c_path(&self.path.join(GITIGNORE))?;
+        if sys::stat(sys::cwd(), &ignore) != Err(Errno::NOENT) || !self.has_only_lock_files()? {
+            return Ok(());
+        }
+        let temporary = c_path(&self.path.join(format!("{GITIGNORE}.{}", sys::pid())))?;
+        let file = sys::create_new(sys::cwd(), &temporary, 0o666).map_err(failed)?;
+        let linked = match sys::write(&file, b"*\n") {
+            Ok(2) => sys::link(sys::cwd(), &temporary, &ignore),
+            Ok(_) => Err(Errno::NOSPC),
+            Err(error) => Err(error),
+        };
+        sys::unlink(sys::cwd(), &temporary).and(linked).map_err(failed)
     }
 
     fn make(&self, path: &Path) -> Result<()> {
@@ -159,7 +174,8 @@ impl LockDir {
             Err(error) => return Err(failed(error)),
         };
         for name in sys::list(dir).map_err(failed)? {
-            if !is_lock_name(name.map_err(failed)?.as_bytes()) {
+            let name = name.map_err(failed)?;
+            if !is_lock_name(name.as_bytes()) && !name.as_bytes().starts_with(GITIGNORE.as_bytes()) {
                 return Ok(false);
             }
         }

@@ -15,7 +15,7 @@
 #[path = "kernel.rs"]
 mod kernel;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -414,7 +414,11 @@ impl<F> State<F> {
     /// Whether a chain of threads, each waiting for the next, leads from a waiter back to itself. A waiter waits for
     /// those who hold the lock and for those before it in the queue.
     fn would_wait_for_itself(&self, key: Key, thread: Thread, ticket: u64) -> bool {
-        let mut seen = Vec::new();
+        // Nobody can wait for a thread that holds nothing and is last in its only queue.
+        if !self.holds.iter().any(|hold| hold.thread == thread) {
+            return false;
+        }
+        let mut seen = BTreeSet::new();
         let mut todo = vec![(key, ticket)];
         while let Some((key, ticket)) = todo.pop() {
             let holders = self.holds.iter().filter(|hold| hold.key == key).map(|hold| hold.thread);
@@ -423,10 +427,10 @@ impl<F> State<F> {
                 if other == thread {
                     return true;
                 }
-                if !seen.contains(&other) {
-                    seen.push(other);
+                if seen.insert(other) {
                     let waits = self.queue.iter().filter(|waiter| waiter.thread == other && !waiter.draining);
-                    todo.extend(waits.map(|waiter| (waiter.key, waiter.ticket)));
+                    // Those before somebody before me in one queue are before me too.
+                    todo.extend(waits.map(|waiter| (waiter.key, waiter.ticket)).filter(|wait| wait.0 != key));
                 }
             }
         }

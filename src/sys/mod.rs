@@ -103,16 +103,22 @@ pub(crate) fn open_dir(at: BorrowedFd<'_>, path: impl Arg + Copy, links: Links) 
 /// `openat` for reading. Never follows a symbolic link and never waits: O_NONBLOCK changes nothing for a regular
 /// file, and keeps the open of a FIFO from blocking until somebody writes to it.
 pub(crate) fn open_read(at: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
+    open_special(at, name, OFlags::RDONLY | OFlags::NONBLOCK)
+}
+
+/// As [`open_read`], but waits, for a file that somebody has a lease on (F_SETLEASE in fcntl(2)): with O_NONBLOCK the
+/// open fails with EAGAIN, and the kernel asks the holder to give the lease up.
+pub(crate) fn open_read_waiting(at: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     open_special(at, name, OFlags::RDONLY)
 }
 
 /// As [`open_read`], for reading and writing.
 pub(crate) fn open_read_write(at: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
-    open_special(at, name, OFlags::RDWR)
+    open_special(at, name, OFlags::RDWR | OFlags::NONBLOCK)
 }
 
 fn open_special(at: BorrowedFd<'_>, name: &CStr, access: OFlags) -> Result<OwnedFd> {
-    let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags = access | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
     retry_on_intr(|| fs::openat(at, name, flags, Mode::empty()))
 }
 
@@ -172,6 +178,11 @@ pub(crate) fn set_mode(file: impl AsFd, mode: u32) -> Result<()> {
 /// `renameat` within one directory.
 pub(crate) fn rename(at: BorrowedFd<'_>, from: &CStr, to: &CStr) -> Result<()> {
     retry_on_intr(|| fs::renameat(at, from, at, to))
+}
+
+/// `linkat`: EEXIST if the new name is taken.
+pub(crate) fn link(at: BorrowedFd<'_>, from: &CStr, to: &CStr) -> Result<()> {
+    retry_on_intr(|| fs::linkat(at, from, at, to, AtFlags::empty()))
 }
 
 /// `unlinkat` of a file.
