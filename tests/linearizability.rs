@@ -1,0 +1,349 @@
+//! What the threads of several processes saw of one file, and when: their histories must be linearizable, and nobody
+//! may hold the lock while another holds it exclusively. The same runs with the locks off have to fail both checks.
+
+mod common;
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::path::Path;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Barrier;
+use std::thread;
+use std::time::Instant;
+
+use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Durability};
+use common::{Worker, hear, tell, test};
+use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
+use xxhash_rust::xxh3::xxh3_64;
+
+fn main() -> ExitCode {
+    common::main(
+        vec![
+            test("the_checker_accepts_overlaps_that_some_order_explains", the_checker_accepts_overlaps),
+            test("the_checker_rejects_a_stale_read_and_a_lost_update", the_checker_rejects),
+            test("histories_of_four_processes_are_linearizable", histories_are_linearizable),
+            test("histories_with_the_locks_off_are_not_linearizable", histories_with_the_locks_off_are_not),
+            test("no_hold_overlaps_an_exclusive_one_but_shared_ones_overlap", no_hold_overlaps_an_exclusive_one),
+            test("exclusive_holds_with_the_locks_off_overlap", exclusive_holds_with_the_locks_off_overlap),
+        ],
+        &[("operate", operate), ("hold", hold)],
+    )
+}
+
+/// Nanoseconds since a moment that is the same for all processes, as that of [`Instant`] need not be.
+fn now() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec that lives longer than the call.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    assert_eq!(result, 0);
+    u64::try_from(time.tv_sec * 1_000_000_000 + time.tv_nsec).unwrap()
+}
+
+/// When the work began and ended, and its result.
+fn timed<R>(work: impl FnOnce() -> R) -> ((u64, u64), R) {
+    let begin = now();
+    let result = work();
+    let end = now();
+    // What the thread does next must not seem to begin at the same time.
+    while now() == end {}
+    ((begin, end), result)
+}
+
+/// The same in every run, so that one can be repeated as far as the scheduler allows.
+fn random(state: &mut u64, limit: u64) -> u64 {
+    *state += 1;
+    xxh3_64(&state.to_le_bytes()) % limit
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Op {
+    Read,
+    Write(u64),
+    /// See [`updated`].
+    Update,
+    Delete,
+}
+
+/// What an operation learns of the contents: a read and an update see them, a delete sees zero if there were any, and a
+/// write sees nothing.
+type Ret = Option<u64>;
+
+fn updated(old: Option<u64>) -> u64 {
+    old.map_or(0, |old| old + 1)
+}
+
+/// The operations that are done, one bit each, and the value.
+type State = (u64, Option<u64>);
+
+/// The file as it is when one caller at a time uses it.
+#[derive(Clone, Default)]
+struct Contents {
+    state: State,
+    /// Where the tester's search has been; shared by all its branches.
+    been: Rc<RefCell<HashSet<State>>>,
+}
+
+impl SequentialSpec for Contents {
+    /// With its number in the history.
+    type Op = (usize, Op);
+    type Ret = Ret;
+
+    fn invoke(&mut self, &(number, op): &(usize, Op)) -> Ret {
+        let (done, old) = self.state;
+        let (new, ret) = match op {
+            Op::Read => (old, old),
+            Op::Write(new) => (Some(new), None),
+            Op::Update => (Some(updated(old)), old),
+            Op::Delete => (None, old.and(Some(0))),
+        };
+        self.state = (done | 1 << number, new);
+        ret
+    }
+
+    /// After a step that is valid the tester searches on from there, and comes back only if that led nowhere. It has
+    /// no memory and would search for hours. But what can follow depends on the value and on which operations are
+    /// done, not on their order: where it has been once, it need not go again.
+    fn is_valid_step(&mut self, op: &(usize, Op), ret: &Ret) -> bool {
+        self.invoke(op) == *ret && self.been.borrow_mut().insert(self.state)
+    }
+}
+
+/// One operation, or one hold of a lock: a shared one as a read, an exclusive one as an update.
+#[derive(Clone, Copy, Debug)]
+struct Event {
+    thread: u64,
+    time: (u64, u64),
+    op: Op,
+    ret: Ret,
+}
+
+impl Event {
+    fn to_line(self) -> String {
+        let Event { thread, time: (begin, end), op, ret } = self;
+        let op = match op {
+            Op::Read => 0,
+            Op::Update => 1,
+            Op::Delete => 2,
+            Op::Write(value) => value,
+        };
+        format!("{thread} {begin} {end} {op} {}", ret.unwrap_or(u64::MAX))
+    }
+
+    fn from_line(line: &str) -> Self {
+        let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().unwrap()).collect();
+        let [thread, begin, end, op, ret] = numbers.try_into().unwrap();
+        let op = match op {
+            0 => Op::Read,
+            1 => Op::Update,
+            2 => Op::Delete,
+            value => Op::Write(value),
+        };
+        Event { thread, time: (begin, end), op, ret: (ret != u64::MAX).then_some(ret) }
+    }
+}
+
+/// Whether there is an order of the operations that explains what each returned and puts each between its call and
+/// its end.
+fn is_linearizable(history: &[Event]) -> bool {
+    assert!(history.len() <= 64, "a state has 64 bits");
+    let moments = |(number, event): (usize, &Event)| [(event.time.0, false, number), (event.time.1, true, number)];
+    let mut moments: Vec<(u64, bool, usize)> = history.iter().enumerate().flat_map(moments).collect();
+    // At equal times calls come before ends. Which was first is not known then; two operations that overlap may have
+    // taken place in either order, while the other choice could forbid the real one.
+    moments.sort_unstable();
+    let mut tester = LinearizabilityTester::new(Contents::default());
+    for (_, is_end, number) in moments {
+        let Event { thread, op, ret, .. } = history[number];
+        if is_end { tester.on_return(thread, ret) } else { tester.on_invoke(thread, (number, op)) }.unwrap();
+    }
+    tester.is_consistent()
+}
+
+/// How many pairs overlap in time, of those that count.
+fn overlaps(events: &[Event], counts: fn(&Event, &Event) -> bool) -> usize {
+    let mut sorted = events.to_vec();
+    sorted.sort_by_key(|event| event.time);
+    let others = |(index, one): (usize, &Event)| {
+        let later = sorted[index + 1..].iter().take_while(|other| other.time.0 < one.time.1);
+        later.filter(|other| counts(one, other)).count()
+    };
+    sorted.iter().enumerate().map(others).sum()
+}
+
+fn explained<const N: usize>(history: [(u64, (u64, u64), Op, Ret); N]) -> bool {
+    is_linearizable(&history.map(|(thread, time, op, ret)| Event { thread, time, op, ret }))
+}
+
+fn the_checker_accepts_overlaps() {
+    assert!(explained([
+        (0, (0, 9), Op::Write(5), None),
+        (1, (1, 2), Op::Read, None),
+        (1, (3, 4), Op::Update, Some(5)),
+        (2, (3, 8), Op::Delete, Some(0)),
+        (1, (5, 6), Op::Read, Some(6)),
+        // Called at the moment at which the delete ends, so it may come before it.
+        (3, (8, 9), Op::Read, Some(6)),
+    ]));
+}
+
+fn the_checker_rejects() {
+    assert!(!explained([(0, (0, 1), Op::Write(5), None), (1, (2, 3), Op::Read, None)]), "a stale read");
+    assert!(!explained([(0, (0, 3), Op::Update, None), (1, (1, 2), Op::Update, None)]), "a lost update");
+}
+
+const THREADS: u64 = 3;
+const OPERATIONS: u64 = 6;
+
+/// Processes of [`THREADS`] threads each, which all go to the same files at the same time.
+struct Crowd {
+    workers: Vec<Worker>,
+    _dir: tempfile::TempDir,
+}
+
+impl Crowd {
+    fn start(work: &str, processes: u64, locks: &str) -> Self {
+        // In memory, where that can be: these tests are about order, not about disks.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let path = dir.path().to_str().unwrap();
+        let start = |process: u64| Worker::start(work, &[path, locks, &process.to_string()]);
+        Crowd { workers: (0..processes).map(start).collect(), _dir: dir }
+    }
+
+    /// Sends all threads to the place of this number, and returns what they come back with.
+    fn visit(&mut self, place: u64) -> Vec<Event> {
+        self.workers.iter_mut().for_each(|worker| worker.tell(&place.to_string()));
+        let mut events = Vec::new();
+        for worker in &mut self.workers {
+            let count: usize = worker.hear().parse().unwrap();
+            events.extend((0..count).map(|_| Event::from_line(&worker.hear())));
+        }
+        events
+    }
+}
+
+/// What a thread does at a place: its adapter, the place's path, its own number and a seed.
+type Visit = fn(&AtomicFileAdapter, &Path, u64, u64) -> Vec<Event>;
+
+/// The worker's side of [`Crowd::visit`].
+fn visits(args: &[String], visit: Visit) {
+    let (dir, process) = (Path::new(&args[0]), args[2].parse::<u64>().unwrap());
+    while let Ok(place) = hear().parse::<u64>() {
+        let all_here = Barrier::new(usize::try_from(THREADS).unwrap());
+        let thread = |thread: u64| {
+            // Off: each thread has a lock directory of its own, and everything else is as it was.
+            let locks = if args[1] == "on" { "locks".to_owned() } else { format!("locks-{thread}") };
+            let builder = AtomicFileAdapter::builder().lock_dir(dir.join(locks)).durability(Durability::None);
+            let adapter = builder.build().unwrap();
+            all_here.wait();
+            visit(&adapter, &dir.join(place.to_string()), thread, (place << 32) | (thread << 16))
+        };
+        let lines: Vec<String> = thread::scope(|scope| {
+            let numbers = process * THREADS..(process + 1) * THREADS;
+            let threads: Vec<_> = numbers.map(|number| scope.spawn(move || thread(number))).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).map(Event::to_line).collect()
+        });
+        tell(&format!("{}\n{}", lines.len(), lines.join("\n")));
+    }
+}
+
+fn operate(args: &[String]) {
+    visits(args, |adapter, place, thread, mut seed| {
+        let path = place.with_extension((thread % 2).to_string());
+        let kept = adapter.file(&path).unwrap();
+        let operation = |number| {
+            // Looking the file up again opens its lock file again, which must not take the lock from its holder.
+            let file = if random(&mut seed, 2) == 0 { kept.clone() } else { adapter.file(&path).unwrap() };
+            let op = match random(&mut seed, 8) {
+                0..3 => Op::Read,
+                // Unique, even after some updates, so that what was read tells whose write it was.
+                3 => Op::Write((thread * OPERATIONS + number + 1) << 16),
+                4..7 => Op::Update,
+                _ => Op::Delete,
+            };
+            let (time, ret) = timed(|| perform(&file, op));
+            Event { thread, time, op, ret }
+        };
+        (0..OPERATIONS).map(operation).collect()
+    });
+}
+
+fn perform(file: &AtomicFile, op: Op) -> Ret {
+    let parse = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+    let mut ret = None;
+    match op {
+        Op::Read => ret = file.read().unwrap().as_deref().map(parse),
+        Op::Write(value) => file.write(value.to_le_bytes()).unwrap(),
+        Op::Update => file
+            .update(|old| {
+                ret = old.map(parse);
+                updated(ret).to_le_bytes().into()
+            })
+            .unwrap(),
+        Op::Delete => ret = file.delete().unwrap().then_some(0),
+    }
+    ret
+}
+
+/// Histories of four processes, two from each place: the threads of every process divide between two files. Many short
+/// ones of six threads each, because checking is exponential in how many overlap.
+fn histories(locks: &str, places: u64) -> impl Iterator<Item = Vec<Event>> {
+    let mut crowd = Crowd::start("operate", 4, locks);
+    (0..places).flat_map(move |place| {
+        let (even, odd) = crowd.visit(place).into_iter().partition(|event| event.thread % 2 == 0);
+        [even, odd]
+    })
+}
+
+fn histories_are_linearizable() {
+    let start = Instant::now();
+    let (mut count, mut operations, mut overlapping) = (0, 0, 0);
+    for history in histories("on", 1_400) {
+        count += 1;
+        operations += history.len();
+        overlapping += overlaps(&history, |_, _| true);
+        assert!(is_linearizable(&history), "no order explains {history:#?}");
+    }
+    eprintln!("{operations} operations, {overlapping} overlaps, {count} histories, {:.1?}", start.elapsed());
+    assert!(operations >= 100_000);
+    assert!(overlapping > operations / 10, "{overlapping} overlaps in {operations} operations show nothing");
+}
+
+fn histories_with_the_locks_off_are_not() {
+    let rejected = histories("off", 1_000).position(|history| !is_linearizable(&history));
+    eprintln!("{} histories were checked until one was rejected", 1 + rejected.expect("one that is not linearizable"));
+}
+
+fn hold(args: &[String]) {
+    visits(args, |adapter, path, thread, mut seed| {
+        let file = adapter.file(path).unwrap();
+        let hold = |_| {
+            let op = if random(&mut seed, 4) == 0 { Op::Update } else { Op::Read };
+            let _guard = match op {
+                Op::Update => (Some(file.lock().unwrap()), None),
+                _ => (None, Some(file.lock_shared().unwrap())),
+            };
+            // Gives the others time to come in, if they can.
+            let (time, ()) = timed(|| (0..3).for_each(|_| thread::yield_now()));
+            Event { thread, time, op, ret: None }
+        };
+        (0..500).map(hold).collect()
+    });
+}
+
+const EXCLUSIVE: fn(&Event, &Event) -> bool = |one, other| one.op == Op::Update || other.op == Op::Update;
+
+fn no_hold_overlaps_an_exclusive_one() {
+    let holds = Crowd::start("hold", 3, "on").visit(0);
+    assert_eq!(overlaps(&holds, EXCLUSIVE), 0);
+    // A thread's own holds come one after the other, so these are of different threads.
+    let within = overlaps(&holds, |one, other| one.thread / THREADS == other.thread / THREADS);
+    let across = overlaps(&holds, |one, other| one.thread / THREADS != other.thread / THREADS);
+    eprintln!("{} holds, shared ones overlap {within} times in a process, {across} between two", holds.len());
+    assert!(within > 0 && across > 0, "sharing was not tested");
+}
+
+fn exclusive_holds_with_the_locks_off_overlap() {
+    let holds = Crowd::start("hold", 3, "off").visit(0);
+    assert!(overlaps(&holds, EXCLUSIVE) > 0);
+}
