@@ -55,6 +55,8 @@
 //!   them still sees whole versions, because a version is never changed, only replaced.
 //! * A program in the same process that opens and closes a lock file by itself drops the locks of this crate on it:
 //!   that is how POSIX wants it ([fcntl_locking(2)]).
+//! * A fork is noticed by the process number. A child in a new PID namespace that has the same number there as its
+//!   parent has in its own is taken for it.
 //! * A lock belongs to a path. Other names of the same file (hard links, bind mounts, another case on a file system
 //!   that ignores case) have locks of their own, and after a write by one name the other hard links keep the old
 //!   version.

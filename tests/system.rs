@@ -25,6 +25,7 @@ const WORKERS: &[(&str, Work)] = &[
     ("hide_temporary_of_new", |args| hide_temporary(args, false)),
     ("exceed_size_limit", exceed_size_limit),
     ("name_locks_in_chroot", name_locks_in_chroot),
+    ("lease", lease),
 ];
 
 fn main() -> ExitCode {
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
             test_if(no_mounts(), "a_mount_point_cannot_be_replaced", a_mount_point_cannot_be_replaced),
             test_if(no_mounts(), "without_proc_locks_have_the_same_names", without_proc_locks_have_the_same_names),
             test_if(no_mounts(), "the_root_of_another_process_is_not_mistaken_for_ours", the_root_of_another_process),
+            test("a_file_with_a_lease_on_it_can_be_read", a_file_with_a_lease_can_be_read),
             test("beyond_the_file_size_limit_the_old_version_stays", beyond_the_file_size_limit),
         ],
         WORKERS,
@@ -763,4 +765,38 @@ fn exceed_size_limit(args: &[String]) {
         assert_eq!(names(Path::new(dir)), ["file"], "{verb}");
         assert_eq!(fs::read(&path).unwrap(), old, "{verb}");
     }
+}
+
+fn a_file_with_a_lease_can_be_read() {
+    let scratch = Scratch::new();
+    let path = scratch.dir.join("leased");
+    scratch.adapter.write_atomic(&path, "contents").unwrap();
+    let mut holder = Worker::start("lease", &[path.to_str().unwrap()]);
+    holder.expect("leased");
+    // The holder gives the lease up when the kernel tells it to.
+    assert_eq!(scratch.adapter.read_with_lock(&path).unwrap().unwrap(), b"contents");
+    holder.expect("asked for it");
+    holder.finish();
+}
+
+fn lease(args: &[String]) {
+    use std::os::fd::AsRawFd;
+    let mut told = nix::sys::signal::SigSet::empty();
+    told.add(nix::sys::signal::Signal::SIGIO);
+    told.thread_block().unwrap();
+    let file = fs::File::open(&args[0]).unwrap();
+    let set = |what: libc::c_int| {
+        // SAFETY: takes a descriptor that is open and a number.
+        while unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, what) } != 0 {
+            // A process that another test is starting may have a copy of the writer's descriptor until its exec.
+            assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EAGAIN));
+            std::thread::yield_now();
+        }
+    };
+    // A read lease would not mind a reader.
+    set(libc::F_WRLCK);
+    tell("leased");
+    told.wait().unwrap();
+    set(libc::F_UNLCK);
+    tell("asked for it");
 }
