@@ -19,7 +19,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Builder, Durability, Error, Replacement, Result};
+use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Builder, Durability, Error, Replacement, Result, WriteGuard};
 use common::{Worker, hear, tell};
 use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
@@ -382,15 +382,21 @@ fn of_two_processes_in_a_cycle_one_is_told() {
     first.expect("ok");
 }
 
-fn a_cycle_through_the_queue_is_found() {
-    // The kernel sees the thread at the head of the queue only, and that one holds nothing.
-    let scratch = Scratch::new();
-    let (a, b) = (scratch.file("a"), scratch.file("b"));
+/// This thread holds A, another process holds B and waits for A.
+fn crosswise(scratch: &Scratch, a: &AtomicFile) -> (WriteGuard, Worker) {
     let mut other = scratch.worker("talk", &[]);
     let held = a.lock().unwrap();
     assert_eq!(other.order("lock b"), "ok");
     other.tell("lock a");
-    until_blocked(other.pid(), &a);
+    until_blocked(other.pid(), a);
+    (held, other)
+}
+
+fn a_cycle_through_the_queue_is_found() {
+    // The kernel sees the thread at the head of the queue only, and that one holds nothing.
+    let scratch = Scratch::new();
+    let (a, b) = (scratch.file("a"), scratch.file("b"));
+    let (held, other) = crosswise(&scratch, &a);
     thread::scope(|scope| {
         // Ends with this closure, so that nobody waits for it when the test fails.
         let mut other = other;
@@ -416,11 +422,7 @@ fn a_false_deadlock_here() {
     // Trap 3: thread 1 holds A, another process holds B and waits for A, thread 2 waits for B.
     let scratch = Scratch::new();
     let (a, b) = (scratch.file("a"), scratch.file("b"));
-    let mut other = scratch.worker("talk", &[]);
-    let held = a.lock().unwrap();
-    assert_eq!(other.order("lock b"), "ok");
-    other.tell("lock a");
-    until_blocked(other.pid(), &a);
+    let (held, other) = crosswise(&scratch, &a);
     thread::scope(|scope| {
         // Ends with this closure, so that nobody waits for it when the test fails.
         let mut other = other;

@@ -4,7 +4,7 @@
 //! running processes with a lock directory of their own.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -37,9 +37,11 @@ impl LockDir {
         &self.path
     }
 
-    /// Whether this is the directory.
-    pub(super) fn is_in(&self, dir: &Meta) -> bool {
-        sys::stat_follow(sys::cwd(), &self.path).is_ok_and(|own| (own.dev, own.ino) == (dir.dev, dir.ino))
+    /// Whether an open directory is this one. A lock file in it is not to be handled as data: to open and close it would
+    /// drop the locks on it, to replace it would split them.
+    pub(crate) fn is(&self, dir: BorrowedFd<'_>) -> bool {
+        let same = |own: Meta, other: Meta| (own.dev, own.ino) == (other.dev, other.ino);
+        sys::stat_follow(sys::cwd(), &self.path).is_ok_and(|own| sys::stat_open(dir).is_ok_and(|dir| same(own, dir)))
     }
 
     /// Opens a lock file, making it and the directory if need be.

@@ -11,16 +11,15 @@ mod sync {
 }
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::dir::LockDir;
 use self::dir::c_path;
-pub(crate) use self::name::path_hash;
-use self::name::{is_lock_name, lock_name};
+use self::name::lock_name;
+pub(crate) use self::name::{has_lock_name, path_hash};
 use self::process::Process;
 use self::table::{Key, Refusal, Request, Thread, Wait};
 use crate::error::{Error, Result, Step};
@@ -146,13 +145,6 @@ impl Lock {
             Refusal::Kernel(error) => Error::io(&self.guarded, Step::Lock, error),
         }
     }
-}
-
-/// Whether a canonical path, in this directory, is a lock file and not to be handled as data: to open and close it would
-/// drop the locks on it, to replace it would split them.
-pub(crate) fn is_lock_file(locks: &LockDir, dir: BorrowedFd<'_>, canonical: &Path) -> bool {
-    is_lock_name(canonical.file_name().unwrap_or_default().as_bytes())
-        && sys::stat_open(dir).is_ok_and(|dir| locks.is_in(&dir))
 }
 
 /// How long a call waits for its locks, all together.

@@ -18,8 +18,13 @@ pub(crate) fn lock_name(canonical: &Path) -> String {
     path_hash(canonical) + SUFFIX
 }
 
+/// Whether a path may be that of a lock file, by its name.
+pub(crate) fn has_lock_name(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| is_lock_name(name.as_bytes()))
+}
+
 /// Whether a name in a lock directory is one of ours.
-pub(crate) fn is_lock_name(name: &[u8]) -> bool {
+pub(super) fn is_lock_name(name: &[u8]) -> bool {
     let Some(digits) = name.strip_suffix(SUFFIX.as_bytes()) else { return false };
     digits.len() == 16 && digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
