@@ -2,8 +2,9 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
+use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -12,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Error};
+use nix::fcntl::{FcntlArg, fcntl};
 
 fn scratch() -> (tempfile::TempDir, AtomicFileAdapter) {
     let dir = tempfile::tempdir().unwrap();
@@ -19,14 +21,24 @@ fn scratch() -> (tempfile::TempDir, AtomicFileAdapter) {
     (dir, adapter)
 }
 
-/// What another process would be told: the exclusive lock is free, or who holds it, asked through /proc/locks. Opening
-/// the lock file here, even to look, would drop the locks on it.
+/// What another process would be told: the exclusive lock is free, or how it is held. Asked as an open file description,
+/// which is somebody else to the kernel, even in this process. To close the lock file here would drop the locks on it, so
+/// it stays open.
 fn kernel_lock(file: &AtomicFile) -> Option<String> {
-    use std::os::unix::fs::MetadataExt;
-    let inode = format!(":{} ", fs::metadata(file.lock_path()).unwrap().ino());
-    let locks = fs::read_to_string("/proc/locks").unwrap();
-    let line = locks.lines().find(|line| line.contains("POSIX") && line.contains(&inode))?;
-    Some(if line.contains("WRITE") { "exclusive".into() } else { "shared".into() })
+    let lock_file = ManuallyDrop::new(File::options().read(true).write(true).open(file.lock_path()).unwrap());
+    let mut asked = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(&*lock_file, FcntlArg::F_OFD_GETLK(&mut asked)).unwrap();
+    match i32::from(asked.l_type) {
+        libc::F_UNLCK => None,
+        libc::F_WRLCK => Some("exclusive".into()),
+        _ => Some("shared".into()),
+    }
 }
 
 #[test]
