@@ -88,6 +88,8 @@ pub use crate::adapter::{AtomicFileAdapter, Builder, LockFile, LockHolder};
 pub use crate::error::{Error, FileKind, Result, Step};
 pub use crate::file::{AtomicFile, ReadGuard, WriteGuard};
 pub use crate::replace::{Durability, Replacement};
+#[cfg(feature = "fault-injection")]
+pub use crate::sys::fault;
 
 /// The README's example compiles.
 #[cfg(doctest)]

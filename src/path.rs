@@ -6,13 +6,13 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, FileKind, Result, Step};
-use crate::sys::{self, Errno, Links, Meta};
+use crate::sys::{self, Errno, Fd, Links, Meta};
 
 /// As many symbolic links as Linux follows in one path (MAXSYMLINKS in include/linux/namei.h); then ELOOP.
 const MAX_LINKS: usize = 40;
@@ -31,7 +31,7 @@ pub(crate) struct Place {
 /// An open directory.
 #[derive(Debug)]
 pub(crate) struct Dir {
-    fd: OwnedFd,
+    fd: Fd,
     /// False if it could be opened for searching only.
     pub(crate) syncable: bool,
 }

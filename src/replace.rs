@@ -22,13 +22,13 @@ use std::collections::hash_map::RandomState;
 use std::ffi::CStr;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::error::{Error, Result, Step};
 use crate::lock::Held;
 use crate::path::{Dir, Place};
-use crate::sys::{self, Errno, Meta};
+use crate::sys::{self, Errno, Fd, Meta};
 
 /// What a write promises about a crash of the whole machine (power cut, kernel panic). About crashes of processes
 /// all three promise the same: a reader sees the old version or the new one, whole.
@@ -90,7 +90,7 @@ pub struct Replacement<'lock> {
     options: Options,
     /// The file that will be replaced.
     old: Option<Meta>,
-    file: OwnedFd,
+    file: Fd,
     temporary: TemporaryName,
     state: State,
 }

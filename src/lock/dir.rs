@@ -4,7 +4,7 @@
 //! running processes with a lock directory of their own.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use super::name::is_lock_name;
 use super::table::Key;
 use crate::error::{Error, FileKind, Result, Step};
-use crate::sys::{self, Errno, Links, Meta};
+use crate::sys::{self, Errno, Fd, Links, Meta};
 
 /// How often a lock file is looked for again after it was taken away between two steps. Somebody who removes lock
 /// files in a loop, or a file system that contradicts itself, must not hang the caller.
@@ -48,7 +48,7 @@ impl LockDir {
     ///
     /// For writing, because an exclusive record lock needs that; if that is not allowed, for reading, which is
     /// enough for a shared one.
-    pub(super) fn open(&self, file: &CStr) -> Result<(Key, OwnedFd)> {
+    pub(super) fn open(&self, file: &CStr) -> Result<(Key, Fd)> {
         for _ in 0..ATTEMPTS {
             match self.open_existing(file)? {
                 Some(found) => return Ok(found),
@@ -68,7 +68,7 @@ impl LockDir {
     }
 
     /// Opens a lock file, if it exists.
-    pub(super) fn open_existing(&self, file: &CStr) -> Result<Option<(Key, OwnedFd)>> {
+    pub(super) fn open_existing(&self, file: &CStr) -> Result<Option<(Key, Fd)>> {
         let opened = match sys::open_read_write(sys::cwd(), file) {
             Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => sys::open_read(sys::cwd(), file),
             opened => opened,
@@ -186,7 +186,7 @@ impl LockDir {
 }
 
 /// Which file this is. Anything but a regular file is not a lock file.
-fn identity(path: &Path, fd: &OwnedFd) -> Result<Key> {
+fn identity(path: &Path, fd: &Fd) -> Result<Key> {
     let meta = sys::stat_open(fd).map_err(|error| Error::io(path, Step::OpenLock, error))?;
     match meta.special {
         None => Ok((meta.dev, meta.ino)),

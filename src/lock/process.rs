@@ -6,13 +6,13 @@
 //!
 //! [fork(2)]: https://man7.org/linux/man-pages/man2/fork.2.html
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::table::{Kernel, State, Table};
-use crate::sys::{self, Errno, LockMode};
+use crate::sys::{self, Errno, Fd, LockMode};
 
 /// A process and its table.
 #[derive(Debug)]
@@ -61,10 +61,10 @@ impl Process {
 pub(super) struct Posix;
 
 impl Kernel for Posix {
-    type File = OwnedFd;
+    type File = Fd;
     type Error = Errno;
 
-    fn lock(&self, file: &OwnedFd, mode: LockMode) -> Result<bool, Errno> {
+    fn lock(&self, file: &Fd, mode: LockMode) -> Result<bool, Errno> {
         match sys::lock(file, mode) {
             Ok(()) => Ok(true),
             Err(Errno::DEADLK) => Ok(false),
@@ -72,15 +72,15 @@ impl Kernel for Posix {
         }
     }
 
-    fn try_lock(&self, file: &OwnedFd, mode: LockMode) -> Result<bool, Errno> {
+    fn try_lock(&self, file: &Fd, mode: LockMode) -> Result<bool, Errno> {
         sys::try_lock(file, mode)
     }
 
-    fn unlock(&self, file: &OwnedFd) -> Result<(), Errno> {
+    fn unlock(&self, file: &Fd) -> Result<(), Errno> {
         sys::unlock(file)
     }
 
-    fn holder(&self, file: &OwnedFd, mode: LockMode) -> Option<u32> {
+    fn holder(&self, file: &Fd, mode: LockMode) -> Option<u32> {
         sys::holder(file.as_fd(), mode).ok()??.pid
     }
 

@@ -1,24 +1,23 @@
 //! What only Apple's systems do this way.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use rustix::fs::{self, Mode, Stat};
-use rustix::io::retry_on_intr;
 use rustix::path::Arg;
 
-use super::{Errno, Links, Result};
+use super::{Errno, Fd, Links, Result, Syscall, way};
 
 /// There is no O_PATH here: a directory that cannot be read cannot be used.
-pub(crate) fn open_search_only(_: BorrowedFd<'_>, _: impl Arg + Copy, _: Links) -> Result<OwnedFd> {
+pub(crate) fn open_search_only(_: BorrowedFd<'_>, _: impl Arg + Copy, _: Links) -> Result<Fd> {
     Err(Errno::ACCESS)
 }
 
 /// The absolute path of an open directory, by `fcntl(F_GETPATH)` (manual page fcntl(2) of macOS).
 pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
-    let path = retry_on_intr(|| fs::getpath(dir)).ok()?;
+    let path = way::on_file(Syscall::FcntlGetpath, dir, || fs::getpath(dir)).ok()?;
     Some(OsString::from_vec(path.into_bytes()).into())
 }
 
@@ -26,7 +25,7 @@ pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
 /// cache, to be lost or reordered in a power cut. A file system that does not know F_FULLFSYNC answers ENOTSUP (or
 /// ENOTTY or EINVAL); plain fsync is the best to be had there.
 pub(crate) fn sync(file: impl AsFd) -> Result<()> {
-    match retry_on_intr(|| fs::fcntl_fullfsync(&file)) {
+    match way::on_file(Syscall::FcntlFullfsync, file.as_fd(), || fs::fcntl_fullfsync(&file)) {
         Err(Errno::NOTSUP | Errno::NOTTY | Errno::INVAL) => sync_ordered(file),
         result => result,
     }
@@ -34,7 +33,7 @@ pub(crate) fn sync(file: impl AsFd) -> Result<()> {
 
 /// A sync that hands the data to the drive: fsync(2).
 pub(crate) fn sync_ordered(file: impl AsFd) -> Result<()> {
-    retry_on_intr(|| fs::fsync(&file))
+    way::on_file(Syscall::Fsync, file.as_fd(), || fs::fsync(&file))
 }
 
 pub(super) fn device(stat: &Stat) -> u64 {

@@ -1,21 +1,20 @@
 //! What only Linux does this way.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use rustix::fs::{self, CWD, Mode, OFlags, Stat};
-use rustix::io::retry_on_intr;
 use rustix::path::Arg;
 
-use super::{Links, Result};
+use super::{Fd, Links, Result, Syscall, way};
 
 /// `openat` of a directory that may be searched but not read (O_PATH). It serves to open files in it, and cannot be
 /// synced.
-pub(crate) fn open_search_only(at: BorrowedFd<'_>, path: impl Arg + Copy, links: Links) -> Result<OwnedFd> {
+pub(crate) fn open_search_only(at: BorrowedFd<'_>, path: impl Arg + Copy, links: Links) -> Result<Fd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | links.flag();
-    retry_on_intr(|| fs::openat(at, path, flags, Mode::empty()))
+    super::open(at, path, flags, Mode::empty())
 }
 
 /// The absolute path of an open directory, without symbolic links: what `/proc/self/fd/N` links to
@@ -23,7 +22,8 @@ pub(crate) fn open_search_only(at: BorrowedFd<'_>, path: impl Arg + Copy, links:
 /// path to give: no /proc, a directory that was removed, or one outside this process's root.
 pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
     let link = format!("/proc/self/fd/{}", dir.as_raw_fd());
-    let path = retry_on_intr(|| fs::readlinkat(CWD, link.as_str(), Vec::new())).ok()?.into_bytes();
+    let read = || fs::readlinkat(CWD, link.as_str(), Vec::new());
+    let path = way::on_name(Syscall::Readlinkat, CWD, link.as_str(), read).ok()?.into_bytes();
     // A legal end of a name too; whoever calls finds the path in another way then.
     if !path.starts_with(b"/") || path.ends_with(super::REMOVED) {
         return None;
@@ -34,7 +34,7 @@ pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
 /// A durable sync: [fsync(2)](https://man7.org/linux/man-pages/man2/fsync.2.html), which on Linux also flushes the
 /// device's cache.
 pub(crate) fn sync(file: impl AsFd) -> Result<()> {
-    retry_on_intr(|| fs::fsync(&file))
+    way::on_file(Syscall::Fsync, file.as_fd(), || fs::fsync(&file))
 }
 
 /// A sync that keeps what comes after it behind what came before; no cheaper than a durable one on Linux.

@@ -1,16 +1,16 @@
 //! The only door to the kernel: one thin function a system call, the same names on every system.
 //!
-//! No function here knows why it is called; the order of calls is the business of `replace.rs` and `lock/`. Every
-//! call that can be interrupted by a signal is made again when it was (EINTR), here and nowhere else. What differs
-//! between systems is in `linux.rs` and `apple.rs`.
+//! No function here knows why it is called; the order of calls is the business of `replace.rs` and `lock/`. Every call
+//! goes through `way`, where it is made again if a signal interrupted it (EINTR), and where it can be watched and made
+//! to fail (`fault.rs`). What differs between systems is in `linux.rs` and `apple.rs`.
 
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::catch_unwind;
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::{self, AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat};
-use rustix::io::retry_on_intr;
+use rustix::fs::{self, AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::path::Arg;
 use rustix::process;
 
@@ -29,6 +29,17 @@ mod backend;
 #[path = "linux.rs"]
 mod backend;
 
+#[cfg(feature = "fault-injection")]
+pub mod fault;
+#[cfg(not(feature = "fault-injection"))]
+#[path = "direct.rs"]
+mod way;
+#[cfg(feature = "fault-injection")]
+use fault as way;
+
+mod syscall;
+
+pub use self::syscall::Syscall;
 pub(crate) use backend::{open_search_only, real_path, sync, sync_ordered};
 
 pub(crate) type Result<T> = std::result::Result<T, Errno>;
@@ -40,6 +51,33 @@ pub(crate) fn cwd() -> BorrowedFd<'static> {
 
 /// How the text of a link in Linux's /proc ends if what it leads to was removed (`d_path` in fs/d_path.c).
 pub(crate) const REMOVED: &[u8] = b" (deleted)";
+
+/// An open file.
+#[derive(Debug)]
+pub(crate) struct Fd {
+    /// Before `fd`, so that it is dropped first.
+    closing: way::Closing,
+    fd: OwnedFd,
+}
+
+impl From<OwnedFd> for Fd {
+    fn from(fd: OwnedFd) -> Self {
+        Fd { closing: way::Closing, fd }
+    }
+}
+
+impl From<Fd> for File {
+    fn from(Fd { closing, fd }: Fd) -> Self {
+        closing.never();
+        fd.into()
+    }
+}
+
+impl AsFd for Fd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
 
 /// What `fstat` and `fstatat` tell, in the same types on every system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,120 +133,145 @@ impl Links {
 }
 
 /// `openat` of a directory, readable, because only a readable descriptor can be synced.
-pub(crate) fn open_dir(at: BorrowedFd<'_>, path: impl Arg + Copy, links: Links) -> Result<OwnedFd> {
+pub(crate) fn open_dir(at: BorrowedFd<'_>, path: impl Arg + Copy, links: Links) -> Result<Fd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | links.flag();
-    retry_on_intr(|| fs::openat(at, path, flags, Mode::empty()))
+    open(at, path, flags, Mode::empty())
+}
+
+fn open(at: BorrowedFd<'_>, path: impl Arg + Copy, flags: OFlags, mode: Mode) -> Result<Fd> {
+    way::on_name(Syscall::Openat, at, path, || fs::openat(at, path, flags, mode)).map(Fd::from)
 }
 
 /// `openat` for reading. Never follows a symbolic link and never waits: O_NONBLOCK changes nothing for a regular
 /// file, and keeps the open of a FIFO from blocking until somebody writes to it.
-pub(crate) fn open_read(at: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
+pub(crate) fn open_read(at: BorrowedFd<'_>, name: &CStr) -> Result<Fd> {
     open_special(at, name, OFlags::RDONLY | OFlags::NONBLOCK)
 }
 
 /// As [`open_read`], but waits, for a file that somebody has a lease on (F_SETLEASE in fcntl(2)): with O_NONBLOCK the
 /// open fails with EAGAIN, and the kernel asks the holder to give the lease up.
-pub(crate) fn open_read_waiting(at: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
+pub(crate) fn open_read_waiting(at: BorrowedFd<'_>, name: &CStr) -> Result<Fd> {
     open_special(at, name, OFlags::RDONLY)
 }
 
 /// As [`open_read`], for reading and writing.
-pub(crate) fn open_read_write(at: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
+pub(crate) fn open_read_write(at: BorrowedFd<'_>, name: &CStr) -> Result<Fd> {
     open_special(at, name, OFlags::RDWR | OFlags::NONBLOCK)
 }
 
-fn open_special(at: BorrowedFd<'_>, name: &CStr, access: OFlags) -> Result<OwnedFd> {
+fn open_special(at: BorrowedFd<'_>, name: &CStr, access: OFlags) -> Result<Fd> {
     let flags = access | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
-    retry_on_intr(|| fs::openat(at, name, flags, Mode::empty()))
+    open(at, name, flags, Mode::empty())
 }
 
 /// `openat` of a file that does not exist yet, with `mode` less the umask; EEXIST if the name is taken by anything,
 /// a symbolic link included.
-pub(crate) fn create_new(at: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<OwnedFd> {
+pub(crate) fn create_new(at: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<Fd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    retry_on_intr(|| fs::openat(at, name, flags, backend::mode(mode)))
+    open(at, name, flags, backend::mode(mode))
 }
 
 /// `mkdirat` with mode 0777 less the umask.
 pub(crate) fn make_dir(at: BorrowedFd<'_>, name: &CStr) -> Result<()> {
-    retry_on_intr(|| fs::mkdirat(at, name, backend::mode(0o777)))
+    way::on_name(Syscall::Mkdirat, at, name, || fs::mkdirat(at, name, backend::mode(0o777)))
 }
 
 /// `fstatat`, of the symbolic link itself if there is one.
 pub(crate) fn stat(at: BorrowedFd<'_>, name: &CStr) -> Result<Meta> {
-    retry_on_intr(|| fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW)).map(|stat| Meta::new(&stat))
+    stat_with(at, name, AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// `fstatat`, through symbolic links.
 pub(crate) fn stat_follow(at: BorrowedFd<'_>, path: impl Arg + Copy) -> Result<Meta> {
-    retry_on_intr(|| fs::statat(at, path, AtFlags::empty())).map(|stat| Meta::new(&stat))
+    stat_with(at, path, AtFlags::empty())
+}
+
+fn stat_with(at: BorrowedFd<'_>, path: impl Arg + Copy, flags: AtFlags) -> Result<Meta> {
+    way::on_name(Syscall::Fstatat, at, path, || fs::statat(at, path, flags)).map(|stat| Meta::new(&stat))
 }
 
 /// `fstat`.
 pub(crate) fn stat_open(file: impl AsFd) -> Result<Meta> {
-    retry_on_intr(|| fs::fstat(&file)).map(|stat| Meta::new(&stat))
+    way::on_file(Syscall::Fstat, file.as_fd(), || fs::fstat(&file)).map(|stat| Meta::new(&stat))
 }
 
 /// `readlinkat`.
 pub(crate) fn read_link(at: BorrowedFd<'_>, name: &CStr) -> Result<CString> {
-    retry_on_intr(|| fs::readlinkat(at, name, Vec::new()))
+    way::on_name(Syscall::Readlinkat, at, name, || fs::readlinkat(at, name, Vec::new()))
 }
 
 /// `read` into the spare capacity of `buf`, which must have some. 0 is the end of the file.
 pub(crate) fn read(file: impl AsFd, buf: &mut Vec<u8>) -> Result<usize> {
-    retry_on_intr(|| rustix::io::read(&file, spare_capacity(buf)))
+    let room = buf.capacity() - buf.len();
+    way::on_bytes(Syscall::Read, file.as_fd(), room, |len| {
+        if len >= room {
+            return rustix::io::read(&file, spare_capacity(buf));
+        }
+        // Only where a test cuts it short.
+        let mut part = Vec::with_capacity(len);
+        let read = rustix::io::read(&file, spare_capacity(&mut part))?;
+        buf.append(&mut part);
+        Ok(read)
+    })
 }
 
 /// `write`; may take less than all of `bytes`.
 pub(crate) fn write(file: impl AsFd, bytes: &[u8]) -> Result<usize> {
-    retry_on_intr(|| rustix::io::write(&file, bytes))
+    way::on_bytes(Syscall::Write, file.as_fd(), bytes.len(), |len| rustix::io::write(&file, &bytes[..len]))
 }
 
 /// `fchown`; `None` leaves that one as it is.
 pub(crate) fn set_owner(file: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
     let (uid, gid) = (uid.map(fs::Uid::from_raw), gid.map(fs::Gid::from_raw));
-    retry_on_intr(|| fs::fchown(&file, uid, gid))
+    way::on_file(Syscall::Fchown, file.as_fd(), || fs::fchown(&file, uid, gid))
 }
 
 /// `fchmod`, exact, whatever the umask.
 pub(crate) fn set_mode(file: impl AsFd, mode: u32) -> Result<()> {
-    retry_on_intr(|| fs::fchmod(&file, backend::mode(mode)))
+    way::on_file(Syscall::Fchmod, file.as_fd(), || fs::fchmod(&file, backend::mode(mode)))
 }
 
 /// `renameat` within one directory.
 pub(crate) fn rename(at: BorrowedFd<'_>, from: &CStr, to: &CStr) -> Result<()> {
-    retry_on_intr(|| fs::renameat(at, from, at, to))
+    way::on_names(Syscall::Renameat, at, from, to, || fs::renameat(at, from, at, to))
 }
 
 /// `linkat`: EEXIST if the new name is taken.
 pub(crate) fn link(at: BorrowedFd<'_>, from: &CStr, to: &CStr) -> Result<()> {
-    retry_on_intr(|| fs::linkat(at, from, at, to, AtFlags::empty()))
+    way::on_names(Syscall::Linkat, at, from, to, || fs::linkat(at, from, at, to, AtFlags::empty()))
 }
 
 /// `unlinkat` of a file.
 pub(crate) fn unlink(at: BorrowedFd<'_>, name: &CStr) -> Result<()> {
-    retry_on_intr(|| fs::unlinkat(at, name, AtFlags::empty()))
+    way::on_name(Syscall::Unlinkat, at, name, || fs::unlinkat(at, name, AtFlags::empty()))
 }
 
 /// The names in a directory, but for `.` and `..`.
-pub(crate) fn list(dir: OwnedFd) -> Result<impl Iterator<Item = Result<CString>>> {
-    let names = fs::Dir::new(dir)?.map(|entry| entry.map(|entry| entry.file_name().to_owned()));
+pub(crate) fn list(dir: Fd) -> Result<impl Iterator<Item = Result<CString>>> {
+    let Fd { closing, fd } = dir;
+    let mut entries = Dir::new(fd)?;
+    let mut next = move || {
+        // Its descriptor is closed with `entries`.
+        let _ = &closing;
+        way::on_nothing(Syscall::Readdir, || entries.read().transpose()).transpose()
+    };
+    let names = std::iter::from_fn(move || Some(next()?.map(|entry| entry.file_name().to_owned())));
     Ok(names.filter(|name| !matches!(name, Ok(name) if name.as_bytes() == b"." || name.as_bytes() == b"..")))
 }
 
 /// `getcwd`.
 pub(crate) fn current_dir() -> Result<CString> {
-    retry_on_intr(|| process::getcwd(Vec::new()))
+    way::on_nothing(Syscall::Getcwd, || process::getcwd(Vec::new()))
 }
 
 /// `getpid`.
 pub(crate) fn pid() -> u32 {
-    process::getpid().as_raw_pid().unsigned_abs()
+    way::infallible(Syscall::Getpid, process::getpid).as_raw_pid().unsigned_abs()
 }
 
 /// `geteuid`.
 pub(crate) fn effective_uid() -> u32 {
-    process::geteuid().as_raw()
+    way::infallible(Syscall::Geteuid, process::geteuid).as_raw()
 }
 
 /// How a record lock is held.
@@ -226,7 +289,11 @@ pub(crate) fn lock(file: impl AsFd, mode: LockMode) -> Result<()> {
         LockMode::Shared => FlockOperation::LockShared,
         LockMode::Exclusive => FlockOperation::LockExclusive,
     };
-    retry_on_intr(|| fs::fcntl_lock(&file, operation))
+    fcntl_lock(Syscall::FcntlSetlkw, file, operation)
+}
+
+fn fcntl_lock(syscall: Syscall, file: impl AsFd, operation: FlockOperation) -> Result<()> {
+    way::on_file(syscall, file.as_fd(), || fs::fcntl_lock(&file, operation))
 }
 
 /// `fcntl(F_SETLK)` over the whole file: false if another process is in the way.
@@ -235,7 +302,7 @@ pub(crate) fn try_lock(file: impl AsFd, mode: LockMode) -> Result<bool> {
         LockMode::Shared => FlockOperation::NonBlockingLockShared,
         LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,
     };
-    match retry_on_intr(|| fs::fcntl_lock(&file, operation)) {
+    match fcntl_lock(Syscall::FcntlSetlk, file, operation) {
         Ok(()) => Ok(true),
         // POSIX allows either.
         Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
@@ -245,7 +312,7 @@ pub(crate) fn try_lock(file: impl AsFd, mode: LockMode) -> Result<bool> {
 
 /// `fcntl(F_SETLK, F_UNLCK)` over the whole file.
 pub(crate) fn unlock(file: impl AsFd) -> Result<()> {
-    retry_on_intr(|| fs::fcntl_lock(&file, FlockOperation::NonBlockingUnlock))
+    fcntl_lock(Syscall::FcntlUnlock, file, FlockOperation::NonBlockingUnlock)
 }
 
 /// A lock that another process holds.
@@ -266,9 +333,11 @@ pub(crate) fn holder(file: BorrowedFd<'_>, mode: LockMode) -> Result<Option<Hold
     // For the holder of an open file description lock, or of a remote one, the kernel answers with a negative pid
     // (`locks_translate_pid` in fs/locks.c), on which rustix 1.1 has a debug assertion. Only builds that check
     // assertions come this way.
-    let found = catch_unwind(|| retry_on_intr(|| process::fcntl_getlk(file, &wanted)));
-    let Ok(found) = found else { return Ok(Some(Holder { mode: LockMode::Exclusive, pid: None })) };
-    Ok(found?.map(|lock| Holder {
+    let ask = || catch_unwind(|| process::fcntl_getlk(file, &wanted)).map_or(Ok(None), |found| found.map(Some));
+    let Some(found) = way::on_file(Syscall::FcntlGetlk, file, ask)? else {
+        return Ok(Some(Holder { mode: LockMode::Exclusive, pid: None }));
+    };
+    Ok(found.map(|lock| Holder {
         mode: if lock.typ == process::FlockType::ReadLock { LockMode::Shared } else { LockMode::Exclusive },
         pid: lock.pid.and_then(|pid| u32::try_from(pid.as_raw_pid()).ok()).filter(|pid| *pid != 0),
     }))

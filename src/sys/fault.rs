@@ -1,0 +1,332 @@
+//! Watching every system call of this crate and making it fail (feature `fault-injection`).
+//!
+//! [`inject`] runs a piece of code, and before each system call that the crate makes in it, it asks a function of yours
+//! what is to become of the call: make it, fail it with an error of your choice, cut it short, leave it out, or kill the
+//! process there. It holds for the calling thread and until `inject` returns; other threads are not touched. Without the
+//! feature there is nothing of all this in the program.
+//!
+//! # My own update, with each call failing in turn
+//!
+//! Whatever fails, the file must be whole, and new if the update says that it was done:
+//!
+//! ```
+//! use atomic_file_adapter::fault::{Action, inject};
+//! use atomic_file_adapter::{AtomicFileAdapter, Error};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let scratch = tempfile::tempdir()?;
+//! # let path = scratch.path().join("counter");
+//! # let files = AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+//! const EIO: i32 = 5;
+//! let count = |old: Option<&[u8]>| vec![b'x'; old.map_or(0, <[u8]>::len) + 1];
+//!
+//! for failing in 0.. {
+//!     files.write_atomic(&path, "x")?;
+//!     let (result, calls) = inject(
+//!         move |call| if call.number == failing { Action::Fail(EIO) } else { Action::Proceed },
+//!         || files.update(&path, count),
+//!     );
+//!     let now = files.read_to_string_with_lock(&path)?;
+//!     match result {
+//!         // A call may be dispensable: the update is done, or it says that it is not.
+//!         Ok(()) | Err(Error::NotDurable { .. }) => assert_eq!(now.as_deref(), Some("xx")),
+//!         Err(_) => assert_eq!(now.as_deref(), Some("x")),
+//!     }
+//!     if failing >= calls {
+//!         break; // the update makes no more calls than that
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! With [`Action::Kill`] in a child process the same loop tries every place where a process can die.
+//!
+//! # What is seen
+//!
+//! Every system call that the crate makes itself. Not seen is what the standard library does for it: sleeping between two
+//! attempts to take a lock before a deadline, waiting for another thread, asking for random numbers (once a thread), memory.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::ffi::{CStr, OsStr};
+use std::fmt;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::io::retry_on_intr;
+use rustix::path::Arg;
+use rustix::process::{Signal, getpid, kill_process};
+
+pub use super::Syscall;
+use super::{Errno, Result};
+
+/// A system call that is about to be made.
+///
+/// Its `Display` form resembles that of strace: `renameat(5, ".a.tmp", "a")`.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Call<'a> {
+    /// How many calls were made before it since [`inject`] began. A call that is made again after EINTR counts again.
+    pub number: usize,
+    /// Which call.
+    pub syscall: Syscall,
+    /// The open file that it is about, or the directory that `path` is relative to. `None`: there is none, or `path` is
+    /// relative to the current directory.
+    pub fd: Option<BorrowedFd<'a>>,
+    /// The name that it is about.
+    pub path: Option<&'a Path>,
+    /// The second name of `renameat` and `linkat`.
+    pub new_path: Option<&'a Path>,
+    /// How many bytes `read` and `write` may move at most.
+    pub size: Option<usize>,
+}
+
+impl fmt::Display for Call<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fd = self.fd.map(|fd| fd.as_raw_fd().to_string());
+        let paths = [self.path, self.new_path].into_iter().flatten().map(|path| format!("{path:?}"));
+        let size = self.size.map(|size| size.to_string());
+        let arguments: Vec<_> = fd.into_iter().chain(paths).chain(size).collect();
+        write!(f, "{}({})", format!("{:?}", self.syscall).to_lowercase(), arguments.join(", "))
+    }
+}
+
+/// What is to become of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// It is made.
+    Proceed,
+    /// It is not made, and fails with this `errno` (1 to 4095; any other number is taken for `EIO`).
+    ///
+    /// A call that fails with `EINTR` is made again, and you are asked again: to say `EINTR` for ever hangs. `getpid`,
+    /// `geteuid` and `close` are made all the same: the first two cannot fail, and nobody looks at an error of the last.
+    Fail(i32),
+    /// `read` or `write` with no more bytes than this; `write` of 0 bytes is not made and says that it has taken none.
+    /// Any other call is made as it is.
+    Short(usize),
+    /// It is not made, and says that it was. Only for calls that answer nothing else: `fsync`, `fchmod`, `fchown`,
+    /// `renameat`, `linkat`, `unlinkat`, `mkdirat`, taking a lock and letting go of it. Any other call is made.
+    Skip,
+    /// The process dies there, by SIGKILL, before the call is made.
+    Kill,
+}
+
+type Decide = Box<dyn FnMut(&Call<'_>) -> Action>;
+
+/// Whoever is asked in this thread.
+struct Watch {
+    /// `None` while it is being asked, and after it has panicked.
+    decide: Option<Decide>,
+    calls: usize,
+}
+
+thread_local!(static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) });
+
+/// Runs `body`, and asks `decide` before each system call that this crate makes in it, in this thread. Returns what
+/// `body` returned, and how many calls were made or kept from being made.
+///
+/// The two may be nested: the outer `decide` does not see the calls inside the inner `inject`.
+///
+/// `decide` may do what it likes, but for calling this crate: some calls are made while the crate holds a mutex of its
+/// own. If it panics, it is not asked again, and the panic goes its way through `body`.
+///
+/// ```
+/// use std::cell::RefCell;
+/// use std::rc::Rc;
+///
+/// use atomic_file_adapter::fault::{Action, inject};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let scratch = tempfile::tempdir()?;
+/// # let path = scratch.path().join("file");
+/// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+/// let file = files.file(&path)?;
+/// let seen = Rc::new(RefCell::new(Vec::new()));
+/// let watched = seen.clone();
+/// let (result, _) = inject(
+///     move |call| {
+///         watched.borrow_mut().push(call.to_string());
+///         Action::Proceed
+///     },
+///     || file.write("contents"),
+/// );
+/// result?;
+/// println!("{}", seen.borrow().join("\n"));
+/// # Ok(())
+/// # }
+/// ```
+pub fn inject<T>(decide: impl FnMut(&Call<'_>) -> Action + 'static, body: impl FnOnce() -> T) -> (T, usize) {
+    /// Puts back whoever was asked before, also if `body` panics.
+    struct Scope(Option<Watch>);
+
+    impl Drop for Scope {
+        fn drop(&mut self) {
+            let mine = WATCH.replace(self.0.take());
+            // Outside the borrow: what it owns may do anything when it is dropped.
+            drop(mine);
+        }
+    }
+
+    let scope = Scope(WATCH.replace(Some(Watch { decide: Some(Box::new(decide)), calls: 0 })));
+    let value = body();
+    let calls = WATCH.with_borrow(|watch| watch.as_ref().map_or(0, |watch| watch.calls));
+    drop(scope);
+    (value, calls)
+}
+
+/// What a call is about, before it has a number.
+#[derive(Clone, Copy)]
+struct About<'a> {
+    syscall: Syscall,
+    fd: Option<BorrowedFd<'a>>,
+    path: Option<&'a Path>,
+    new_path: Option<&'a Path>,
+    size: Option<usize>,
+}
+
+impl<'a> About<'a> {
+    fn new(syscall: Syscall) -> Self {
+        About { syscall, fd: None, path: None, new_path: None, size: None }
+    }
+
+    fn file(syscall: Syscall, fd: BorrowedFd<'a>) -> Self {
+        About { fd: Some(fd), ..Self::new(syscall) }
+    }
+
+    fn name(syscall: Syscall, at: BorrowedFd<'a>, path: &'a Option<Cow<'_, CStr>>) -> Self {
+        let here = at.as_raw_fd() == super::cwd().as_raw_fd();
+        About { fd: (!here).then_some(at), path: path.as_deref().map(as_path), ..Self::new(syscall) }
+    }
+
+    /// Asks what is to become of it.
+    fn ask(self) -> Action {
+        let asked = WATCH.try_with(|watch| {
+            let mut watch = watch.borrow_mut();
+            let watch = watch.as_mut()?;
+            let number = watch.calls;
+            watch.calls += 1;
+            // Taken out, because it may make calls that come here again.
+            Some((number, watch.decide.take()?))
+        });
+        // An error: the thread is ending, and its variables are gone.
+        let Ok(Some((number, mut decide))) = asked else { return Action::Proceed };
+        let About { syscall, fd, path, new_path, size } = self;
+        let action = decide(&Call { number, syscall, fd, path, new_path, size });
+        WATCH.with_borrow_mut(|watch| {
+            if let Some(watch) = watch {
+                watch.decide = Some(decide);
+            }
+        });
+        if action == Action::Kill { die() } else { action }
+    }
+
+    fn make<T: Answer>(self, mut make: impl FnMut() -> Result<T>) -> Result<T> {
+        retry_on_intr(|| match self.ask() {
+            Action::Fail(errno) => Err(as_errno(errno)),
+            Action::Skip => T::SKIPPED.map_or_else(&mut make, Ok),
+            Action::Proceed | Action::Short(_) | Action::Kill => make(),
+        })
+    }
+}
+
+/// What a call answers.
+pub(super) trait Answer: Sized {
+    /// The answer of a call that was not made, if there is one to give.
+    const SKIPPED: Option<Self> = None;
+}
+
+impl Answer for () {
+    const SKIPPED: Option<()> = Some(());
+}
+impl Answer for std::os::fd::OwnedFd {}
+impl Answer for std::ffi::CString {}
+impl Answer for rustix::fs::Stat {}
+impl<T> Answer for Option<T> {}
+
+pub(super) fn infallible<T>(syscall: Syscall, make: impl FnOnce() -> T) -> T {
+    About::new(syscall).ask();
+    make()
+}
+
+pub(super) fn on_nothing<T: Answer>(syscall: Syscall, make: impl FnMut() -> Result<T>) -> Result<T> {
+    About::new(syscall).make(make)
+}
+
+pub(super) fn on_file<T: Answer>(syscall: Syscall, fd: BorrowedFd<'_>, make: impl FnMut() -> Result<T>) -> Result<T> {
+    About::file(syscall, fd).make(make)
+}
+
+pub(super) fn on_bytes(
+    syscall: Syscall,
+    fd: BorrowedFd<'_>,
+    len: usize,
+    mut make: impl FnMut(usize) -> Result<usize>,
+) -> Result<usize> {
+    let about = About { size: Some(len), ..About::file(syscall, fd) };
+    retry_on_intr(|| match about.ask() {
+        Action::Fail(errno) => Err(as_errno(errno)),
+        // A read of nothing would be taken for the end of the file.
+        Action::Short(0) if syscall == Syscall::Read => make(len.min(1)),
+        Action::Short(0) => Ok(0),
+        Action::Short(short) => make(short.min(len)),
+        Action::Proceed | Action::Skip | Action::Kill => make(len),
+    })
+}
+
+pub(super) fn on_name<T: Answer>(
+    syscall: Syscall,
+    at: BorrowedFd<'_>,
+    path: impl Arg,
+    make: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let path = path.as_cow_c_str().ok();
+    About::name(syscall, at, &path).make(make)
+}
+
+pub(super) fn on_names(
+    syscall: Syscall,
+    at: BorrowedFd<'_>,
+    path: &CStr,
+    new_path: &CStr,
+    make: impl FnMut() -> Result<()>,
+) -> Result<()> {
+    let path = Some(path.into());
+    About { new_path: Some(as_path(new_path)), ..About::name(syscall, at, &path) }.make(make)
+}
+
+/// Part of an [`Fd`](super::Fd): dropped before the descriptor is closed.
+#[derive(Debug)]
+pub(super) struct Closing;
+
+impl Closing {
+    /// Somebody else will close the descriptor.
+    pub(super) fn never(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        About::new(Syscall::Close).ask();
+    }
+}
+
+fn as_path(name: &CStr) -> &Path {
+    Path::new(OsStr::from_bytes(name.to_bytes()))
+}
+
+/// rustix panics on a number that is no errno.
+fn as_errno(errno: i32) -> Errno {
+    if (1..4096).contains(&errno) { Errno::from_raw_os_error(errno) } else { Errno::IO }
+}
+
+fn die() -> ! {
+    // A signal to oneself arrives before the call returns, and this one cannot be kept from acting (kill(2)).
+    let _ = kill_process(getpid(), Signal::KILL);
+    loop {
+        std::thread::park();
+    }
+}

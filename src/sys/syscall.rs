@@ -1,0 +1,58 @@
+//! The names of the system calls that this crate makes.
+
+/// A system call, by the name of its manual page (section 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+#[cfg_attr(not(feature = "fault-injection"), allow(dead_code, reason = "each system makes some of these calls only"))]
+pub enum Syscall {
+    /// [`openat`](https://man7.org/linux/man-pages/man2/openat.2.html)
+    Openat,
+    /// [`mkdirat`](https://man7.org/linux/man-pages/man2/mkdirat.2.html)
+    Mkdirat,
+    /// [`fstatat`](https://man7.org/linux/man-pages/man2/fstatat.2.html)
+    Fstatat,
+    /// [`fstat`](https://man7.org/linux/man-pages/man2/fstat.2.html)
+    Fstat,
+    /// [`readlinkat`](https://man7.org/linux/man-pages/man2/readlinkat.2.html), on Linux also to ask /proc for the
+    /// real path of an open directory
+    Readlinkat,
+    /// [`read`](https://man7.org/linux/man-pages/man2/read.2.html)
+    Read,
+    /// [`write`](https://man7.org/linux/man-pages/man2/write.2.html)
+    Write,
+    /// [`fchown`](https://man7.org/linux/man-pages/man2/fchown.2.html)
+    Fchown,
+    /// [`fchmod`](https://man7.org/linux/man-pages/man2/fchmod.2.html)
+    Fchmod,
+    /// [`renameat`](https://man7.org/linux/man-pages/man2/renameat.2.html)
+    Renameat,
+    /// [`linkat`](https://man7.org/linux/man-pages/man2/linkat.2.html)
+    Linkat,
+    /// [`unlinkat`](https://man7.org/linux/man-pages/man2/unlinkat.2.html)
+    Unlinkat,
+    /// [`readdir`](https://man7.org/linux/man-pages/man3/readdir.3.html), one an entry and one for the end; several of
+    /// them are one [`getdents`](https://man7.org/linux/man-pages/man2/getdents.2.html)
+    Readdir,
+    /// [`getcwd`](https://man7.org/linux/man-pages/man2/getcwd.2.html)
+    Getcwd,
+    /// [`getpid`](https://man7.org/linux/man-pages/man2/getpid.2.html), which cannot fail
+    Getpid,
+    /// [`geteuid`](https://man7.org/linux/man-pages/man2/geteuid.2.html), which cannot fail
+    Geteuid,
+    /// [`fcntl(F_SETLKW)`](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html): waits for a record lock
+    FcntlSetlkw,
+    /// [`fcntl(F_SETLK)`](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html): asks for a record lock
+    FcntlSetlk,
+    /// `fcntl(F_SETLK, F_UNLCK)`: lets go of a record lock
+    FcntlUnlock,
+    /// [`fcntl(F_GETLK)`](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html): who holds a record lock
+    FcntlGetlk,
+    /// [`fsync`](https://man7.org/linux/man-pages/man2/fsync.2.html)
+    Fsync,
+    /// `fcntl(F_FULLFSYNC)`, on Apple's systems
+    FcntlFullfsync,
+    /// `fcntl(F_GETPATH)`, on Apple's systems
+    FcntlGetpath,
+    /// [`close`](https://man7.org/linux/man-pages/man2/close.2.html), whose error nobody looks at
+    Close,
+}
