@@ -218,7 +218,7 @@ fn a_descriptor_is_closed_when_nobody_uses_the_lock_file() {
     assert_eq!(open(), 0);
     adapter.write_atomic(dir.path().join("0"), "by path").unwrap();
     assert_eq!(open(), 0);
-    // The lock files are really locked through those: /proc/locks agrees.
+    // The lock files are really locked through those: the kernel agrees.
     let file = adapter.file(dir.path().join("0")).unwrap();
     let guard = file.lock_shared().unwrap();
     let raw = guard.open().unwrap().unwrap();
