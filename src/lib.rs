@@ -82,7 +82,9 @@ mod file;
 mod lock;
 mod path;
 mod replace;
+mod sweep;
 mod sys;
+mod temporary;
 
 pub use crate::adapter::{AtomicFileAdapter, Builder, LockFile, LockHolder};
 pub use crate::error::{Error, FileKind, Result, Step};
