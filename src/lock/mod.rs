@@ -89,7 +89,13 @@ impl Lock {
                     self.forget(process, key);
                     continue;
                 }
-                Err(refusal) => return Err(self.refused(refusal, process, key, mode, patience)),
+                Err(refusal) => {
+                    // Opened for reading only, because more was not allowed then: the next call tries again.
+                    if refusal == Refusal::Kernel(Errno::BADF) {
+                        self.forget(process, key);
+                    }
+                    return Err(self.refused(refusal, process, key, mode, patience));
+                }
             }
             let held = Held { process, key, thread, guarded: self.guarded.clone() };
             // The file may have been pruned while we waited, and the next caller would lock another one.
