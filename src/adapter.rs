@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result, Step};
-use crate::file::{self, AtomicFile, ReadGuard, WriteGuard};
+use crate::file::{self, AtomicFile, ReadGuard, Uses, WriteGuard};
 use crate::lock::{self, LockDir, Patience};
 use crate::path::current_dir;
 use crate::replace::{Durability, Options};
@@ -110,7 +110,7 @@ impl AtomicFileAdapter {
     ///
     /// As [`AtomicFile::read`], or the path cannot be resolved.
     pub fn read_with_lock(&self, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
-        self.file(path)?.read()
+        self.once(path)?.read()
     }
 
     /// As [`read_with_lock`](Self::read_with_lock), for text.
@@ -119,7 +119,7 @@ impl AtomicFileAdapter {
     ///
     /// [`Error::NotUtf8`]; otherwise as [`read_with_lock`](Self::read_with_lock).
     pub fn read_to_string_with_lock(&self, path: impl AsRef<Path>) -> Result<Option<String>> {
-        let file = self.file(path)?;
+        let file = self.once(path)?;
         let Some(contents) = file.read()? else { return Ok(None) };
         String::from_utf8(contents).map(Some).map_err(|error| Error::NotUtf8 {
             path: file.path().to_owned(),
@@ -133,7 +133,7 @@ impl AtomicFileAdapter {
     ///
     /// As [`AtomicFile::write`], or the path cannot be resolved.
     pub fn write_atomic(&self, path: impl AsRef<Path>, contents: impl AsRef<[u8]>) -> Result<()> {
-        self.file(path)?.write(contents)
+        self.once(path)?.write(contents)
     }
 
     /// Reads, changes and replaces the contents under one exclusive lock. See [`AtomicFile::update`].
@@ -142,7 +142,7 @@ impl AtomicFileAdapter {
     ///
     /// As [`AtomicFile::update`], or the path cannot be resolved.
     pub fn update(&self, path: impl AsRef<Path>, change: impl FnOnce(Option<&[u8]>) -> Vec<u8>) -> Result<()> {
-        self.file(path)?.update(change)
+        self.once(path)?.update(change)
     }
 
     /// As [`update`](Self::update), with a `change` that can fail; then nothing has happened.
@@ -155,7 +155,7 @@ impl AtomicFileAdapter {
         path: impl AsRef<Path>,
         change: impl FnOnce(Option<&[u8]>) -> Result<Vec<u8>, E>,
     ) -> Result<(), E> {
-        self.file(path)?.try_update(change)
+        self.once(path)?.try_update(change)
     }
 
     /// Removes the file under an exclusive lock. False: there was none. See [`AtomicFile::delete`].
@@ -164,7 +164,7 @@ impl AtomicFileAdapter {
     ///
     /// As [`AtomicFile::delete`], or the path cannot be resolved.
     pub fn delete_with_lock(&self, path: impl AsRef<Path>) -> Result<bool> {
-        self.file(path)?.delete()
+        self.once(path)?.delete()
     }
 
     /// Whether there is a regular file at `path`, symbolic links followed. Takes no lock: the answer may be out of
@@ -179,7 +179,11 @@ impl AtomicFileAdapter {
     ///
     /// [`Error::InvalidPath`], or a system call failed.
     pub fn file(&self, path: impl AsRef<Path>) -> Result<AtomicFile> {
-        AtomicFile::new(&self.config, path.as_ref())
+        AtomicFile::new(&self.config, path.as_ref(), Uses::Many)
+    }
+
+    fn once(&self, path: impl AsRef<Path>) -> Result<AtomicFile> {
+        AtomicFile::new(&self.config, path.as_ref(), Uses::One)
     }
 
     /// Takes the exclusive locks of several files, or none of them. The guards are in the order of `paths`.

@@ -14,7 +14,8 @@ use std::ffi::{CString, OsStr};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::dir::LockDir;
@@ -22,7 +23,7 @@ use self::dir::c_path;
 use self::name::lock_name;
 pub(crate) use self::name::{has_lock_name, path_hash};
 use self::process::Process;
-use self::table::{Key, Refusal, Request, Thread, Wait};
+use self::table::{Key, Leave, Refusal, Request, Thread, Wait};
 use crate::error::{Error, Result, Step};
 use crate::sys::{self, Errno, Holder, LockMode};
 
@@ -35,9 +36,9 @@ pub(crate) struct Lock {
     file: CString,
     /// The path that it guards.
     guarded: Arc<Path>,
-    /// The process that made this; a child of it must not touch `entered`, which another thread may have been
-    /// using at the time of the fork.
-    process: &'static Process,
+    /// The number of the process that uses `entered`; 0: none yet. A child made by fork must not touch it, because
+    /// another thread may have been using it at the time of the fork.
+    user: AtomicU32,
     entered: Mutex<Option<Entered>>,
 }
 
@@ -55,8 +56,7 @@ impl Lock {
 
     fn new(dir: &Arc<LockDir>, path: PathBuf, guarded: Arc<Path>) -> Result<Self> {
         let file = c_path(&path)?;
-        let process = Process::current();
-        Ok(Lock { dir: dir.clone(), path, file, guarded, process, entered: Mutex::new(None) })
+        Ok(Lock { dir: dir.clone(), path, file, guarded, user: AtomicU32::new(0), entered: Mutex::new(None) })
     }
 
     /// The path of the lock file.
@@ -97,7 +97,7 @@ impl Lock {
                     return Err(self.refused(refusal, process, key, mode, patience));
                 }
             }
-            let held = Held { process, key, thread, guarded: self.guarded.clone() };
+            let held = Held { process, key, thread, guarded: self.guarded.clone(), released: false };
             // The file may have been pruned while we waited, and the next caller would lock another one.
             if self.dir.identify(&self.file)? == Some(key) {
                 return Ok(held);
@@ -111,25 +111,45 @@ impl Lock {
     fn enter(&self, process: &'static Process) -> Result<(Key, Option<Entered>)> {
         let enter = || {
             let key = process.table.enter(|| self.dir.identify(&self.file), || self.dir.open(&self.file))?;
-            Ok(Entered { process, key })
+            Ok(Entered { process, key, left: false })
         };
-        if !std::ptr::eq(process, self.process) {
+        let Some(mut mine) = self.mine(process) else {
             let entered = enter()?;
             return Ok((entered.key, Some(entered)));
-        }
-        let mut mine = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
+        };
         if let Some(entered) = &*mine {
             return Ok((entered.key, None));
         }
         Ok((mine.insert(enter()?).key, None))
     }
 
+    /// What this lock has in the table, unless it is another process's.
+    fn mine(&self, process: &'static Process) -> Option<MutexGuard<'_, Option<Entered>>> {
+        // The first process that comes is the one: none of its threads can have had the mutex before a fork.
+        match self.user.compare_exchange(0, process.number(), Relaxed, Relaxed) {
+            Err(user) if user != process.number() => None,
+            _ => Some(self.entered.lock().unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+
     /// Leaves a lock file that is not the right one any more.
     fn forget(&self, process: &'static Process, key: Key) {
-        if std::ptr::eq(process, self.process) {
-            let mut mine = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mut mine) = self.mine(process) {
             // Another thread may have entered the right one by now.
             mine.take_if(|entered| entered.key == key);
+        }
+    }
+
+    /// Lets go of `held`, which was taken from this lock, and leaves the lock file, both at once. As [`Held::release`], only
+    /// if no code of a caller has run since.
+    pub(crate) fn release_and_leave(&self, mut held: Held) {
+        let mine = self.entered.lock().unwrap_or_else(PoisonError::into_inner).take_if(|mine| mine.key == held.key);
+        match mine {
+            Some(entered) => {
+                held.released = true;
+                entered.leave_with(held.thread);
+            }
+            None => held.release(),
         }
     }
 
@@ -215,9 +235,17 @@ pub(crate) struct Held {
     key: Key,
     thread: Thread,
     guarded: Arc<Path>,
+    released: bool,
 }
 
 impl Held {
+    /// Lets go without a look at the process's number: only for the thread that took the lock, if no code of a caller has
+    /// run since, which could have forked.
+    pub(crate) fn release(mut self) {
+        self.released = true;
+        self.process.table.release(self.key, self.thread, Leave::No);
+    }
+
     /// An error in a child made by fork, which has a copy of this and no lock.
     pub(crate) fn check(&self) -> Result<()> {
         if self.process.is_current() { Ok(()) } else { Err(Error::Forked { path: self.guarded.to_path_buf() }) }
@@ -226,8 +254,8 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if self.process.is_current() {
-            self.process.table.release(self.key, self.thread);
+        if !self.released && self.process.is_current() {
+            self.process.table.release(self.key, self.thread, Leave::No);
         }
     }
 }
@@ -237,11 +265,21 @@ impl Drop for Held {
 struct Entered {
     process: &'static Process,
     key: Key,
+    left: bool,
+}
+
+impl Entered {
+    /// Leaves, and lets go of the lock that `thread` holds: if nobody else uses the lock file, it is closed, which
+    /// unlocks it.
+    fn leave_with(mut self, thread: Thread) {
+        self.left = true;
+        self.process.table.release(self.key, thread, Leave::Yes);
+    }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        if self.process.is_current() {
+        if !self.left && self.process.is_current() {
             self.process.table.leave(self.key);
         }
     }
@@ -249,7 +287,7 @@ impl Drop for Entered {
 
 /// A number of its own for every thread of this process.
 fn this_thread() -> Thread {
-    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    use std::sync::atomic::AtomicU64;
     static NEXT: AtomicU64 = AtomicU64::new(0);
     thread_local!(static THIS: u64 = NEXT.fetch_add(1, Relaxed));
     THIS.with(|this| *this)
@@ -266,7 +304,7 @@ pub(crate) fn list(dir: &Arc<LockDir>) -> Result<Vec<(PathBuf, Option<Holder>)>>
         let gone = || Error::io(&path, Step::OpenLock, Errno::NOENT);
         let entered = process.table.enter(|| dir.identify(&file), || dir.open_existing(&file)?.ok_or_else(gone));
         let entered = match entered {
-            Ok(key) => Entered { process, key },
+            Ok(key) => Entered { process, key, left: false },
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
