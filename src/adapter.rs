@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result, Step};
-use crate::file::{self, AtomicFile, ReadGuard, Uses, WriteGuard};
-use crate::lock::{self, LockDir, Patience};
+use crate::file::{self, AtomicFile, ReadGuard, WriteGuard};
+use crate::lock::{self, LockDir, Patience, Recent};
 use crate::path::current_dir;
 use crate::replace::{Durability, Options};
 use crate::sweep;
@@ -19,7 +19,8 @@ use crate::sys::{self, LockMode};
 /// directory; the spelling does not matter.
 ///
 /// The verbs by path look the path up at every call. For a file that is used often, [`file`](Self::file) does that
-/// once.
+/// once. The lock files of the last 16 paths are kept open for as long as the adapter and its clones live; so the file
+/// system of the lock directory cannot be unmounted.
 ///
 /// ```
 /// use atomic_file_adapter::AtomicFileAdapter;
@@ -48,6 +49,7 @@ pub struct AtomicFileAdapter {
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) lock_dir: Arc<LockDir>,
+    pub(crate) recent: Recent,
     pub(crate) lock_timeout: Option<Duration>,
     pub(crate) replace: Options,
 }
@@ -179,11 +181,11 @@ impl AtomicFileAdapter {
     ///
     /// [`Error::InvalidPath`], or a system call failed.
     pub fn file(&self, path: impl AsRef<Path>) -> Result<AtomicFile> {
-        AtomicFile::new(&self.config, path.as_ref(), Uses::Many)
+        AtomicFile::new(&self.config, path.as_ref())
     }
 
     fn once(&self, path: impl AsRef<Path>) -> Result<AtomicFile> {
-        AtomicFile::new(&self.config, path.as_ref(), Uses::One)
+        AtomicFile::once(&self.config, path.as_ref())
     }
 
     /// Takes the exclusive locks of several files, or none of them. The guards are in the order of `paths`.
@@ -370,7 +372,8 @@ impl Builder {
             current_dir().map_err(|error| Error::io(&dir, Step::CurrentDirectory, error))?.join(&dir)
         };
         let replace = Options { durability: self.durability, new_file_mode: self.new_file_mode };
-        let config = Config { lock_dir: Arc::new(LockDir::new(dir)), lock_timeout: self.lock_timeout, replace };
+        let lock_dir = Arc::new(LockDir::new(dir));
+        let config = Config { lock_dir, recent: Recent::default(), lock_timeout: self.lock_timeout, replace };
         Ok(AtomicFileAdapter { config: Arc::new(config) })
     }
 }

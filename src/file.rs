@@ -49,27 +49,28 @@ pub struct AtomicFile(Arc<Inner>);
 struct Inner {
     config: Arc<Config>,
     place: Place,
-    lock: Lock,
-    uses: Uses,
-}
-
-/// How often a handle will be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Uses {
-    /// By a verb that is given a path: the lock file is closed at once.
-    One,
-    Many,
+    lock: Arc<Lock>,
 }
 
 impl AtomicFile {
-    pub(crate) fn new(config: &Arc<Config>, path: &Path, uses: Uses) -> Result<Self> {
+    /// A handle with a lock of its own.
+    pub(crate) fn new(config: &Arc<Config>, path: &Path) -> Result<Self> {
+        Self::with_lock(config, path, |place| Ok(Arc::new(Lock::of(&config.lock_dir, place.path())?)))
+    }
+
+    /// A handle for one use.
+    pub(crate) fn once(config: &Arc<Config>, path: &Path) -> Result<Self> {
+        Self::with_lock(config, path, |place| config.recent.lock_of(&config.lock_dir, place.path()))
+    }
+
+    fn with_lock(config: &Arc<Config>, path: &Path, lock: impl FnOnce(&Place) -> Result<Arc<Lock>>) -> Result<Self> {
         let place = Place::resolve(path)?;
         // By its name first, which costs nothing.
         if has_lock_name(place.path()) && place.dir()?.is_some_and(|dir| config.lock_dir.is(dir.as_fd())) {
             return Err(Error::InvalidPath { path: path.to_owned(), reason: "it is one of the adapter's lock files" });
         }
-        let lock = Lock::of(&config.lock_dir, place.path())?;
-        Ok(AtomicFile(Arc::new(Inner { config: config.clone(), place, lock, uses })))
+        let lock = lock(&place)?;
+        Ok(AtomicFile(Arc::new(Inner { config: config.clone(), place, lock })))
     }
 
     /// The canonical path: absolute, without symbolic links.
@@ -241,10 +242,7 @@ impl AtomicFile {
     fn under_lock<T>(&self, mode: LockMode, verb: impl FnOnce(&Held) -> Result<T>) -> Result<T> {
         let held = self.0.lock.acquire(mode, self.0.config.patience())?;
         let result = verb(&held);
-        match self.0.uses {
-            Uses::One => self.0.lock.release_and_leave(held),
-            Uses::Many => held.release(),
-        }
+        held.release();
         result
     }
 
@@ -268,7 +266,7 @@ pub(crate) fn lock_many_shared(config: &Config, files: &[AtomicFile]) -> Result<
 }
 
 fn acquire_many(config: &Config, files: &[AtomicFile], mode: LockMode) -> Result<impl Iterator<Item = Guard>> {
-    let locks: Vec<&Lock> = files.iter().map(|file| &file.0.lock).collect();
+    let locks: Vec<&Lock> = files.iter().map(|file| &*file.0.lock).collect();
     let held = lock::acquire_all(&locks, mode, config.patience())?;
     Ok(files.iter().zip(held).map(|(file, held)| file.guard(held)))
 }

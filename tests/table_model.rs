@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use sync::{Condvar, Mutex};
 use sys::LockMode::{self, Exclusive, Shared};
-use table::{Kernel, Key, Leave, Refusal, Request, State, Table, Wait};
+use table::{Kernel, Key, Refusal, Request, State, Table, Wait};
 
 /// The kernel as this process sees it, and another process that can hold locks.
 #[derive(Debug)]
@@ -42,8 +42,6 @@ struct StubState {
     mine: BTreeMap<Key, LockMode>,
     /// What the other process holds.
     theirs: BTreeMap<Key, LockMode>,
-    /// How many threads were granted a lock and have not begun to let go of it.
-    granted: BTreeMap<Key, usize>,
     /// How many of the calls to come fail.
     failing_locks: usize,
     failing_unlocks: usize,
@@ -61,9 +59,8 @@ struct File {
 impl Drop for File {
     fn drop(&mut self) {
         let mut kernel = self.kernel.lock().unwrap();
-        // A lock that nobody relies on may be dropped like this.
-        kernel.failing_unlocks = 0;
-        let meant = kernel.granted.get(&self.key).is_none_or(|granted| *granted == 0);
+        // A lock that could not be let go otherwise is meant to be dropped like this.
+        let meant = std::mem::take(&mut kernel.failing_unlocks) > 0;
         let dropped = kernel.mine.remove(&self.key);
         assert!(meant || dropped.is_none(), "closing a descriptor dropped the {dropped:?} lock of {:?}", self.key);
     }
@@ -182,18 +179,11 @@ impl World {
 
     fn acquire(&self, thread: u64, key: Key, mode: LockMode, wait: Wait) -> Result<(), Refusal<&'static str>> {
         let label: Arc<Path> = Path::new("label").into();
-        self.table.acquire(&Request { key, mode, wait, in_order: 0, thread, label: &label })?;
-        *self.kernel.lock().unwrap().granted.entry(key).or_default() += 1;
-        Ok(())
-    }
-
-    fn release(&self, thread: u64, key: Key, leave: Leave) {
-        *self.kernel.lock().unwrap().granted.entry(key).or_default() -= 1;
-        self.table.release(key, thread, leave);
+        self.table.acquire(&Request { key, mode, wait, in_order: 0, thread, label: &label })
     }
 
     fn unlock(&self, thread: u64, key: Key) {
-        self.release(thread, key, Leave::No);
+        self.table.release(key, thread);
         self.table.leave(key);
     }
 
@@ -439,30 +429,10 @@ fn the_user_leaves_before_the_lock_is_released() {
         assert_eq!(world.lock(thread, A, Exclusive, Wait::Forever), Ok(()));
         world.table.leave(A);
         world.inside(A, Exclusive);
-        world.release(thread, A, Leave::No);
+        world.table.release(A, thread);
     }
     explore(3, nothing_held, &[leave_first, leave_first]);
     explore(2, nothing_held, &[leave_first, read_a, write_a]);
-}
-
-#[test]
-fn the_lock_is_let_go_by_closing_its_file() {
-    // As the verbs that are given a path do.
-    fn once(world: &World, thread: u64, mode: LockMode) {
-        assert_eq!(world.lock(thread, A, mode, Wait::Forever), Ok(()));
-        world.inside(A, mode);
-        world.release(thread, A, Leave::Yes);
-    }
-    fn write_once(world: &World, thread: u64) {
-        once(world, thread, Exclusive);
-    }
-    fn read_once(world: &World, thread: u64) {
-        once(world, thread, Shared);
-    }
-    explore(3, nothing_held, &[write_once, write_once]);
-    explore(3, nothing_held, &[read_once, read_once]);
-    explore(2, nothing_held, &[write_once, read_once, write_a]);
-    explore(2, nothing_held, &[read_once, read_once, write_once]);
 }
 
 #[test]
@@ -489,7 +459,7 @@ fn the_last_user_leaves_while_another_thread_waits() {
         world.table.leave(A);
         if result.is_ok() {
             world.inside(A, Exclusive);
-            world.release(thread, A, Leave::No);
+            world.table.release(A, thread);
         }
     }
     fn waits(world: &World, thread: u64) {
@@ -497,7 +467,7 @@ fn the_last_user_leaves_while_another_thread_waits() {
         match world.acquire(thread, A, Exclusive, Wait::Forever) {
             Ok(()) => {
                 world.inside(A, Exclusive);
-                world.release(thread, A, Leave::No);
+                world.table.release(A, thread);
             }
             Err(refusal) => assert_eq!(refusal, Refusal::Gone),
         }

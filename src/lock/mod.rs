@@ -3,6 +3,7 @@
 mod dir;
 mod name;
 mod process;
+mod recent;
 mod table;
 
 /// What the table is built on. `tests/table_model.rs` has the same names from the model checker loom.
@@ -23,7 +24,8 @@ use self::dir::c_path;
 use self::name::lock_name;
 pub(crate) use self::name::{has_lock_name, path_hash};
 use self::process::Process;
-use self::table::{Key, Leave, Refusal, Request, Thread, Wait};
+pub(crate) use self::recent::Recent;
+use self::table::{Key, Refusal, Request, Thread, Wait};
 use crate::error::{Error, Result, Step};
 use crate::sys::{self, Errno, Holder, LockMode};
 
@@ -111,7 +113,7 @@ impl Lock {
     fn enter(&self, process: &'static Process) -> Result<(Key, Option<Entered>)> {
         let enter = || {
             let key = process.table.enter(|| self.dir.identify(&self.file), || self.dir.open(&self.file))?;
-            Ok(Entered { process, key, left: false })
+            Ok(Entered { process, key })
         };
         let Some(mut mine) = self.mine(process) else {
             let entered = enter()?;
@@ -137,19 +139,6 @@ impl Lock {
         if let Some(mut mine) = self.mine(process) {
             // Another thread may have entered the right one by now.
             mine.take_if(|entered| entered.key == key);
-        }
-    }
-
-    /// Lets go of `held`, which was taken from this lock, and leaves the lock file, both at once. As [`Held::release`], only
-    /// if no code of a caller has run since.
-    pub(crate) fn release_and_leave(&self, mut held: Held) {
-        let mine = self.entered.lock().unwrap_or_else(PoisonError::into_inner).take_if(|mine| mine.key == held.key);
-        match mine {
-            Some(entered) => {
-                held.released = true;
-                entered.leave_with(held.thread);
-            }
-            None => held.release(),
         }
     }
 
@@ -243,7 +232,7 @@ impl Held {
     /// run since, which could have forked.
     pub(crate) fn release(mut self) {
         self.released = true;
-        self.process.table.release(self.key, self.thread, Leave::No);
+        self.process.table.release(self.key, self.thread);
     }
 
     /// An error in a child made by fork, which has a copy of this and no lock.
@@ -255,7 +244,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if !self.released && self.process.is_current() {
-            self.process.table.release(self.key, self.thread, Leave::No);
+            self.process.table.release(self.key, self.thread);
         }
     }
 }
@@ -265,21 +254,11 @@ impl Drop for Held {
 struct Entered {
     process: &'static Process,
     key: Key,
-    left: bool,
-}
-
-impl Entered {
-    /// Leaves, and lets go of the lock that `thread` holds: if nobody else uses the lock file, it is closed, which
-    /// unlocks it.
-    fn leave_with(mut self, thread: Thread) {
-        self.left = true;
-        self.process.table.release(self.key, thread, Leave::Yes);
-    }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        if !self.left && self.process.is_current() {
+        if self.process.is_current() {
             self.process.table.leave(self.key);
         }
     }
@@ -304,7 +283,7 @@ pub(crate) fn list(dir: &Arc<LockDir>) -> Result<Vec<(PathBuf, Option<Holder>)>>
         let gone = || Error::io(&path, Step::OpenLock, Errno::NOENT);
         let entered = process.table.enter(|| dir.identify(&file), || dir.open_existing(&file)?.ok_or_else(gone));
         let entered = match entered {
-            Ok(key) => Entered { process, key, left: false },
+            Ok(key) => Entered { process, key },
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };

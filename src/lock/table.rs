@@ -77,13 +77,6 @@ pub(super) struct Request<'a> {
     pub(super) label: &'a Arc<Path>,
 }
 
-/// Whether a thread that lets go of a lock is a user of the lock file no more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Leave {
-    Yes,
-    No,
-}
-
 /// Why a lock was not granted.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal<E> {
@@ -269,26 +262,12 @@ impl<K: Kernel> Table<K> {
         self.state().holds.push(Hold { key, thread, label: label.clone() });
     }
 
-    /// Lets go of what [`acquire`](Self::acquire) granted to `thread`, and takes a user out of the table, if it is to
-    /// `leave`.
-    pub(super) fn release(&self, key: Key, thread: Thread, leave: Leave) {
+    /// Lets go of what [`acquire`](Self::acquire) granted to `thread`.
+    pub(super) fn release(&self, key: Key, thread: Thread) {
         let mut state = self.state();
-        if leave == Leave::Yes {
-            if let Some(entry) = state.entries.get_mut(&key) {
-                entry.users -= 1;
-            }
-        }
         let Some(held) = state.holds.iter().position(|hold| hold.key == key && hold.thread == thread) else { return };
         state.holds.swap_remove(held);
         if !state.holds.iter().any(|hold| hold.key == key) {
-            if leave == Leave::Yes && state.is_unused(key) {
-                // To close it is to unlock it.
-                state.entries.remove(&key);
-                if let Some(turn) = &mut state.turns[place(key)] {
-                    turn.released = Some(self.kernel.now());
-                }
-                return;
-            }
             let file = state.entries.get_mut(&key).and_then(|entry| {
                 entry.phase = Phase::Busy;
                 entry.file.clone()
@@ -473,20 +452,11 @@ impl<F> State<F> {
     }
 
     fn close_if_unused(&mut self, key: Key) {
-        if self.is_unused(key) && self.entries.get(&key).is_some_and(|entry| entry.phase == Phase::Free) {
+        let waited_for = self.queue.iter().any(|waiter| waiter.key == key);
+        let unused = |entry: &Entry<F>| entry.users == 0 && entry.phase == Phase::Free && !waited_for;
+        if self.entries.get(&key).is_some_and(unused) {
             self.entries.remove(&key);
         }
-    }
-
-    /// Nobody will use this lock file any more, nor is in a system call on it.
-    fn is_unused(&self, key: Key) -> bool {
-        let waited_for = self.queue.iter().any(|waiter| waiter.key == key);
-        let unused = |entry: &Entry<F>| {
-            entry.users == 0
-                && entry.phase != Phase::Busy
-                && entry.file.as_ref().is_none_or(|f| Arc::strong_count(f) == 1)
-        };
-        !waited_for && self.entries.get(&key).is_some_and(unused)
     }
 }
 
