@@ -77,6 +77,7 @@
 #![doc(test(attr(deny(warnings))))]
 
 mod adapter;
+mod batch;
 mod error;
 mod file;
 mod lock;
@@ -87,6 +88,7 @@ mod sys;
 mod temporary;
 
 pub use crate::adapter::{AtomicFileAdapter, Builder, LockFile, LockHolder};
+pub use crate::batch::Batch;
 pub use crate::error::{Error, FileKind, Result, Step};
 pub use crate::file::{AtomicFile, ReadGuard, WriteGuard};
 pub use crate::replace::{Durability, Replacement};
