@@ -45,9 +45,8 @@
 //! fcntl(lock, F_SETLK, F_UNLCK)
 //! ```
 //!
-//! and a `getpid` before, in between and after, to notice a `fork`. [`Durability::Ordered`] leaves out the sync of
-//! the directory, [`Durability::None`] both; on Apple's systems the syncs of [`Durability::Full`] are
-//! `fcntl(F_FULLFSYNC)`.
+//! and a `getpid` before, to notice a `fork`. [`Durability::Ordered`] leaves out the sync of the directory,
+//! [`Durability::None`] both; on Apple's systems the syncs of [`Durability::Full`] are `fcntl(F_FULLFSYNC)`.
 //!
 //! # What is not promised
 //!
@@ -69,7 +68,16 @@
 //!
 //! [`AtomicFileAdapter`] has every verb by path, and its [`Builder`] the settings. [`AtomicFile`] is one file, looked
 //! up once. [`ReadGuard`] and [`WriteGuard`] are its lock while it is held, [`Replacement`] a new version that is
-//! written bit by bit. [`Error`] says what went wrong, at which [`Step`] and on which path.
+//! written bit by bit. A [`Batch`] changes many files and shares their syncs. [`Error`] says what went wrong, at which
+//! [`Step`] and on which path.
+//!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! * `fault-injection`: the module `fault`, which lets a test watch each system call of this crate, make it fail, or be
+//!   the last one of the process.
+//! * `cli`: the command `atomic-file`.
 //!
 //! [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
 #![forbid(unsafe_code)]
