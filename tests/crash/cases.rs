@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::common::test_if;
 use crate::judge::{Fault, Promise, look};
-use crate::lab::{FILE_SYSTEMS, FileSystem, Lab, with_own_mounts};
+use crate::lab::{FILE_SYSTEMS, FileSystem, Lab, isolated};
 use crate::report::{self, Row};
 use crate::states::Recording;
 use crate::workloads::{History, Meddling, Run, WORKLOADS, Workload, Writer};
@@ -20,7 +20,7 @@ pub fn all() -> Vec<Trial> {
     for file_system in FILE_SYSTEMS {
         for workload in WORKLOADS {
             let name = format!("{} {}", file_system.name, workload.name);
-            let body = move || with_own_mounts(move || keeps_its_promise(file_system, &workload));
+            let body = move || isolated(move || keeps_its_promise(file_system, &workload));
             trials.push(test_if(file_system.missing().as_deref(), &name, body));
         }
     }

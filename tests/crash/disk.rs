@@ -118,6 +118,8 @@ impl Disk {
         let (ready, mounted) = mpsc::channel();
         let (place, file) = (path.to_owned(), DiskFile { size, shared: shared.clone() });
         let server = thread::spawn(move || {
+            // When the process is killed, its other threads may hang in the kernel until the disk answers, and their
+            // descriptors stay open. Closing that of the FUSE connection ends their waiting, so it must not be one of them.
             let session = own_descriptors().and_then(|()| Session::new(file, place, &Config::default()));
             match session {
                 Ok(session) => {
@@ -164,17 +166,14 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // A lazy unmount cannot fail because somebody still uses the disk.
-        let _ = umount2(&self.path, MntFlags::MNT_DETACH);
+        // By force, so that the server ends even if somebody still uses the disk.
+        let _ = umount2(&self.path, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH);
         let _ = self.server.take().map(JoinHandle::join);
     }
 }
 
 /// Gives this thread a table of descriptors of its own, without those of the process.
-///
-/// When the process is killed, its other threads may hang in the kernel until the disk answers, and the table that they
-/// share stays with them. The descriptor of the FUSE connection must not be in it: closing it ends their waiting.
-fn own_descriptors() -> io::Result<()> {
+pub fn own_descriptors() -> io::Result<()> {
     let flags = libc::CLOSE_RANGE_UNSHARE as c_int;
     // SAFETY: what is closed are copies in a table that nobody but this thread uses, and this thread owns none of them.
     match unsafe { libc::close_range(3, libc::c_uint::MAX, flags) } {
