@@ -1,6 +1,7 @@
 //! The cases: which workloads run on which file systems, and what must come of it.
 
-use std::path::Path;
+use std::env;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -11,83 +12,189 @@ use tempfile::TempDir;
 use crate::common::test_if;
 use crate::judge::{Fault, Promise, look};
 use crate::lab::{FILE_SYSTEMS, FileSystem, Lab, isolated};
-use crate::report::{self, Row};
+use crate::random;
+use crate::report::{self, Control, Counts, Judged};
 use crate::states::Recording;
-use crate::workloads::{History, Meddling, Run, WORKLOADS, Workload, Writer};
+use crate::workloads::{
+    CREATE, Commits, DELETE, History, LeftOut, Meddling, REPLACE, RESIZE, Run, WORKLOADS, Workload, Writer,
+};
+
+/// How many bad states are described in full.
+const DESCRIBED: usize = 5;
 
 pub fn all() -> Vec<Trial> {
+    match command() {
+        Some(command) => {
+            let case = move |lab: &Lab, workload: &Workload| a_command_keeps_its_promise(lab, workload, &command);
+            each_file_system(&[CREATE, REPLACE, RESIZE], case)
+        }
+        None => {
+            let mut trials = each_file_system(&WORKLOADS, the_adapter_keeps_its_promise);
+            for left_out in [LeftOut::FileSync, LeftOut::DirectorySync] {
+                for file_system in FILE_SYSTEMS {
+                    let name = format!("control: {}, {left_out} left out", file_system.name);
+                    trials.push(case(file_system, &name, move |lab| the_lab_notices(lab, left_out)));
+                }
+            }
+            trials
+        }
+    }
+}
+
+/// The command under test, if it is not the adapter.
+pub fn command() -> Option<String> {
+    env::var("CRASH_COMMAND").ok()
+}
+
+fn each_file_system(
+    workloads: &'static [Workload],
+    body: impl Fn(&Lab, &Workload) + Clone + Send + 'static,
+) -> Vec<Trial> {
     let mut trials = Vec::new();
     for file_system in FILE_SYSTEMS {
-        for workload in WORKLOADS {
-            let name = format!("{} {}", file_system.name, workload.name);
-            let body = move || isolated(move || keeps_its_promise(file_system, &workload));
-            trials.push(test_if(file_system.missing().as_deref(), &name, body));
+        for workload in workloads {
+            let (name, body) = (format!("{}: {}", file_system.name, workload.name), body.clone());
+            trials.push(case(file_system, &name, move |lab| body(lab, workload)));
         }
     }
     trials
 }
 
-fn keeps_its_promise(file_system: FileSystem, workload: &Workload) {
-    let lab = Lab::new(file_system);
-    let mut bad = Vec::new();
-    for durability in [Durability::Full, Durability::Ordered] {
-        for commits in [false, true] {
-            let meddling = Meddling { commits, left_out: None };
-            let (row, faults) = examine(&lab, workload, durability, meddling);
-            eprintln!("{row:?}");
-            report::add(row);
-            bad.extend(faults);
-        }
-    }
-    assert!(bad.is_empty(), "{} bad states; the first:\n{}", bad.len(), bad[..bad.len().min(5)].join("\n"));
+fn case(file_system: FileSystem, name: &str, body: impl FnOnce(&Lab) + Send + 'static) -> Trial {
+    let isolated = move || isolated(move || body(&Lab::new(file_system)));
+    test_if(file_system.missing().as_deref(), name, isolated)
 }
 
-fn examine(lab: &Lab, workload: &Workload, durability: Durability, meddling: Meddling) -> (Row, Vec<String>) {
-    let start = Instant::now();
-    let lock_dir =
-        TempDir::new_in(if Path::new("/dev/shm").is_dir() { "/dev/shm".into() } else { std::env::temp_dir() });
-    let lock_dir = lock_dir.unwrap();
-    let writer = Writer::adapter(durability, lock_dir.path());
-    let (recording, history) = record(lab, workload, &writer, meddling);
-    eprintln!(
-        "recorded in {:?}: {} events, {} points, {} states",
-        start.elapsed(),
-        recording.log.len(),
-        recording.points.len(),
-        recording.states.len()
-    );
-    let mut row = Row {
-        file_system: lab.file_system.name,
-        workload: workload.name,
-        title: format!("{durability:?}, {meddling:?}"),
-        recordings: 1,
-        possible: recording.states.len(),
-        ..Row::default()
-    };
-    if !meddling.commits {
-        row.flushes = recording.flushes();
-    }
-    let promise = Promise { history: &history, durability, leftovers: Some(workload.writers) };
+fn the_adapter_keeps_its_promise(lab: &Lab, workload: &Workload) {
     let mut bad = Vec::new();
-    let limit = std::env::var("N").map_or(30, |n| n.parse().unwrap());
-    for state in recording.sample(limit, 1) {
-        let seen = look(lab, &recording, state, true);
-        row.states += 1;
-        let mut faults: Vec<(Fault, usize)> = Vec::new();
-        for number in &state.points {
-            let point = &recording.points[*number];
-            faults.extend(seen.faults(&promise, &recording.log[..point.at]).into_iter().map(|fault| (fault, *number)));
+    for durability in [Durability::Full, Durability::Ordered] {
+        for commits in Commits::ALL {
+            let examined = examine_adapter(lab, workload, durability, Meddling { commits, left_out: None });
+            // Which of the versions is there is not promised.
+            let allowed = |fault: &Fault| durability == Durability::Ordered && matches!(fault, Fault::Lost(_));
+            bad.extend(examined.bad.into_iter().filter(|(fault, _)| !allowed(fault)));
+            report::add(Judged {
+                file_system: lab.file_system.name,
+                workload: workload.name,
+                writer: format!("{durability:?}"),
+                counts: examined.counts,
+                flushes: (commits == Commits::No).then_some(examined.flushes),
+            });
+        }
+    }
+    assert_none(&bad);
+}
+
+fn a_command_keeps_its_promise(lab: &Lab, workload: &Workload, command: &str) {
+    let mut bad = Vec::new();
+    for commits in [Commits::No, Commits::Everywhere] {
+        let writer = Writer::Command(command.to_owned());
+        let examined = examine(lab, workload, &writer, Meddling { commits, left_out: None });
+        bad.extend(examined.bad);
+        report::add(Judged {
+            file_system: lab.file_system.name,
+            workload: workload.name,
+            writer: "command".to_owned(),
+            counts: examined.counts,
+            flushes: (commits == Commits::No).then_some(examined.flushes),
+        });
+    }
+    assert_none(&bad);
+}
+
+#[track_caller]
+fn assert_none(bad: &[(Fault, String)]) {
+    let described: Vec<String> =
+        bad.iter().take(DESCRIBED).map(|(fault, state)| format!("{fault:?}\n    {state}\n")).collect();
+    let (count, seed) = (bad.len(), random::seed());
+    assert!(bad.is_empty(), "{count} bad states (CRASH_SEED={seed}), of which the first:\n{}", described.concat());
+}
+
+/// A test that finds nothing proves nothing if it would find nothing anyway.
+fn the_lab_notices(lab: &Lab, left_out: LeftOut) {
+    let mut missed = Vec::new();
+    for commits in Commits::ALL {
+        let mut counts = Counts::default();
+        for workload in [CREATE, REPLACE, RESIZE, DELETE] {
+            let meddling = Meddling { commits, left_out: Some(left_out) };
+            counts.add(&examine_adapter(lab, &workload, Durability::Full, meddling).counts);
+        }
+        let caught = match left_out {
+            LeftOut::FileSync => counts.torn > 0,
+            LeftOut::DirectorySync => counts.lost > 0,
+        };
+        let excuse = excuse(lab.file_system, left_out, commits);
+        let verdict = match excuse {
+            _ if caught => "caught".to_owned(),
+            Some(excuse) => format!("not caught: {excuse}"),
+            None => {
+                missed.push(commits);
+                "MISSED".to_owned()
+            }
+        };
+        report::add_control(Control {
+            file_system: lab.file_system.name,
+            left_out: left_out.to_string(),
+            commits: format!("{commits:?}"),
+            counts,
+            verdict,
+        });
+    }
+    assert!(missed.is_empty(), "{left_out} left out, and nothing found with commits {missed:?}");
+}
+
+/// Why nothing may be found although a sync is left out. All else must be found.
+fn excuse(file_system: FileSystem, left_out: LeftOut, commits: Commits) -> Option<&'static str> {
+    match (left_out, commits) {
+        (LeftOut::FileSync, _) if file_system.name == "ext4 data=journal" => {
+            Some("the data go through the journal, before the rename")
+        }
+        (LeftOut::DirectorySync, Commits::Everywhere) => Some("the last forced commit makes the rename durable"),
+        _ => None,
+    }
+}
+
+/// What was found in the states of a recording.
+struct Examined {
+    counts: Counts,
+    flushes: Vec<usize>,
+    /// Bad states, and how to get there.
+    bad: Vec<(Fault, String)>,
+}
+
+fn examine_adapter(lab: &Lab, workload: &Workload, durability: Durability, meddling: Meddling) -> Examined {
+    // Not on the recorded disk, and in memory if possible.
+    let shared_memory = PathBuf::from("/dev/shm");
+    let lock_dir = TempDir::new_in(if shared_memory.is_dir() { shared_memory } else { env::temp_dir() }).unwrap();
+    examine(lab, workload, &Writer::adapter(durability, lock_dir.path()), meddling)
+}
+
+fn examine(lab: &Lab, workload: &Workload, writer: &Writer, meddling: Meddling) -> Examined {
+    let (recording, history) = record(lab, workload, writer, meddling);
+    let start = Instant::now();
+    let leftovers = matches!(writer, Writer::Adapter(..)).then_some(workload.writers);
+    let promise = Promise { history: &history, leftovers };
+    let mut counts = Counts { recordings: 1, possible: recording.states.len(), ..Counts::default() };
+    let mut bad = Vec::new();
+    for state in recording.sample(states_to_judge(&recording)) {
+        let seen = look(lab, &recording, state);
+        let mut faults: Vec<Fault> = Vec::new();
+        for point in &state.points {
+            faults.extend(seen.faults(&promise, &recording.log[..recording.points[*point].at]));
         }
         faults.sort();
-        row.torn += usize::from(faults.iter().any(|(fault, _)| matches!(fault, Fault::Torn(_))));
-        row.lost += usize::from(faults.iter().any(|(fault, _)| matches!(fault, Fault::Lost(_))));
-        row.other += usize::from(faults.iter().any(|(fault, _)| matches!(fault, Fault::Other(_))));
-        if let Some((fault, point)) = faults.first() {
-            bad.push(format!("{} {}: {fault:?}: {}", row.file_system, row.title, recording.describe(state, *point)));
-        }
+        faults.dedup();
+        counts.states += 1;
+        counts.torn += usize::from(faults.iter().any(|fault| matches!(fault, Fault::Torn(_))));
+        counts.lost += usize::from(faults.iter().any(|fault| matches!(fault, Fault::Lost(_))));
+        counts.other += usize::from(faults.iter().any(|fault| matches!(fault, Fault::Other(_))));
+        let (file_system, workload) = (lab.file_system.name, workload.name);
+        bad.extend(faults.into_iter().map(|fault| {
+            (fault, format!("{file_system}, {workload}, {writer}, {meddling}: {}", recording.describe(state)))
+        }));
     }
-    eprintln!("judged in {:?}", start.elapsed());
-    (row, bad)
+    counts.time = start.elapsed();
+    Examined { counts, flushes: recording.flushes(), bad }
 }
 
 fn record(lab: &Lab, workload: &Workload, writer: &Writer, meddling: Meddling) -> (Recording, History) {
@@ -100,5 +207,14 @@ fn record(lab: &Lab, workload: &Workload, writer: &Writer, meddling: Meddling) -
     let log = lab.disk.log();
     let history = run.history.into_inner().unwrap();
     drop(mounted);
-    (Recording::new(start, log, 1), history)
+    (Recording::new(start, log), history)
+}
+
+/// `CRASH_STATES`: `full`, or how many states of each recording. Otherwise one of every crash point.
+fn states_to_judge(recording: &Recording) -> usize {
+    match env::var("CRASH_STATES").as_deref() {
+        Ok("full") => recording.states.len(),
+        Ok(number) => number.parse().expect("CRASH_STATES is `full` or a number"),
+        Err(_) => recording.points.len(),
+    }
 }

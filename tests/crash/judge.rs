@@ -5,8 +5,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use atomic_file_adapter::Durability;
-
 use crate::disk::Event;
 use crate::lab::Lab;
 use crate::states::{Recording, State};
@@ -15,8 +13,8 @@ use crate::workloads::{History, Version, is_expected};
 /// What a workload promised.
 pub struct Promise<'a> {
     pub history: &'a History,
-    pub durability: Durability,
-    /// Whether the modes and the temporary files are the adapter's; the most of the latter in one directory.
+    /// How many temporary files may be in one directory. `None`: the writer is not the adapter; its modes and leftovers
+    /// are its own affair.
     pub leftovers: Option<usize>,
 }
 
@@ -43,9 +41,9 @@ enum Node {
     Other,
 }
 
-/// Mounts the state, which replays the journal, and looks at all there is; with `check`, also lets the file system's own
-/// program check the disk afterwards.
-pub fn look(lab: &Lab, recording: &Recording, state: &State, check: bool) -> Seen {
+/// Mounts the state, which replays the journal, looks at all there is, unmounts it, and lets the file system's own program
+/// check the disk.
+pub fn look(lab: &Lab, recording: &Recording, state: &State) -> Seen {
     let mut seen = Seen { nodes: BTreeMap::new(), broken: None };
     lab.show(recording.image(state));
     match lab.mount() {
@@ -56,7 +54,7 @@ pub fn look(lab: &Lab, recording: &Recording, state: &State, check: bool) -> See
         }
         Err(error) => seen.broken = Some(format!("cannot be mounted: {error}")),
     }
-    if check && seen.broken.is_none() {
+    if seen.broken.is_none() {
         seen.broken = lab.check().err();
     }
     seen
@@ -145,12 +143,10 @@ impl Seen {
         let mut faults = Vec::new();
         let superseding =
             |old: &Version| numbered().rfind(|(_, new)| times.superseded(old, new)).map(|(number, _)| number);
-        if promise.durability == Durability::Full {
-            let newer: Option<Vec<usize>> = same.iter().map(|(_, version)| superseding(version)).collect();
-            if let Some(newer) = newer {
-                let (old, new) = (same[0].0, newer[0]);
-                faults.push(Fault::Lost(format!("{name} is version {old}, though {new} was acknowledged")));
-            }
+        let newer: Option<Vec<usize>> = same.iter().map(|(_, version)| superseding(version)).collect();
+        if let Some(newer) = newer {
+            let (old, new) = (same[0].0, newer[0]);
+            faults.push(Fault::Lost(format!("{name} is version {old}, though {new} was acknowledged")));
         }
         let right = |mode: u32| same.iter().any(|(_, version)| version.mode == mode);
         if let Some(mode) = mode.filter(|mode| promise.leftovers.is_some() && !right(*mode)) {

@@ -13,6 +13,8 @@ mod judge;
 #[cfg(target_os = "linux")]
 mod lab;
 #[cfg(target_os = "linux")]
+mod random;
+#[cfg(target_os = "linux")]
 mod report;
 #[cfg(target_os = "linux")]
 mod states;
@@ -24,8 +26,8 @@ use std::process::ExitCode;
 #[cfg(target_os = "linux")]
 fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&libtest_mimic::Arguments::from_args(), cases::all());
-    report::print();
-    conclusion.exit_code()
+    report::publish();
+    if cases::command().is_some() && conclusion.has_failed() { ExitCode::FAILURE } else { conclusion.exit_code() }
 }
 
 #[cfg(not(target_os = "linux"))]

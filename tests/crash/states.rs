@@ -7,9 +7,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use crate::disk::{Event, Image};
+use crate::random::Random;
 
 /// How many random subsets of the writes in flight are taken at every crash point, beside the prefixes and omissions.
 const RANDOM_SUBSETS: usize = 12;
@@ -40,16 +39,17 @@ pub struct Recording {
 }
 
 impl Recording {
-    pub fn new(start: Image, log: Vec<Event>, seed: u64) -> Self {
+    pub fn new(start: Image, log: Vec<Event>) -> Self {
         let mut recording = Recording { points: points(start, &log), log, states: Vec::new() };
-        recording.enumerate(seed);
+        recording.enumerate();
         recording
     }
 
-    fn enumerate(&mut self, mut seed: u64) {
+    fn enumerate(&mut self) {
+        let mut random = Random::new("subsets");
         let mut known: HashMap<u64, usize> = HashMap::new();
         for (number, point) in self.points.iter().enumerate() {
-            for missing in subsets(&point.in_flight, &mut seed) {
+            for missing in subsets(&point.in_flight, &mut random) {
                 let image = self.image_at(point, &missing);
                 let state = *known.entry(image.hash()).or_insert_with(|| {
                     self.states.push(State { points: Vec::new(), missing });
@@ -76,14 +76,15 @@ impl Recording {
     }
 
     /// `limit` of the states, taken in turn from the crash points, which are so spread evenly if there are more of them.
-    pub fn sample(&self, limit: usize, mut seed: u64) -> Vec<&State> {
+    pub fn sample(&self, limit: usize) -> Vec<&State> {
+        let mut random = Random::new("sample");
         let mut of_points: Vec<Vec<&State>> = self.points.iter().map(|_| Vec::new()).collect();
         for state in &self.states {
             of_points[state.points[0]].push(state);
         }
         of_points.retain(|states| !states.is_empty());
         for states in &mut of_points {
-            shuffle(states, &mut seed);
+            random.shuffle(states);
         }
         let mut sample = Vec::new();
         while sample.len() < limit && !of_points.is_empty() {
@@ -97,8 +98,9 @@ impl Recording {
         sample
     }
 
-    pub fn describe<'a>(&'a self, state: &'a State, point: usize) -> impl fmt::Display + 'a {
-        Description { recording: self, state, point: &self.points[point] }
+    /// The first crash point at which the state is possible, and what is missing then.
+    pub fn describe<'a>(&'a self, state: &'a State) -> impl fmt::Display + 'a {
+        Description { recording: self, state, point: &self.points[state.points[0]] }
     }
 
     /// For every operation that was acknowledged, the flushes since it began.
@@ -147,26 +149,14 @@ fn apply(image: &mut Image, event: &Event) {
 }
 
 /// What may be missing of `writes`: all prefixes, every single omission, some random subsets.
-fn subsets(writes: &[usize], seed: &mut u64) -> Vec<BTreeSet<usize>> {
+fn subsets(writes: &[usize], random: &mut Random) -> Vec<BTreeSet<usize>> {
     let mut missing: Vec<BTreeSet<usize>> =
         (0..=writes.len()).map(|end| writes[end..].iter().copied().collect()).collect();
     missing.extend(writes.iter().map(|write| BTreeSet::from([*write])));
     for _ in 0..RANDOM_SUBSETS {
-        missing.push(writes.iter().copied().filter(|_| random(seed, 2) == 0).collect());
+        missing.push(writes.iter().copied().filter(|_| random.coin()).collect());
     }
     missing
-}
-
-/// The same in every run.
-fn random(seed: &mut u64, limit: usize) -> usize {
-    *seed = seed.wrapping_add(1);
-    (xxh3_64(&seed.to_le_bytes()) % limit as u64) as usize
-}
-
-fn shuffle<T>(items: &mut [T], seed: &mut u64) {
-    for end in (1..items.len()).rev() {
-        items.swap(end, random(seed, end + 1));
-    }
 }
 
 struct Description<'a> {
@@ -177,21 +167,25 @@ struct Description<'a> {
 
 impl fmt::Display for Description<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let log = &self.recording.log[..self.point.at];
-        let what = match self.recording.log.get(self.point.at) {
+        let Point { at, in_flight, .. } = self.point;
+        let log = &self.recording.log;
+        let when = match log.get(*at) {
             Some(Event::Flush) => "just before a flush",
             _ => "just after an acknowledgement",
         };
-        write!(f, "crash at event {} of {}, {what};", self.point.at, self.recording.log.len())?;
-        for (at, event) in log.iter().enumerate() {
+        write!(f, "crash at event {at} of {}, {when}; operations:", log.len())?;
+        for event in &log[..*at] {
             match event {
-                Event::Begin(operation) => write!(f, " [{operation} begins]")?,
-                Event::Acknowledged(operation) => write!(f, " [{operation} acknowledged]")?,
-                Event::Flush => f.write_str(" F")?,
-                Event::Write { offset, data } => {
-                    let lost = if self.state.missing.contains(&at) { " MISSING" } else { "" };
-                    write!(f, " {offset:#x}+{:#x}{lost}", data.len())?;
-                }
+                Event::Begin(operation) => write!(f, " {operation} began")?,
+                Event::Acknowledged(operation) => write!(f, " {operation} ended")?,
+                Event::Flush | Event::Write { .. } => {}
+            }
+        }
+        f.write_str("; in flight (offset+length):")?;
+        for write in in_flight {
+            if let Event::Write { offset, data } = &log[*write] {
+                let missing = if self.state.missing.contains(write) { " MISSING" } else { "" };
+                write!(f, " {offset:#x}+{:#x}{missing}", data.len())?;
             }
         }
         Ok(())

@@ -1,12 +1,12 @@
 //! What is done to files while the disk records, and which versions of which file it makes.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::thread;
 
@@ -17,6 +17,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::disk::{Disk, Event};
 use crate::lab::Mounted;
+use crate::random::Random;
 
 /// Neither is what a umask would make of a mode.
 const REPLACED_MODE: u32 = 0o604;
@@ -39,11 +40,14 @@ pub const REPLACE: Workload =
 pub const RESIZE: Workload =
     Workload { name: "grow and shrink", prepare: |run| run.put("file", 300), operate: resize, writers: 1 };
 
-pub const WORKLOADS: [Workload; 8] = [
+pub const DELETE: Workload =
+    Workload { name: "delete", prepare: |run| run.put("file", 6000), operate: delete, writers: 1 };
+
+pub static WORKLOADS: [Workload; 8] = [
     CREATE,
     REPLACE,
     RESIZE,
-    Workload { name: "delete", prepare: |run| run.put("file", 6000), operate: delete, writers: 1 },
+    DELETE,
     Workload { name: "update", prepare: |run| run.put("file", 6000), operate: update, writers: 1 },
     Workload { name: "new directories", prepare: |_| {}, operate: new_directories, writers: 1 },
     Workload { name: "two writers", prepare: |run| run.put("file", 6000), operate: two_writers, writers: 2 },
@@ -127,20 +131,29 @@ fn through_link(run: &Run) {
 
 /// Who writes.
 pub enum Writer {
-    Adapter(AtomicFileAdapter),
+    Adapter(AtomicFileAdapter, Durability),
     /// A command for `sh`, with `{path}` for the file's path; it gets the contents on its standard input.
     Command(String),
+}
+
+impl fmt::Display for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Writer::Adapter(_, durability) => write!(f, "{durability:?}"),
+            Writer::Command(command) => f.write_str(command),
+        }
+    }
 }
 
 impl Writer {
     pub fn adapter(durability: Durability, lock_dir: &Path) -> Self {
         let builder = AtomicFileAdapter::builder().durability(durability).new_file_mode(NEW_MODE).lock_dir(lock_dir);
-        Writer::Adapter(builder.build().unwrap())
+        Writer::Adapter(builder.build().unwrap(), durability)
     }
 
     fn write(&self, path: &Path, contents: &[u8]) {
         match self {
-            Writer::Adapter(adapter) => adapter.write_atomic(path, contents).unwrap(),
+            Writer::Adapter(adapter, _) => adapter.write_atomic(path, contents).unwrap(),
             Writer::Command(command) => {
                 let path = format!("'{}'", path.to_str().unwrap().replace('\'', r"'\''"));
                 let command = command.replace("{path}", &path);
@@ -154,11 +167,31 @@ impl Writer {
 }
 
 /// What is done between the system calls of the writer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meddling {
-    /// The journal is committed between any two steps.
-    pub commits: bool,
+    pub commits: Commits,
     pub left_out: Option<LeftOut>,
+}
+
+impl fmt::Display for Meddling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "commits {:?}", self.commits)?;
+        self.left_out.map_or(Ok(()), |sync| write!(f, ", {sync} left out"))
+    }
+}
+
+/// Where the journal is committed, which it may be at any moment, if only because somebody else syncs a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commits {
+    No,
+    /// Between any two steps.
+    Everywhere,
+    /// Between any two steps or not, by the toss of a coin: the last commit of all may hide a sync that is missing.
+    Somewhere,
+}
+
+impl Commits {
+    pub const ALL: [Self; 3] = [Commits::No, Commits::Everywhere, Commits::Somewhere];
 }
 
 /// A sync that does not take place.
@@ -166,6 +199,15 @@ pub struct Meddling {
 pub enum LeftOut {
     FileSync,
     DirectorySync,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LeftOut::FileSync => "the file's sync",
+            LeftOut::DirectorySync => "the directory's sync",
+        })
+    }
 }
 
 impl LeftOut {
@@ -212,20 +254,16 @@ impl Run<'_> {
     }
 
     pub fn operate(&self, workload: &Workload) {
-        let hooked = matches!(self.writer, Writer::Adapter(_));
-        if hooked || !self.meddling.commits {
+        let hooked = matches!(self.writer, Writer::Adapter(..));
+        if hooked || self.meddling.commits == Commits::No {
             return (workload.operate)(self);
         }
         // Another program cannot be stopped between its system calls.
-        let done = AtomicBool::new(false);
         thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    commit(&self.path(UNRELATED));
-                }
-            });
-            (workload.operate)(self);
-            done.store(true, Ordering::Relaxed);
+            let work = scope.spawn(|| (workload.operate)(self));
+            while !work.is_finished() {
+                commit(&self.path(UNRELATED));
+            }
         });
     }
 
@@ -235,7 +273,7 @@ impl Run<'_> {
 
     fn adapter(&self) -> &AtomicFileAdapter {
         match self.writer {
-            Writer::Adapter(adapter) => adapter,
+            Writer::Adapter(adapter, _) => adapter,
             Writer::Command(_) => panic!("a command can only write"),
         }
     }
@@ -279,16 +317,22 @@ impl Run<'_> {
             (operation, contents)
         };
         self.disk.mark(Event::Begin(operation));
-        self.meddle(|| body(contents.as_deref().unwrap_or_default()));
+        self.meddle(operation, || body(contents.as_deref().unwrap_or_default()));
         self.disk.mark(Event::Acknowledged(operation));
     }
 
     /// Watches the system calls of the adapter in `body`.
-    fn meddle(&self, body: impl FnOnce()) {
+    fn meddle(&self, operation: usize, body: impl FnOnce()) {
         let Meddling { commits, left_out } = self.meddling;
         let unrelated = self.path(UNRELATED);
+        let mut random = Random::new(&format!("commits of operation {operation}"));
         let decide = move |call: &Call<'_>| {
-            if commits && changes_or_follows(call) {
+            let now = match commits {
+                Commits::No => false,
+                Commits::Everywhere => true,
+                Commits::Somewhere => random.coin(),
+            };
+            if now && changes_or_follows(call) {
                 commit(&unrelated);
             }
             if left_out.is_some_and(|sync| sync.is(call)) { Action::Skip } else { Action::Proceed }
