@@ -19,6 +19,9 @@ use crate::workloads::{
     CREATE, Commits, DELETE, History, LeftOut, Meddling, REPLACE, RESIZE, Run, WORKLOADS, Workload, Writer,
 };
 
+/// How many states of each recording are judged by default, spread evenly over its crash points.
+const DEFAULT_STATES: usize = 12;
+
 /// How many bad states are described in full.
 const DESCRIBED: usize = 5;
 
@@ -210,11 +213,11 @@ fn record(lab: &Lab, workload: &Workload, writer: &Writer, meddling: Meddling) -
     (Recording::new(start, log), history)
 }
 
-/// `CRASH_STATES`: `full`, or how many states of each recording. Otherwise one of every crash point.
+/// `CRASH_STATES`: `full`, or how many states of each recording.
 fn states_to_judge(recording: &Recording) -> usize {
     match env::var("CRASH_STATES").as_deref() {
         Ok("full") => recording.states.len(),
         Ok(number) => number.parse().expect("CRASH_STATES is `full` or a number"),
-        Err(_) => recording.points.len(),
+        Err(_) => DEFAULT_STATES,
     }
 }

@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const PAGE: usize = 4096;
 type Page = [u8; PAGE];
+const ZEROS: Page = [0; PAGE];
 
 /// The contents of a disk. Copies share their pages.
 #[derive(Clone, Default)]
@@ -40,9 +41,9 @@ impl Image {
             let (now, later) = data.split_at(data.len().min(PAGE - start));
             let old = self.pages.remove(&number);
             self.hash ^= hash(number, old.as_ref());
-            let mut page = old.unwrap_or_else(|| Arc::new([0; PAGE]));
+            let mut page = old.unwrap_or_else(|| Arc::new(ZEROS));
             Arc::make_mut(&mut page)[start..start + now.len()].copy_from_slice(now);
-            if page.iter().any(|byte| *byte != 0) {
+            if *page != ZEROS {
                 self.hash ^= hash(number, Some(&page));
                 self.pages.insert(number, page);
             }
