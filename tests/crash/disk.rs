@@ -1,5 +1,5 @@
-//! The recording disk: a FUSE file system that is one file, in sparse memory. What is written to it, its flushes and the
-//! marks of a test are logged in one order.
+//! The recording disk: a FUSE file system that is one file, in sparse memory. What is written to it, its flushes and
+//! the marks of a test are logged in one order.
 
 use std::collections::HashMap;
 use std::ffi::c_int;

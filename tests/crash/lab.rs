@@ -79,8 +79,8 @@ impl FileSystem {
 }
 
 /// Runs `body` in a thread with mounts and descriptors of its own. Whatever is still mounted when it ends goes with it.
-/// And no program that another thread is starting at this moment has a copy of an open file, which would keep a file system
-/// from being unmounted.
+/// And no program that another thread is starting at this moment has a copy of an open file, which would keep a file
+/// system from being unmounted.
 pub fn isolated<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
     let private = move || {
         own_descriptors().unwrap();

@@ -17,6 +17,8 @@ const RANDOM_SUBSETS: usize = 12;
 pub struct Point {
     /// Its place in the log: what is logged from here on has not happened.
     pub at: usize,
+    /// Whether it is just after an acknowledgement; otherwise it is just before a flush completes.
+    acknowledged: bool,
     /// The disk at the last completed flush.
     base: Image,
     /// Where in the log the writes since then are.
@@ -75,18 +77,21 @@ impl Recording {
         image
     }
 
-    /// `limit` of the states, taken in turn from the crash points, which are so spread evenly if there are more of them.
+    /// `limit` of the states: first one of every crash point just after an acknowledgement, when the most was promised, then
+    /// in turn from all crash points, which are so spread evenly if there are more of them.
     pub fn sample(&self, limit: usize) -> Vec<&State> {
         let mut random = Random::new("sample");
         let mut of_points: Vec<Vec<&State>> = self.points.iter().map(|_| Vec::new()).collect();
         for state in &self.states {
-            of_points[state.points[0]].push(state);
+            // The last of its points is the one at which the most was promised.
+            of_points[state.points[state.points.len() - 1]].push(state);
         }
-        of_points.retain(|states| !states.is_empty());
         for states in &mut of_points {
             random.shuffle(states);
         }
-        let mut sample = Vec::new();
+        let acknowledged = of_points.iter_mut().zip(&self.points).filter(|(_, point)| point.acknowledged);
+        let mut sample: Vec<&State> = acknowledged.filter_map(|(states, _)| states.pop()).take(limit).collect();
+        of_points.retain(|states| !states.is_empty());
         while sample.len() < limit && !of_points.is_empty() {
             let wanted = (limit - sample.len()).min(of_points.len());
             for turn in 0..wanted {
@@ -98,9 +103,9 @@ impl Recording {
         sample
     }
 
-    /// The first crash point at which the state is possible, and what is missing then.
+    /// When the power went and what is missing.
     pub fn describe<'a>(&'a self, state: &'a State) -> impl fmt::Display + 'a {
-        Description { recording: self, state, point: &self.points[state.points[0]] }
+        Description { recording: self, state }
     }
 
     /// For every operation that was acknowledged, the flushes since it began.
@@ -128,13 +133,13 @@ fn points(start: Image, log: &[Event]) -> Vec<Point> {
         match event {
             Event::Write { .. } => in_flight.push(at),
             Event::Flush => {
-                points.push(Point { at, base: base.clone(), in_flight: in_flight.clone() });
+                points.push(Point { at, acknowledged: false, base: base.clone(), in_flight: in_flight.clone() });
                 for write in in_flight.drain(..) {
                     apply(&mut base, &log[write]);
                 }
             }
             Event::Acknowledged(_) => {
-                points.push(Point { at: at + 1, base: base.clone(), in_flight: in_flight.clone() });
+                points.push(Point { at: at + 1, acknowledged: true, base: base.clone(), in_flight: in_flight.clone() });
             }
             Event::Begin(_) => {}
         }
@@ -162,27 +167,26 @@ fn subsets(writes: &[usize], random: &mut Random) -> Vec<BTreeSet<usize>> {
 struct Description<'a> {
     recording: &'a Recording,
     state: &'a State,
-    point: &'a Point,
 }
 
 impl fmt::Display for Description<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Point { at, in_flight, .. } = self.point;
-        let log = &self.recording.log;
-        let when = match log.get(*at) {
-            Some(Event::Flush) => "just before a flush",
-            _ => "just after an acknowledgement",
-        };
-        write!(f, "crash at event {at} of {}, {when}; operations:", log.len())?;
-        for event in &log[..*at] {
+        let Recording { log, points, .. } = self.recording;
+        let (first, last) = (&points[self.state.points[0]], &points[self.state.points[self.state.points.len() - 1]]);
+        write!(f, "crash at event {} of {}", first.at, log.len())?;
+        if first.at != last.at {
+            write!(f, ", or as late as {}", last.at)?;
+        }
+        f.write_str("; operations:")?;
+        for (at, event) in log[..last.at].iter().enumerate() {
             match event {
-                Event::Begin(operation) => write!(f, " {operation} began")?,
-                Event::Acknowledged(operation) => write!(f, " {operation} ended")?,
+                Event::Begin(operation) => write!(f, " {operation} begins at {at},")?,
+                Event::Acknowledged(operation) => write!(f, " {operation} ends at {at},")?,
                 Event::Flush | Event::Write { .. } => {}
             }
         }
-        f.write_str("; in flight (offset+length):")?;
-        for write in in_flight {
+        write!(f, " in flight at {} (offset+length):", first.at)?;
+        for write in &first.in_flight {
             if let Event::Write { offset, data } = &log[*write] {
                 let missing = if self.state.missing.contains(write) { " MISSING" } else { "" };
                 write!(f, " {offset:#x}+{:#x}{missing}", data.len())?;

@@ -23,6 +23,9 @@ use crate::random::Random;
 const REPLACED_MODE: u32 = 0o604;
 const NEW_MODE: u32 = 0o640;
 
+/// About as many steps has a write.
+const STEPS: usize = 8;
+
 /// A file that has nothing to do with the workload; a sync of it forces the journal.
 const UNRELATED: &str = "unrelated";
 
@@ -186,12 +189,12 @@ pub enum Commits {
     No,
     /// Between any two steps.
     Everywhere,
-    /// Before one step in three, at random: a commit at the end, for example, hides that a sync is missing.
-    Somewhere,
+    /// Before one step of each operation, at random: a commit at the end would hide that a sync is missing.
+    Once,
 }
 
 impl Commits {
-    pub const ALL: [Self; 3] = [Commits::No, Commits::Everywhere, Commits::Somewhere];
+    pub const ALL: [Self; 3] = [Commits::No, Commits::Everywhere, Commits::Once];
 }
 
 /// A sync that does not take place.
@@ -317,22 +320,24 @@ impl Run<'_> {
             (operation, contents)
         };
         self.disk.mark(Event::Begin(operation));
-        self.meddle(operation, || body(contents.as_deref().unwrap_or_default()));
+        self.meddle(operation, path, || body(contents.as_deref().unwrap_or_default()));
         self.disk.mark(Event::Acknowledged(operation));
     }
 
     /// Watches the system calls of the adapter in `body`.
-    fn meddle(&self, operation: usize, body: impl FnOnce()) {
+    fn meddle(&self, operation: usize, path: &str, body: impl FnOnce()) {
         let Meddling { commits, left_out } = self.meddling;
         let unrelated = self.path(UNRELATED);
-        let mut random = Random::new(&format!("commits of operation {operation}"));
+        let once = Random::new(&format!("commit in operation {operation} on {path}")).below(STEPS);
+        let mut steps = 0..;
         let decide = move |call: &Call<'_>| {
-            let now = match commits {
+            let step = changes_or_follows(call).then(|| steps.next()).flatten();
+            let now = step.is_some_and(|step| match commits {
                 Commits::No => false,
                 Commits::Everywhere => true,
-                Commits::Somewhere => random.below(3) == 0,
-            };
-            if now && changes_or_follows(call) {
+                Commits::Once => step == once,
+            });
+            if now {
                 commit(&unrelated);
             }
             if left_out.is_some_and(|sync| sync.is(call)) { Action::Skip } else { Action::Proceed }
