@@ -13,7 +13,7 @@
 //!
 //! | variable | |
 //! |---|---|
-//! | `CRASH_STATES` | how many states of each recording are judged (default 12), or `full`: all of them |
+//! | `CRASH_STATES` | how many states of each recording are judged (default 12; 60 of a command), or `full`: all of them |
 //! | `CRASH_SEED` | a number; other random subsets, samples and commits |
 //! | `CRASH_COMMAND` | judges this command instead of the adapter |
 //!

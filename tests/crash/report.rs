@@ -19,6 +19,8 @@ pub struct Counts {
     pub states: usize,
     pub torn: usize,
     pub lost: usize,
+    /// Lost, where that is allowed.
+    pub old: usize,
     pub other: usize,
     /// The sum of the time that judging took.
     pub time: Duration,
@@ -31,6 +33,7 @@ impl Counts {
         self.states += other.states;
         self.torn += other.torn;
         self.lost += other.lost;
+        self.old += other.old;
         self.other += other.other;
         self.time += other.time;
     }
@@ -113,8 +116,8 @@ impl Report {
     fn states(&self) -> String {
         let mut text = String::from(
             "\nEach state was mounted, read, unmounted, and checked with the file system's own program.\n\
-             \n| file system | writer | recordings | states | of | torn | lost | other | ms a state |\n\
-             |---|---|--:|--:|--:|--:|--:|--:|--:|\n",
+             \n| file system | writer | recordings | states | of | torn | lost | other | old, as is allowed | ms a state |\n\
+             |---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
         );
         let mut all = Counts::default();
         for file_system in distinct(&self.judged, |row| row.file_system) {
@@ -181,9 +184,9 @@ impl Report {
 }
 
 fn state_row(file_system: &str, writer: &str, counts: &Counts) -> String {
-    let Counts { recordings, possible, states, torn, lost, other, time } = counts;
+    let Counts { recordings, possible, states, torn, lost, old, other, time } = counts;
     let each = time.as_millis() / (*states).max(1) as u128;
     format!(
-        "| {file_system} | {writer} | {recordings} | {states} | {possible} | {torn} | {lost} | {other} | {each} |\n"
+        "| {file_system} | {writer} | {recordings} | {states} | {possible} | {torn} | {lost} | {other} | {old} | {each} |\n"
     )
 }
