@@ -10,8 +10,8 @@ use atomic_file_adapter::Durability;
 use libtest_mimic::Trial;
 use tempfile::TempDir;
 
-use crate::common::test_if;
-use crate::judge::{Fault, Promise, look};
+use crate::common::{test, test_if};
+use crate::judge::{self, Fault, Promise, look};
 use crate::lab::{FILE_SYSTEMS, FileSystem, Lab, isolated};
 use crate::random;
 use crate::report::{self, Control, Counts, Judged};
@@ -36,6 +36,7 @@ pub fn all() -> Vec<Trial> {
         }
         None => {
             let mut trials = each_file_system(&WORKLOADS, the_adapter_keeps_its_promise);
+            trials.push(test("control: the judge tells good from bad", judge::tells_good_from_bad));
             for left_out in [LeftOut::FileSync, LeftOut::DirectorySync] {
                 for file_system in FILE_SYSTEMS {
                     let name = format!("control: {}, {left_out} left out", file_system.name);

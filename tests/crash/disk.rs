@@ -120,7 +120,8 @@ impl Disk {
         let (place, file) = (path.to_owned(), DiskFile { size, shared: shared.clone() });
         let server = thread::spawn(move || {
             // When the process is killed, its other threads may hang in the kernel until the disk answers, and their
-            // descriptors stay open. Closing that of the FUSE connection ends their waiting, so it must not be one of them.
+            // descriptors stay open. Closing that of the FUSE connection ends their waiting, so it must not be one of
+            // them.
             let session = own_descriptors().and_then(|()| Session::new(file, place, &Config::default()));
             match session {
                 Ok(session) => {

@@ -41,8 +41,8 @@ enum Node {
     Other,
 }
 
-/// Mounts the state, which replays the journal, looks at all there is, unmounts it, and lets the file system's own program
-/// check the disk.
+/// Mounts the state, which replays the journal, looks at all there is, unmounts it, and lets the file system's own
+/// program check the disk.
 pub fn look(lab: &Lab, recording: &Recording, state: &State) -> Seen {
     let mut seen = Seen { nodes: BTreeMap::new(), broken: None };
     lab.show(recording.image(state));
@@ -195,4 +195,48 @@ fn describe(found: Option<&Vec<u8>>) -> String {
         .collect();
     let zeros = contents.iter().filter(|byte| **byte == 0).count();
     format!("{} bytes, {zeros} of them zero, that begin with {title:?}", contents.len())
+}
+
+/// The judge on trial, without a disk.
+pub fn tells_good_from_bad() {
+    let version = |contents: Option<&str>, operation| Version {
+        contents: contents.map(|contents| contents.into()),
+        mode: 0o640,
+        operation,
+    };
+    let versions = vec![version(None, None), version(Some("one"), Some(0)), version(Some("two"), Some(1))];
+    let mut history = History::default();
+    history.files.insert("file".into(), versions);
+    let promise = Promise { history: &history, leftovers: Some(1) };
+    let node = |mode, contents: &str| Node::File { mode, contents: contents.into() };
+    let faults = |nodes: Vec<(&str, Node)>, log: &[Event]| {
+        let nodes = nodes.into_iter().map(|(path, node)| (path.into(), node)).collect();
+        Seen { nodes, broken: None }.faults(&promise, log)
+    };
+    let log = [Event::Begin(0), Event::Acknowledged(0), Event::Begin(1), Event::Acknowledged(1)];
+
+    // Before, while and after the second version is written.
+    assert_eq!(faults(vec![("file", node(0o640, "one"))], &log[..2]), []);
+    assert_eq!(faults(vec![("file", node(0o640, "one"))], &log[..3]), []);
+    assert_eq!(faults(vec![("file", node(0o640, "two"))], &log[..3]), []);
+    assert_eq!(faults(vec![("file", node(0o640, "two"))], &log), []);
+    assert!(matches!(faults(vec![("file", node(0o640, "two"))], &log[..2])[..], [Fault::Torn(_)]));
+    assert!(matches!(faults(vec![("file", node(0o640, "one"))], &log)[..], [Fault::Lost(_)]));
+    assert!(matches!(faults(vec![], &log[..2])[..], [Fault::Lost(_)]));
+    assert_eq!(faults(vec![], &log[..1]), []);
+
+    // Two writers at once: either order is right.
+    let both = [Event::Begin(0), Event::Begin(1), Event::Acknowledged(1), Event::Acknowledged(0)];
+    assert_eq!(faults(vec![("file", node(0o640, "one"))], &both), []);
+    assert_eq!(faults(vec![("file", node(0o640, "two"))], &both), []);
+
+    // Modes and leftovers.
+    assert!(matches!(faults(vec![("file", node(0o600, "two"))], &log)[..], [Fault::Other(_)]));
+    let left = |names: &[&'static str]| {
+        let names = names.iter().map(|name| (*name, node(0o640, "")));
+        faults(names.chain([("file", node(0o640, "two"))]).collect(), &log)
+    };
+    assert_eq!(left(&[".file.0123456789.tmp"]), []);
+    assert!(matches!(left(&[".file.0123456789.tmp", ".file.abcdefghij.tmp"])[..], [Fault::Other(_)]));
+    assert!(matches!(left(&[".file.tmp"])[..], [Fault::Other(_)]));
 }

@@ -109,8 +109,8 @@ impl Lab {
         let dir = TempDir::new().unwrap();
         fs::create_dir(dir.path().join("root")).unwrap();
         let disk = Disk::serve(&dir.path().join("disk"), file_system.megabytes << 20).unwrap();
-        // When the process is killed, the last thread with a mount unmounts it, and that must not be the one that serves
-        // the disk: it would wait for itself.
+        // When the process is killed, the last thread with a mount unmounts it, and that must not be the one that
+        // serves the disk: it would wait for itself.
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         let device = run(Command::new("losetup").args(["--find", "--show"]).arg(disk.path())).unwrap();
         let device = PathBuf::from(device.trim());

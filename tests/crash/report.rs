@@ -116,7 +116,7 @@ impl Report {
     fn states(&self) -> String {
         let mut text = String::from(
             "\nEach state was mounted, read, unmounted, and checked with the file system's own program.\n\
-             \n| file system | writer | recordings | states | of | torn | lost | other | old, as is allowed | ms a state |\n\
+             \n| file system | writer | recordings | states | of | torn | lost | other | old, allowed | ms a state |\n\
              |---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
         );
         let mut all = Counts::default();
@@ -186,7 +186,6 @@ impl Report {
 fn state_row(file_system: &str, writer: &str, counts: &Counts) -> String {
     let Counts { recordings, possible, states, torn, lost, old, other, time } = counts;
     let each = time.as_millis() / (*states).max(1) as u128;
-    format!(
-        "| {file_system} | {writer} | {recordings} | {states} | {possible} | {torn} | {lost} | {other} | {old} | {each} |\n"
-    )
+    let found = format!("{torn} | {lost} | {other} | {old}");
+    format!("| {file_system} | {writer} | {recordings} | {states} | {possible} | {found} | {each} |\n")
 }

@@ -1,8 +1,9 @@
 //! Crash states: what may be on the disk when the power goes, given the log of the recording disk.
 //!
-//! The power can go at any moment. Just before a flush completes, and just after an operation was acknowledged, the most
-//! is left to chance and the most was promised, so these are the crash points. All that was written before the last
-//! completed flush is on the disk, and any subset of what was written since. A write that was logged as one is not torn.
+//! The power can go at any moment. Just before a flush completes, and just after an operation was acknowledged, the
+//! most is left to chance and the most was promised, so these are the crash points. All that was written before the
+//! last completed flush is on the disk, and any subset of what was written since. A write that was logged as one is not
+//! torn.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -77,8 +78,8 @@ impl Recording {
         image
     }
 
-    /// `limit` of the states: first one of every crash point just after an acknowledgement, when the most was promised, then
-    /// in turn from all crash points, which are so spread evenly if there are more of them.
+    /// `limit` of the states: first one of every crash point just after an acknowledgement, when the most was promised,
+    /// then in turn from all crash points, which are so spread evenly if there are more of them.
     pub fn sample(&self, limit: usize) -> Vec<&State> {
         let mut random = Random::new("sample");
         let mut of_points: Vec<Vec<&State>> = self.points.iter().map(|_| Vec::new()).collect();
