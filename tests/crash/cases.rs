@@ -17,7 +17,7 @@ use crate::random;
 use crate::report::{self, Control, Counts, Judged};
 use crate::states::Recording;
 use crate::workloads::{
-    CREATE, Commits, DELETE, History, LeftOut, Meddling, REPLACE, RESIZE, Run, WORKLOADS, Workload, Writer,
+    BATCH, CREATE, Commits, DELETE, History, LeftOut, Meddling, REPLACE, RESIZE, Run, WORKLOADS, Workload, Writer,
 };
 
 /// How many states of each recording are judged by default, spread evenly over its crash points.
@@ -125,7 +125,7 @@ fn the_lab_notices(lab: &Lab, left_out: LeftOut) {
     let mut missed = Vec::new();
     for commits in Commits::ALL {
         let mut counts = Counts::default();
-        for workload in [CREATE, REPLACE, RESIZE, DELETE] {
+        for workload in [CREATE, REPLACE, RESIZE, DELETE, BATCH] {
             let meddling = Meddling { commits, left_out: Some(left_out) };
             counts.add(&examine_adapter(lab, &workload, Durability::Full, meddling).counts);
         }

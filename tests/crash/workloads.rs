@@ -46,7 +46,9 @@ pub const RESIZE: Workload =
 pub const DELETE: Workload =
     Workload { name: "delete", prepare: |run| run.put("file", 6000), operate: delete, writers: 1 };
 
-pub static WORKLOADS: [Workload; 8] = [
+pub const BATCH: Workload = Workload { name: "batch", prepare: prepare_batch, operate: batch, writers: BATCHED };
+
+pub static WORKLOADS: [Workload; 9] = [
     CREATE,
     REPLACE,
     RESIZE,
@@ -55,6 +57,7 @@ pub static WORKLOADS: [Workload; 8] = [
     Workload { name: "new directories", prepare: |_| {}, operate: new_directories, writers: 1 },
     Workload { name: "two writers", prepare: |run| run.put("file", 6000), operate: two_writers, writers: 2 },
     Workload { name: "symbolic link", prepare: prepare_link, operate: through_link, writers: 1 },
+    BATCH,
 ];
 
 fn create(run: &Run) {
@@ -117,6 +120,32 @@ fn two_writers(run: &Run) {
             });
         }
     });
+}
+
+/// As many files as are synced together, by syncfs.
+const BATCHED: usize = 8;
+
+fn batched() -> impl Iterator<Item = String> {
+    (0..BATCHED).map(|n| format!("file{n}"))
+}
+
+/// Half of the files are there before.
+fn prepare_batch(run: &Run) {
+    batched().step_by(2).for_each(|name| run.put(&name, 6000));
+}
+
+fn batch(run: &Run) {
+    for _ in 0..2 {
+        let mut batch = run.adapter().batch();
+        let mut operations = Vec::new();
+        for name in batched() {
+            let (operation, new) = run.begin(&name, Some(6000));
+            batch.write(run.path(&name), new.unwrap_or_default());
+            operations.push(operation);
+        }
+        run.meddle(operations[0], "batch", || batch.commit().unwrap());
+        operations.into_iter().for_each(|operation| run.disk.mark(Event::Acknowledged(operation)));
+    }
 }
 
 fn prepare_link(run: &Run) {
@@ -215,6 +244,9 @@ impl fmt::Display for LeftOut {
 
 impl LeftOut {
     fn is(self, call: &Call<'_>) -> bool {
+        if call.syscall == Syscall::Syncfs {
+            return self == LeftOut::FileSync;
+        }
         let Some(fd) = call.fd.filter(|_| call.syscall == Syscall::Fsync) else { return false };
         let kind = SFlag::from_bits_truncate(fstat(fd).unwrap().st_mode) & SFlag::S_IFMT;
         match self {
@@ -305,23 +337,26 @@ impl Run<'_> {
 
     /// An operation that makes a new version of the file, of `size` bytes, or deletes it.
     fn operation(&self, path: &str, size: Option<usize>, body: impl FnOnce(&[u8])) {
-        let (operation, contents) = {
-            let mut history = self.history.lock().unwrap();
-            let operation = history.operations;
-            history.operations += 1;
-            let absent = || vec![Version { contents: None, mode: 0, operation: None }];
-            let versions = history.files.entry(path.into()).or_insert_with(absent);
-            let contents = size.map(|size| contents(path, versions.len(), size));
-            let mode = match versions.last().unwrap() {
-                Version { contents: None, .. } => NEW_MODE,
-                old => old.mode,
-            };
-            versions.push(Version { contents: contents.clone(), mode, operation: Some(operation) });
-            (operation, contents)
-        };
-        self.disk.mark(Event::Begin(operation));
+        let (operation, contents) = self.begin(path, size);
         self.meddle(operation, path, || body(contents.as_deref().unwrap_or_default()));
         self.disk.mark(Event::Acknowledged(operation));
+    }
+
+    /// The beginning of an operation, its number, and the contents of the new version.
+    fn begin(&self, path: &str, size: Option<usize>) -> (usize, Option<Vec<u8>>) {
+        let mut history = self.history.lock().unwrap();
+        let operation = history.operations;
+        history.operations += 1;
+        let absent = || vec![Version { contents: None, mode: 0, operation: None }];
+        let versions = history.files.entry(path.into()).or_insert_with(absent);
+        let contents = size.map(|size| contents(path, versions.len(), size));
+        let mode = match versions.last().unwrap() {
+            Version { contents: None, .. } => NEW_MODE,
+            old => old.mode,
+        };
+        versions.push(Version { contents: contents.clone(), mode, operation: Some(operation) });
+        self.disk.mark(Event::Begin(operation));
+        (operation, contents)
     }
 
     /// Watches the system calls of the adapter in `body`.
@@ -348,8 +383,8 @@ impl Run<'_> {
 
 /// Whether the call changes the disk, or is the first that is worth a look after one that did.
 fn changes_or_follows(call: &Call<'_>) -> bool {
-    use Syscall::{Close, Fchmod, Fchown, Fsync, Mkdirat, Renameat, Unlinkat, Write};
-    matches!(call.syscall, Mkdirat | Write | Fchown | Fchmod | Fsync | Renameat | Unlinkat | Close)
+    use Syscall::{Close, Fchmod, Fchown, Fsync, Mkdirat, Renameat, Syncfs, Unlinkat, Write};
+    matches!(call.syscall, Mkdirat | Write | Fchown | Fchmod | Fsync | Syncfs | Renameat | Unlinkat | Close)
 }
 
 /// Commits the journal, by a change and a sync of a file that is not the workload's.
