@@ -15,6 +15,11 @@ pub(crate) fn open_search_only(_: BorrowedFd<'_>, _: impl Arg + Copy, _: Links) 
     Err(Errno::ACCESS)
 }
 
+/// `None`: without a link in it, a path may still be spelled in another case than the directory is.
+pub(crate) fn open_dir_without_links(_: impl Arg + Copy) -> Option<Fd> {
+    None
+}
+
 /// The absolute path of an open directory, by `fcntl(F_GETPATH)` (manual page fcntl(2) of macOS).
 pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
     let path = way::on_file(Syscall::FcntlGetpath, dir, || fs::getpath(dir)).ok()?;

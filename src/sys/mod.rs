@@ -40,7 +40,7 @@ use fault as way;
 mod syscall;
 
 pub use self::syscall::Syscall;
-pub(crate) use backend::{open_search_only, real_path, sync, sync_file_system, sync_ordered};
+pub(crate) use backend::{open_dir_without_links, open_search_only, real_path, sync, sync_file_system, sync_ordered};
 
 pub(crate) type Result<T> = std::result::Result<T, Errno>;
 
