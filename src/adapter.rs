@@ -9,6 +9,7 @@ use crate::file::{self, AtomicFile, ReadGuard, WriteGuard};
 use crate::lock::{self, LockDir, Patience};
 use crate::path::current_dir;
 use crate::replace::{Durability, Options};
+use crate::sweep;
 use crate::sys::{self, LockMode};
 
 /// Reads, writes, updates and deletes files that several processes share. See the [crate's page](crate) for what it
@@ -232,6 +233,25 @@ impl AtomicFileAdapter {
     /// The lock directory cannot be listed, or a lock file not opened or removed. The rest is left as it is.
     pub fn prune(&self) -> Result<Vec<PathBuf>> {
         lock::prune(&self.config.lock_dir)
+    }
+
+    /// Removes the temporary files that killed writers of the file `path` have left beside it; if `path` is a directory,
+    /// those of all files in it, but not of files in directories below. Returns their paths.
+    ///
+    /// A writer holds its lock for as long as it has a temporary file, so one whose lock is taken at this moment is left
+    /// alone. Such files are named `.{name}.{ten of a-z and 2-7}.tmp`. They never come in anybody's way; they take up
+    /// space. A write that was killed leaves one at the most.
+    ///
+    /// What a process that was killed while it made the lock directory has left there is removed, too.
+    ///
+    /// The locks are those of this adapter's lock directory: a writer that uses another one is not seen.
+    ///
+    /// # Errors
+    ///
+    /// The path cannot be resolved, the directory not listed, a lock file not opened, or a temporary file not removed. The
+    /// rest is left as it is.
+    pub fn sweep(&self, path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+        sweep::sweep(&self.config.lock_dir, path.as_ref())
     }
 
     /// All lock files of the lock directory, sorted by path, and who holds them at this moment.

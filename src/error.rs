@@ -153,6 +153,8 @@ pub enum Step {
     Remove,
     /// Syncing the directory.
     SyncDirectory,
+    /// Looking for temporary files that were left behind.
+    ListDirectory,
 }
 
 impl fmt::Display for Step {
@@ -177,6 +179,7 @@ impl fmt::Display for Step {
             Step::Rename => "rename the temporary file over",
             Step::Remove => "remove",
             Step::SyncDirectory => "sync the directory of",
+            Step::ListDirectory => "look for temporary files in",
         })
     }
 }

@@ -86,7 +86,9 @@ mod file;
 mod lock;
 mod path;
 mod replace;
+mod sweep;
 mod sys;
+mod temporary;
 
 pub use crate::adapter::{AtomicFileAdapter, Builder, LockFile, LockHolder};
 pub use crate::error::{Error, FileKind, Result, Step};

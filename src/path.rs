@@ -116,6 +116,9 @@ impl Place {
     /// directory that had to be made above it.
     pub(crate) fn make_dir(&self, durable: bool) -> Result<&Dir> {
         let made = self.open_dir(|above, name| {
+            if durable && !above.syncable {
+                return Err(Error::io(&self.path, Step::SyncDirectory, Errno::ACCESS));
+            }
             match sys::make_dir(above.as_fd(), name) {
                 // Whoever made it meanwhile may die before syncing it; sync it for them.
                 Ok(()) | Err(Errno::EXIST) => {}
@@ -258,6 +261,17 @@ impl Parent {
         } else {
             Place { dir: OnceLock::new(), missing: Some((self.dir, self.missing)), name, path }
         }
+    }
+}
+
+/// An existing directory, and its real path. `None`: `path` leads to something else, or to nothing.
+pub(crate) fn directory(path: &Path) -> Result<Option<(Dir, PathBuf)>> {
+    match sys::stat_follow(sys::cwd(), path) {
+        Ok(Meta { special: Some(FileKind::Directory), .. }) => {
+            let found = Parent::find(None, path.as_os_str().as_bytes(), path)?;
+            Ok(found.missing.is_empty().then_some((found.dir, found.real)))
+        }
+        _ => Ok(None),
     }
 }
 

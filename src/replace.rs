@@ -18,9 +18,7 @@
 //! [chown(2)]: https://man7.org/linux/man-pages/man2/chown.2.html
 //! [fsync(2)]: https://man7.org/linux/man-pages/man2/fsync.2.html
 
-use std::collections::hash_map::RandomState;
 use std::ffi::CStr;
-use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -29,6 +27,7 @@ use crate::error::{Error, Result, Step};
 use crate::lock::Held;
 use crate::path::{Dir, Place};
 use crate::sys::{self, Errno, Fd, Meta};
+use crate::temporary::TemporaryName;
 
 /// What a write promises about a crash of the whole machine (power cut, kernel panic). About crashes of processes
 /// all three promise the same: a reader sees the old version or the new one, whole.
@@ -307,72 +306,4 @@ const SET_GROUP_ID: u32 = 0o2000;
 fn for_another_group(mode: u32) -> u32 {
     let for_others = mode & 0o007;
     mode & !(0o070 & !(for_others << 3))
-}
-
-/// Linux and Apple's systems allow 255 bytes a name (NAME_MAX).
-const NAME_MAX: usize = 255;
-const RANDOM_LEN: usize = 10;
-
-/// `.{name}.{random}.tmp`, on the stack: a warm write allocates nothing.
-///
-/// A name so long that this would pass NAME_MAX is cut, and told from its like by the hash of its path:
-/// `.{cut}~{hash}.{random}.tmp`.
-struct TemporaryName {
-    bytes: [u8; NAME_MAX + 1],
-    len: usize,
-}
-
-impl std::fmt::Debug for TemporaryName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.get().fmt(f)
-    }
-}
-
-impl TemporaryName {
-    fn new(name: &CStr, path: &Path) -> Self {
-        let name = name.to_bytes();
-        let mut temporary = TemporaryName { bytes: [0; NAME_MAX + 1], len: 0 };
-        temporary.push(b".");
-        let room = NAME_MAX - b"..".len() - RANDOM_LEN - b".tmp".len();
-        if name.len() <= room {
-            temporary.push(name);
-        } else {
-            let hash = crate::lock::path_hash(path);
-            let mut cut = room - b"~".len() - hash.len();
-            // Some file systems refuse a name that is not UTF-8, so do not cut a character in two.
-            while name.get(cut).is_some_and(|byte| byte & 0xC0 == 0x80) && cut > 0 {
-                cut -= 1;
-            }
-            temporary.push(&name[..cut]);
-            temporary.push(b"~");
-            temporary.push(hash.as_bytes());
-        }
-        temporary.push(b".");
-        temporary.push(&[b'0'; RANDOM_LEN]);
-        temporary.push(b".tmp");
-        temporary.change();
-        temporary
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
-        self.len += bytes.len();
-    }
-
-    /// Another random part.
-    fn change(&mut self) {
-        const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-        // Seeded by the operating system, once a thread, and different at every call.
-        let mut random = RandomState::new().build_hasher().finish();
-        let end = self.len - b".tmp".len();
-        for byte in &mut self.bytes[end - RANDOM_LEN..end] {
-            *byte = DIGITS[(random % 32) as usize];
-            random /= 32;
-        }
-    }
-
-    fn get(&self) -> &CStr {
-        // `bytes` is one longer than the longest name and zero behind it.
-        CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
-    }
 }

@@ -98,6 +98,10 @@ enum Verb {
     Locks,
     /// Remove the lock files that nobody holds, and print their paths
     Prune,
+    /// Remove the temporary files that killed writers have left, and print their paths
+    ///
+    /// If PATH is a directory, those of all files in it; else those of that file. What a live writer is using is left.
+    Sweep { path: PathBuf },
 }
 
 /// Why the program ends with another status than 0.
@@ -162,6 +166,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         Verb::LockPath { path } => print_paths(&[adapter.lock_path(path)?]),
         Verb::Prune => print_paths(&adapter.prune()?),
+        Verb::Sweep { path } => print_paths(&adapter.sweep(path)?),
         Verb::Locks => {
             let mut lines = Vec::new();
             for lock in adapter.locks()? {

@@ -19,6 +19,8 @@ use crate::sys::{self, Errno, Fd, Links, Meta};
 const ATTEMPTS: usize = 1000;
 
 const GITIGNORE: &str = ".gitignore";
+/// And the number of the process that makes it.
+const GITIGNORE_TEMPORARY: &str = ".gitignore.tmp.";
 
 /// Where the lock files are.
 #[derive(Debug)]
@@ -103,6 +105,27 @@ impl LockDir {
 
     /// The paths of all lock files, sorted. None if there is no lock directory.
     pub(super) fn list(&self) -> Result<Vec<PathBuf>> {
+        self.list_names(is_lock_name)
+    }
+
+    /// Removes what a process that was killed while it made the `.gitignore` has left. Should that process be alive, the
+    /// directory goes without one until the next process comes.
+    pub(crate) fn sweep(&self) -> Result<Vec<PathBuf>> {
+        let is_left = |name: &[u8]| {
+            name.strip_prefix(GITIGNORE_TEMPORARY.as_bytes())
+                .is_some_and(|pid| !pid.is_empty() && pid.iter().all(u8::is_ascii_digit))
+        };
+        let left = self.list_names(is_left)?;
+        for path in &left {
+            match sys::unlink(sys::cwd(), &c_path(path)?) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(Error::io(path, Step::Remove, error)),
+            }
+        }
+        Ok(left)
+    }
+
+    fn list_names(&self, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<PathBuf>> {
         let failed = |error| Error::io(&self.path, Step::ListLocks, error);
         let dir = match sys::open_dir(sys::cwd(), &self.path, Links::Follow) {
             Ok(dir) => dir,
@@ -112,7 +135,7 @@ impl LockDir {
         let mut files = Vec::new();
         for name in sys::list(dir).map_err(failed)? {
             let name = name.map_err(failed)?;
-            if is_lock_name(name.as_bytes()) {
+            if wanted(name.as_bytes()) {
                 files.push(self.path.join(OsStr::from_bytes(name.as_bytes())));
             }
         }
@@ -139,7 +162,7 @@ impl LockDir {
         if sys::stat(sys::cwd(), &ignore) != Err(Errno::NOENT) || !self.has_only_lock_files()? {
             return Ok(());
         }
-        let temporary = c_path(&self.path.join(format!("{GITIGNORE}.{}", sys::pid())))?;
+        let temporary = c_path(&self.path.join(format!("{GITIGNORE_TEMPORARY}{}", sys::pid())))?;
         let file = sys::create_new(sys::cwd(), &temporary, 0o666).map_err(failed)?;
         let linked = match sys::write(&file, b"*\n") {
             Ok(2) => sys::link(sys::cwd(), &temporary, &ignore),

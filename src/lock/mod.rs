@@ -10,8 +10,9 @@ mod sync {
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
 }
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -44,6 +45,12 @@ impl Lock {
     /// The lock of a canonical path.
     pub(crate) fn of(dir: &Arc<LockDir>, canonical: &Arc<Path>) -> Result<Self> {
         Self::new(dir, dir.path().join(lock_name(canonical)), canonical.clone())
+    }
+
+    /// The lock of a path of which only the [`path_hash`] is known; `guarded` is what errors will say.
+    pub(crate) fn of_hash(dir: &Arc<LockDir>, hash: &[u8], guarded: Arc<Path>) -> Result<Self> {
+        let name = [hash, name::SUFFIX.as_bytes()].concat();
+        Self::new(dir, dir.path().join(OsStr::from_bytes(&name)), guarded)
     }
 
     fn new(dir: &Arc<LockDir>, path: PathBuf, guarded: Arc<Path>) -> Result<Self> {

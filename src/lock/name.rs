@@ -6,7 +6,7 @@ use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// How the name of every lock file ends.
-const SUFFIX: &str = ".lock";
+pub(super) const SUFFIX: &str = ".lock";
 
 /// `xxh3_64` (seed 0) of the canonical path's bytes, as 16 lower-case hexadecimal digits.
 pub(crate) fn path_hash(canonical: &Path) -> String {

@@ -3,6 +3,7 @@
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 
@@ -102,6 +103,11 @@ impl Worker {
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Waits for the end of a worker, and says which signal ended it.
+    pub fn signal(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().signal()
     }
 
     /// Waits for the end of a worker that did not fail.

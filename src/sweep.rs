@@ -1,0 +1,87 @@
+//! Removing what killed processes left behind.
+
+use std::ffi::{CStr, OsStr};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, Result, Step};
+use crate::lock::{self, Lock, LockDir, Patience, path_hash};
+use crate::path::{Dir, Place, directory};
+use crate::sys::{self, Errno, Links, LockMode};
+use crate::temporary::Owner;
+
+/// Removes the temporary files of the file `path`, or of all files in the directory `path`, whose owner's lock is free,
+/// and what was left in the lock directory.
+pub(crate) fn sweep(lock_dir: &Arc<LockDir>, path: &Path) -> Result<Vec<PathBuf>> {
+    let mut swept = lock_dir.sweep()?;
+    if let Some((dir, real)) = directory(path)? {
+        sweep_dir(lock_dir, &dir, &real, |_| true, &mut swept)?;
+        return Ok(swept);
+    }
+    let place = Place::resolve(path)?;
+    let hash = path_hash(place.path());
+    let is_mine = |owner: &Owner<'_>| match owner.hash {
+        Some(of_path) => of_path == hash.as_bytes() || owner.name == place.name().to_bytes(),
+        None => owner.name == place.name().to_bytes(),
+    };
+    if let (Some(dir), Some(real)) = (place.dir()?, place.path().parent()) {
+        sweep_dir(lock_dir, dir, real, is_mine, &mut swept)?;
+    }
+    Ok(swept)
+}
+
+fn sweep_dir(
+    lock_dir: &Arc<LockDir>,
+    dir: &Dir,
+    real: &Path,
+    wanted: impl Fn(&Owner<'_>) -> bool,
+    swept: &mut Vec<PathBuf>,
+) -> Result<()> {
+    let failed = |error| Error::io(real, Step::ListDirectory, error);
+    let before = swept.len();
+    for name in sys::list(sys::open_dir(dir.as_fd(), c".", Links::Follow).map_err(failed)?).map_err(failed)? {
+        let name = name.map_err(failed)?;
+        let Some(owner) = Owner::of(name.as_bytes()).filter(&wanted) else { continue };
+        let path = real.join(OsStr::from_bytes(name.as_bytes()));
+        if remove_if_left(lock_dir, dir, real, &name, &owner, &path)? {
+            swept.push(path);
+        }
+    }
+    swept[before..].sort();
+    Ok(())
+}
+
+/// Removes a temporary file, unless somebody may be using it: a writer holds its lock from before it makes the file until
+/// after it has renamed or removed it.
+fn remove_if_left(
+    lock_dir: &Arc<LockDir>,
+    dir: &Dir,
+    real: &Path,
+    name: &CStr,
+    owner: &Owner<'_>,
+    path: &Path,
+) -> Result<bool> {
+    let owner_path: Arc<Path> = real.join(OsStr::from_bytes(owner.name)).into();
+    let by_name = Lock::of(lock_dir, &owner_path)?;
+    let by_hash = owner.hash.map(|hash| Lock::of_hash(lock_dir, hash, path.into())).transpose()?;
+    let locks: Vec<&Lock> = [&by_name].into_iter().chain(&by_hash).collect();
+    let _held = match lock::acquire_all(&locks, LockMode::Exclusive, Patience::NONE) {
+        Ok(held) => held,
+        Err(Error::WouldBlock { .. } | Error::Deadlock { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match sys::stat(dir.as_fd(), name) {
+        // We never make anything else.
+        Ok(meta) if meta.special.is_some() => return Ok(false),
+        Ok(_) => {}
+        Err(Errno::NOENT) => return Ok(false),
+        Err(error) => return Err(Error::io(path, Step::Stat, error)),
+    }
+    match sys::unlink(dir.as_fd(), name) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(Error::io(path, Step::Remove, error)),
+    }
+}

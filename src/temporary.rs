@@ -1,0 +1,111 @@
+//! The names of temporary files.
+//!
+//! `.{name}.{random}.tmp` beside the file `name`, with ten random digits. A name so long that this would pass NAME_MAX is
+//! cut, and told from its like by the hash of its path, which is also its lock file's name: `.{cut}~{hash}.{random}.tmp`.
+//! So whoever finds one can tell which lock its writer holds.
+
+use std::collections::hash_map::RandomState;
+use std::ffi::CStr;
+use std::hash::{BuildHasher, Hasher};
+use std::path::Path;
+
+use crate::lock::path_hash;
+
+/// Linux and Apple's systems allow 255 bytes a name (NAME_MAX).
+const NAME_MAX: usize = 255;
+const RANDOM_LEN: usize = 10;
+
+const SUFFIX: &[u8] = b".tmp";
+const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+/// How long a name may be that need not be cut.
+const ROOM: usize = NAME_MAX - b"..".len() - RANDOM_LEN - SUFFIX.len();
+/// Hexadecimal digits of [`path_hash`].
+const HASH_LEN: usize = 16;
+/// As many bytes of a UTF-8 character as a cut may fall behind.
+const PART_OF_CHARACTER: usize = 3;
+
+/// On the stack: a warm write allocates nothing.
+pub(crate) struct TemporaryName {
+    bytes: [u8; NAME_MAX + 1],
+    len: usize,
+}
+
+impl std::fmt::Debug for TemporaryName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+impl TemporaryName {
+    /// For the file `name`, whose canonical path is `path`.
+    pub(crate) fn new(name: &CStr, path: &Path) -> Self {
+        let name = name.to_bytes();
+        let mut temporary = TemporaryName { bytes: [0; NAME_MAX + 1], len: 0 };
+        temporary.push(b".");
+        if name.len() <= ROOM {
+            temporary.push(name);
+        } else {
+            let hash = path_hash(path);
+            let room = ROOM - b"~".len() - hash.len();
+            // Some file systems refuse a name that is not UTF-8, so do not cut a character in two.
+            let begins_character = |cut: &usize| name[*cut] & 0xC0 != 0x80;
+            let cut = (room - PART_OF_CHARACTER..=room).rev().find(begins_character).unwrap_or(room);
+            temporary.push(&name[..cut]);
+            temporary.push(b"~");
+            temporary.push(hash.as_bytes());
+        }
+        temporary.push(b".");
+        temporary.push(&[b'0'; RANDOM_LEN]);
+        temporary.push(SUFFIX);
+        temporary.change();
+        temporary
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    /// Another random part.
+    pub(crate) fn change(&mut self) {
+        // Seeded by the operating system, once a thread, and different at every call.
+        let mut random = RandomState::new().build_hasher().finish();
+        let end = self.len - SUFFIX.len();
+        for byte in &mut self.bytes[end - RANDOM_LEN..end] {
+            *byte = DIGITS[(random % 32) as usize];
+            random /= 32;
+        }
+    }
+
+    pub(crate) fn get(&self) -> &CStr {
+        // `bytes` is one longer than the longest name and zero behind it.
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
+    }
+}
+
+/// Whose temporary file a name may be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Owner<'a> {
+    /// The file of this name.
+    pub(crate) name: &'a [u8],
+    /// The file whose path has this hash.
+    pub(crate) hash: Option<&'a [u8]>,
+}
+
+impl<'a> Owner<'a> {
+    /// `None` if it is no temporary file's name.
+    pub(crate) fn of(temporary: &'a [u8]) -> Option<Self> {
+        let rest = temporary.strip_prefix(b".")?.strip_suffix(SUFFIX)?;
+        let (rest, random) = rest.split_at_checked(rest.len().checked_sub(RANDOM_LEN)?)?;
+        let name = rest.strip_suffix(b".").filter(|name| !name.is_empty())?;
+        if !random.iter().all(|digit| DIGITS.contains(digit)) {
+            return None;
+        }
+        let (before, hash) = name.split_at_checked(name.len().saturating_sub(HASH_LEN))?;
+        let was_cut = name.len() + PART_OF_CHARACTER >= ROOM
+            && before.ends_with(b"~")
+            && hash.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        Some(Owner { name, hash: was_cut.then_some(hash) })
+    }
+}
