@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result, Step};
 use crate::file::{self, AtomicFile, ReadGuard, WriteGuard};
-use crate::lock::{self, LockDir, Patience};
+use crate::lock::{self, LockDir, Patience, Recent};
 use crate::path::current_dir;
 use crate::replace::{Durability, Options};
 use crate::sweep;
@@ -19,7 +19,8 @@ use crate::sys::{self, LockMode};
 /// directory; the spelling does not matter.
 ///
 /// The verbs by path look the path up at every call. For a file that is used often, [`file`](Self::file) does that
-/// once.
+/// once. The lock files of the last 16 paths are kept open for as long as the adapter and its clones live; so the file
+/// system of the lock directory cannot be unmounted.
 ///
 /// ```
 /// use atomic_file_adapter::AtomicFileAdapter;
@@ -48,6 +49,7 @@ pub struct AtomicFileAdapter {
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) lock_dir: Arc<LockDir>,
+    pub(crate) recent: Recent,
     pub(crate) lock_timeout: Option<Duration>,
     pub(crate) replace: Options,
 }
@@ -110,7 +112,7 @@ impl AtomicFileAdapter {
     ///
     /// As [`AtomicFile::read`], or the path cannot be resolved.
     pub fn read_with_lock(&self, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
-        self.file(path)?.read()
+        self.once(path)?.read()
     }
 
     /// As [`read_with_lock`](Self::read_with_lock), for text.
@@ -119,7 +121,7 @@ impl AtomicFileAdapter {
     ///
     /// [`Error::NotUtf8`]; otherwise as [`read_with_lock`](Self::read_with_lock).
     pub fn read_to_string_with_lock(&self, path: impl AsRef<Path>) -> Result<Option<String>> {
-        let file = self.file(path)?;
+        let file = self.once(path)?;
         let Some(contents) = file.read()? else { return Ok(None) };
         String::from_utf8(contents).map(Some).map_err(|error| Error::NotUtf8 {
             path: file.path().to_owned(),
@@ -133,7 +135,7 @@ impl AtomicFileAdapter {
     ///
     /// As [`AtomicFile::write`], or the path cannot be resolved.
     pub fn write_atomic(&self, path: impl AsRef<Path>, contents: impl AsRef<[u8]>) -> Result<()> {
-        self.file(path)?.write(contents)
+        self.once(path)?.write(contents)
     }
 
     /// Reads, changes and replaces the contents under one exclusive lock. See [`AtomicFile::update`].
@@ -142,7 +144,7 @@ impl AtomicFileAdapter {
     ///
     /// As [`AtomicFile::update`], or the path cannot be resolved.
     pub fn update(&self, path: impl AsRef<Path>, change: impl FnOnce(Option<&[u8]>) -> Vec<u8>) -> Result<()> {
-        self.file(path)?.update(change)
+        self.once(path)?.update(change)
     }
 
     /// As [`update`](Self::update), with a `change` that can fail; then nothing has happened.
@@ -155,7 +157,7 @@ impl AtomicFileAdapter {
         path: impl AsRef<Path>,
         change: impl FnOnce(Option<&[u8]>) -> Result<Vec<u8>, E>,
     ) -> Result<(), E> {
-        self.file(path)?.try_update(change)
+        self.once(path)?.try_update(change)
     }
 
     /// Removes the file under an exclusive lock. False: there was none. See [`AtomicFile::delete`].
@@ -164,7 +166,7 @@ impl AtomicFileAdapter {
     ///
     /// As [`AtomicFile::delete`], or the path cannot be resolved.
     pub fn delete_with_lock(&self, path: impl AsRef<Path>) -> Result<bool> {
-        self.file(path)?.delete()
+        self.once(path)?.delete()
     }
 
     /// Whether there is a regular file at `path`, symbolic links followed. Takes no lock: the answer may be out of
@@ -180,6 +182,10 @@ impl AtomicFileAdapter {
     /// [`Error::InvalidPath`], or a system call failed.
     pub fn file(&self, path: impl AsRef<Path>) -> Result<AtomicFile> {
         AtomicFile::new(&self.config, path.as_ref())
+    }
+
+    fn once(&self, path: impl AsRef<Path>) -> Result<AtomicFile> {
+        AtomicFile::once(&self.config, path.as_ref())
     }
 
     /// Takes the exclusive locks of several files, or none of them. The guards are in the order of `paths`.
@@ -366,7 +372,8 @@ impl Builder {
             current_dir().map_err(|error| Error::io(&dir, Step::CurrentDirectory, error))?.join(&dir)
         };
         let replace = Options { durability: self.durability, new_file_mode: self.new_file_mode };
-        let config = Config { lock_dir: Arc::new(LockDir::new(dir)), lock_timeout: self.lock_timeout, replace };
+        let lock_dir = Arc::new(LockDir::new(dir));
+        let config = Config { lock_dir, recent: Recent::default(), lock_timeout: self.lock_timeout, replace };
         Ok(AtomicFileAdapter { config: Arc::new(config) })
     }
 }

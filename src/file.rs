@@ -12,7 +12,7 @@ use crate::error::{Error, Result, Step};
 use crate::lock::{self, Held, Lock, Patience, is_like_lock_name};
 use crate::path::Place;
 use crate::replace::{Replacement, check_regular, remove, stat_regular};
-use crate::sys::{self, Errno, LockMode};
+use crate::sys::{self, Errno, Fd, LockMode};
 
 /// One file, looked up once: the fast path for a file that is used often. From [`AtomicFileAdapter::file`].
 ///
@@ -49,18 +49,28 @@ pub struct AtomicFile(Arc<Inner>);
 struct Inner {
     config: Arc<Config>,
     place: Place,
-    lock: Lock,
+    lock: Arc<Lock>,
 }
 
 impl AtomicFile {
+    /// A handle with a lock of its own.
     pub(crate) fn new(config: &Arc<Config>, path: &Path) -> Result<Self> {
+        Self::with_lock(config, path, |place| Ok(Arc::new(Lock::of(&config.lock_dir, place.path())?)))
+    }
+
+    /// A handle for one use.
+    pub(crate) fn once(config: &Arc<Config>, path: &Path) -> Result<Self> {
+        Self::with_lock(config, path, |place| config.recent.lock_of(&config.lock_dir, place.path()))
+    }
+
+    fn with_lock(config: &Arc<Config>, path: &Path, lock: impl FnOnce(&Place) -> Result<Arc<Lock>>) -> Result<Self> {
         let place = Place::resolve(path)?;
         // By its name first, which costs nothing.
         if is_like_lock_name(place.name().to_bytes()) && place.dir()?.is_some_and(|dir| config.lock_dir.is(dir.as_fd()))
         {
             return Err(Error::InvalidPath { path: path.to_owned(), reason: "it is one of the adapter's lock files" });
         }
-        let lock = Lock::of(&config.lock_dir, place.path())?;
+        let lock = lock(&place)?;
         Ok(AtomicFile(Arc::new(Inner { config: config.clone(), place, lock })))
     }
 
@@ -81,7 +91,7 @@ impl AtomicFile {
     /// Besides system calls that fail: [`Error::NotRegularFile`], and [`Error::Timeout`] and [`Error::Deadlock`] of
     /// [`lock_shared`](Self::lock_shared).
     pub fn read(&self) -> Result<Option<Vec<u8>>> {
-        self.lock_shared()?.read()
+        self.under_lock(LockMode::Shared, |_| self.0.read())
     }
 
     /// Reads the whole file under a shared lock into `buf`, in place of what is in it, and returns the number of
@@ -92,7 +102,7 @@ impl AtomicFile {
     ///
     /// As [`read`](Self::read). What is in `buf` after an error is not part of the promise.
     pub fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
-        self.lock_shared()?.read_into(buf)
+        self.under_lock(LockMode::Shared, |_| self.0.read_into(buf))
     }
 
     /// Opens the current version under a shared lock, to read it bit by bit. `None`: there is no such file.
@@ -104,7 +114,7 @@ impl AtomicFile {
     ///
     /// As [`read`](Self::read).
     pub fn open(&self) -> Result<Option<File>> {
-        self.lock_shared()?.open()
+        self.under_lock(LockMode::Shared, |_| self.0.open())
     }
 
     /// Replaces the contents under an exclusive lock; makes the file, and the directories above it, if there are
@@ -123,7 +133,8 @@ impl AtomicFile {
     ///
     /// [`Durability::Full`]: crate::Durability::Full
     pub fn write(&self, contents: impl AsRef<[u8]>) -> Result<()> {
-        self.lock()?.write(contents)
+        let contents = contents.as_ref();
+        self.under_lock(LockMode::Exclusive, |held| self.0.writer(held)?.put_all(contents))
     }
 
     /// Reads, changes and replaces the contents under one exclusive lock, so that no other update gets in between.
@@ -163,7 +174,7 @@ impl AtomicFile {
     ///
     /// [`Durability::Full`]: crate::Durability::Full
     pub fn delete(&self) -> Result<bool> {
-        self.lock()?.delete()
+        self.under_lock(LockMode::Exclusive, |_| self.0.delete())
     }
 
     /// Takes the exclusive lock, waiting for as long as the adapter's `lock_timeout` says (by default, for ever).
@@ -227,6 +238,15 @@ impl AtomicFile {
         self.acquire(LockMode::Shared, Patience::NONE).map(ReadGuard)
     }
 
+    /// One of our own verbs under the lock. No code of a caller runs in it that could fork, so it need not look whether it
+    /// is still in the process that took the lock.
+    fn under_lock<T>(&self, mode: LockMode, verb: impl FnOnce(&Held) -> Result<T>) -> Result<T> {
+        let held = self.0.lock.acquire(mode, self.0.config.patience())?;
+        let result = verb(&held);
+        held.release();
+        result
+    }
+
     fn acquire(&self, mode: LockMode, patience: Patience) -> Result<Guard> {
         Ok(self.guard(self.0.lock.acquire(mode, patience)?))
     }
@@ -247,7 +267,7 @@ pub(crate) fn lock_many_shared(config: &Config, files: &[AtomicFile]) -> Result<
 }
 
 fn acquire_many(config: &Config, files: &[AtomicFile], mode: LockMode) -> Result<impl Iterator<Item = Guard>> {
-    let locks: Vec<&Lock> = files.iter().map(|file| &file.0.lock).collect();
+    let locks: Vec<&Lock> = files.iter().map(|file| &*file.0.lock).collect();
     let held = lock::acquire_all(&locks, mode, config.patience())?;
     Ok(files.iter().zip(held).map(|(file, held)| file.guard(held)))
 }
@@ -283,7 +303,7 @@ impl ReadGuard {
     ///
     /// [`Error::NotRegularFile`], [`Error::Forked`], or a system call failed.
     pub fn read(&self) -> Result<Option<Vec<u8>>> {
-        self.0.read()
+        self.0.checked()?.read()
     }
 
     /// Reads the whole file into `buf`. See [`AtomicFile::read_into`].
@@ -292,7 +312,7 @@ impl ReadGuard {
     ///
     /// As [`read`](Self::read).
     pub fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
-        self.0.read_into(buf)
+        self.0.checked()?.read_into(buf)
     }
 
     /// Opens the current version. See [`AtomicFile::open`].
@@ -301,7 +321,7 @@ impl ReadGuard {
     ///
     /// As [`read`](Self::read).
     pub fn open(&self) -> Result<Option<File>> {
-        self.0.open()
+        self.0.checked()?.open()
     }
 }
 
@@ -312,7 +332,7 @@ impl WriteGuard {
     ///
     /// [`Error::NotRegularFile`], [`Error::Forked`], or a system call failed.
     pub fn read(&self) -> Result<Option<Vec<u8>>> {
-        self.0.read()
+        self.0.checked()?.read()
     }
 
     /// Reads the whole file into `buf`. See [`AtomicFile::read_into`].
@@ -321,7 +341,7 @@ impl WriteGuard {
     ///
     /// As [`read`](Self::read).
     pub fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
-        self.0.read_into(buf)
+        self.0.checked()?.read_into(buf)
     }
 
     /// Opens the current version. See [`AtomicFile::open`].
@@ -330,7 +350,7 @@ impl WriteGuard {
     ///
     /// As [`read`](Self::read).
     pub fn open(&self) -> Result<Option<File>> {
-        self.0.open()
+        self.0.checked()?.open()
     }
 
     /// Replaces the contents. See [`AtomicFile::write`].
@@ -348,8 +368,7 @@ impl WriteGuard {
     ///
     /// As [`write`](Self::write).
     pub fn writer(&self) -> Result<Replacement<'_>> {
-        self.0.held.check()?;
-        Replacement::begin(&self.0.held, &self.0.file.place, self.0.file.config.replace)
+        self.0.checked()?.writer(&self.0.held)
     }
 
     /// Removes the file. False: there was none. See [`AtomicFile::delete`].
@@ -358,12 +377,20 @@ impl WriteGuard {
     ///
     /// As [`write`](Self::write).
     pub fn delete(&self) -> Result<bool> {
-        self.0.held.check()?;
-        remove(&self.0.file.place, self.0.file.config.replace)
+        self.0.checked()?.delete()
     }
 }
 
 impl Guard {
+    /// What the guard is for, if it is this process that took the lock.
+    fn checked(&self) -> Result<&Inner> {
+        self.held.check()?;
+        Ok(&self.file)
+    }
+}
+
+/// What can be done while the lock is held.
+impl Inner {
     fn read(&self) -> Result<Option<Vec<u8>>> {
         let mut contents = Vec::new();
         Ok(self.read_into(&mut contents)?.map(|_| contents))
@@ -371,49 +398,59 @@ impl Guard {
 
     fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
         buf.clear();
-        let path: &Path = self.file.place.path();
+        let path: &Path = self.place.path();
         let Some((file, size)) = self.open_current()? else { return Ok(None) };
         let failed = |error: std::io::Error| Error::io(path, Step::Read, error);
         // The size is a hint only. One byte more than that lets the read that comes to the end show it, so that
         // the buffer need not grow to find out.
-        buf.try_reserve(usize::try_from(size).unwrap_or(usize::MAX).saturating_add(1)).map_err(|e| failed(e.into()))?;
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        buf.try_reserve(size.saturating_add(1)).map_err(|e| failed(e.into()))?;
         loop {
             if buf.len() == buf.capacity() {
                 buf.try_reserve(32).map_err(|e| failed(e.into()))?;
             }
-            if sys::read(&file, buf).map_err(|e| failed(e.into()))? == 0 {
+            let read = sys::read(&file, buf).map_err(|e| failed(e.into()))?;
+            // A read that stops at the very size, with room left, has met the end. A size of 0 says nothing: files of
+            // /proc have it.
+            let at_the_end = buf.len() == size && size > 0 && buf.len() < buf.capacity();
+            if read == 0 || at_the_end {
                 return Ok(Some(buf.len()));
             }
         }
     }
 
     fn open(&self) -> Result<Option<File>> {
-        Ok(self.open_current()?.map(|(file, _)| file))
+        let Some((file, _)) = self.open_current()? else { return Ok(None) };
+        // Whoever gets it would not expect anything else.
+        let meta = sys::stat_open(&file).map_err(|error| Error::io(self.place.path(), Step::Stat, error))?;
+        check_regular(meta, self.place.path())?;
+        Ok(Some(file.into()))
     }
 
     /// Opens the current version; with its size.
-    fn open_current(&self) -> Result<Option<(File, u64)>> {
-        self.held.check()?;
-        let place = &self.file.place;
-        let path: &Path = place.path();
+    fn open_current(&self) -> Result<Option<(Fd, u64)>> {
+        let (place, path) = (&self.place, self.place.path());
         let Some(dir) = place.dir()? else { return Ok(None) };
-        // Looked at before it is opened, because opening a device can do something, and after, because it may be
-        // another one by then.
-        if stat_regular(dir, place.name(), path)?.is_none() {
-            return Ok(None);
-        }
+        // Before it is opened, because to open a device can do something. What comes between the two is not one of ours,
+        // and the open neither follows a link nor waits for a FIFO.
+        let Some(meta) = stat_regular(dir, place.name(), path)? else { return Ok(None) };
         let opened = match sys::open_read(dir.as_fd(), place.name()) {
             // A regular file is not ready only while somebody has a lease on it.
             Err(Errno::AGAIN) => sys::open_read_waiting(dir.as_fd(), place.name()),
             opened => opened,
         };
-        let file = match opened {
-            Ok(file) => file,
-            Err(Errno::NOENT) => return Ok(None),
-            Err(error) => return Err(Error::io(path, Step::Open, error)),
-        };
-        let meta = sys::stat_open(&file).map_err(|error| Error::io(path, Step::Stat, error))?;
-        check_regular(meta, path)?;
-        Ok(Some((file.into(), meta.size)))
+        match opened {
+            Ok(file) => Ok(Some((file, meta.size))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(Error::io(path, Step::Open, error)),
+        }
+    }
+
+    fn writer<'lock>(&'lock self, held: &'lock Held) -> Result<Replacement<'lock>> {
+        Replacement::begin(held, &self.place, self.config.replace)
+    }
+
+    fn delete(&self) -> Result<bool> {
+        remove(&self.place, self.config.replace)
     }
 }

@@ -69,7 +69,7 @@ fn remove_if_left(
     let locks: Vec<&Lock> = [&by_name].into_iter().chain(&by_hash).collect();
     let _held = match lock::acquire_all(&locks, LockMode::Exclusive, Patience::NONE) {
         Ok(held) => held,
-        Err(Error::WouldBlock { .. } | Error::Deadlock { .. }) => return Ok(false),
+        Err(Error::WouldBlock { .. }) => return Ok(false),
         Err(error) => return Err(error),
     };
     match sys::stat(dir.as_fd(), name) {

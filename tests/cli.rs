@@ -663,6 +663,24 @@ fn prune_removes_what_nobody_holds_and_prints_it() {
 }
 
 #[test]
+fn sweep_removes_what_killed_writers_left_and_prints_it() {
+    let scratch = Scratch::new();
+    scratch.run(&["write", "file"]).success();
+    let left =
+        [".file.abcdefghij.tmp", ".held.abcdefghij.tmp"].map(|name| scratch.path.canonicalize().unwrap().join(name));
+    for left in &left {
+        fs::write(left, "").unwrap();
+    }
+    let holder = scratch.hold("held");
+    scratch.run(&["sweep", "."]).success().stdout(format!("{}\n", left[0].display())).stderr("");
+    assert!(!left[0].exists() && left[1].exists());
+    scratch.run(&["sweep", "held"]).code(DONE).stdout("").stderr("");
+    drop(holder);
+    scratch.run(&["sweep", "held"]).success().stdout(format!("{}\n", left[1].display())).stderr("");
+    scratch.run(&["sweep", "missing/file"]).code(DONE).stdout("").stderr("");
+}
+
+#[test]
 fn locks_lists_nothing_but_lock_files() {
     let scratch = Scratch::new();
     scratch.run(&["read", "file"]).success();

@@ -635,8 +635,8 @@ fn a_read_only_file_system_can_be_read() {
     let disk = Mount::tmpfs(&scratch, "size=1m");
     let (path, below) = (disk.0.join("file"), disk.0.join("missing/file"));
     fs::write(&path, "old").unwrap();
-    let locks_there = AtomicFileAdapter::with_lock_dir(disk.0.join("locks")).unwrap();
-    locks_there.read_with_lock(&path).unwrap();
+    let locks_there = || AtomicFileAdapter::with_lock_dir(disk.0.join("locks")).unwrap();
+    locks_there().read_with_lock(&path).unwrap();
     run("mount", &["-o", "remount,ro", utf8(&disk.0)]);
 
     let read_only = io::ErrorKind::ReadOnlyFilesystem;
@@ -649,7 +649,7 @@ fn a_read_only_file_system_can_be_read() {
     assert_eq!(names(&disk.0), ["file", "locks"]);
     assert_eq!(scratch.adapter.read_with_lock(&path).unwrap().unwrap(), b"old");
     // A lock file that is on it is good enough for readers.
-    assert_eq!(locks_there.read_with_lock(&path).unwrap().unwrap(), b"old");
+    assert_eq!(locks_there().read_with_lock(&path).unwrap().unwrap(), b"old");
 }
 
 /// As a container's `/etc/hosts` is.

@@ -218,7 +218,12 @@ fn a_descriptor_is_closed_when_nobody_uses_the_lock_file() {
     assert_eq!(open(), 20, "a handle keeps its lock file open");
     drop(files);
     assert_eq!(open(), 0);
-    adapter.write_atomic(dir.path().join("0"), "by path").unwrap();
+    let by_path = AtomicFileAdapter::with_lock_dir(&lock_dir).unwrap();
+    for (n, expected) in [(0, 1), (1, 2), (0, 2), (2, 3)].into_iter().chain((3..20).map(|n| (n, 16.min(n + 1)))) {
+        by_path.write_atomic(dir.path().join(n.to_string()), "by path").unwrap();
+        assert_eq!(open(), expected, "the last few are kept open");
+    }
+    drop(by_path);
     assert_eq!(open(), 0);
     // The lock files are really locked through those: the kernel agrees.
     let file = adapter.file(dir.path().join("0")).unwrap();

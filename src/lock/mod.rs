@@ -3,6 +3,7 @@
 mod dir;
 mod name;
 mod process;
+mod recent;
 mod table;
 
 /// What the table is built on. `tests/table_model.rs` has the same names from the model checker loom.
@@ -14,7 +15,8 @@ use std::ffi::{CString, OsStr};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::dir::LockDir;
@@ -22,6 +24,7 @@ use self::dir::c_path;
 use self::name::lock_name;
 pub(crate) use self::name::{is_like_lock_name, path_hash};
 use self::process::Process;
+pub(crate) use self::recent::Recent;
 use self::table::{Key, Refusal, Request, Thread, Wait};
 use crate::error::{Error, Result, Step};
 use crate::sys::{self, Errno, Holder, LockMode};
@@ -35,9 +38,9 @@ pub(crate) struct Lock {
     file: CString,
     /// The path that it guards.
     guarded: Arc<Path>,
-    /// The process that made this; a child of it must not touch `entered`, which another thread may have been
-    /// using at the time of the fork.
-    process: &'static Process,
+    /// The number of the process that uses `entered`; 0: none yet. A child made by fork must not touch it, because
+    /// another thread may have been using it at the time of the fork.
+    user: AtomicU32,
     entered: Mutex<Option<Entered>>,
 }
 
@@ -55,8 +58,7 @@ impl Lock {
 
     fn new(dir: &Arc<LockDir>, path: PathBuf, guarded: Arc<Path>) -> Result<Self> {
         let file = c_path(&path)?;
-        let process = Process::current();
-        Ok(Lock { dir: dir.clone(), path, file, guarded, process, entered: Mutex::new(None) })
+        Ok(Lock { dir: dir.clone(), path, file, guarded, user: AtomicU32::new(0), entered: Mutex::new(None) })
     }
 
     /// The path of the lock file.
@@ -89,9 +91,15 @@ impl Lock {
                     self.forget(process, key);
                     continue;
                 }
-                Err(refusal) => return Err(self.refused(refusal, process, key, mode, patience)),
+                Err(refusal) => {
+                    // Opened for reading only, because more was not allowed then: the next call tries again.
+                    if refusal == Refusal::Kernel(Errno::BADF) {
+                        self.forget(process, key);
+                    }
+                    return Err(self.refused(refusal, process, key, mode, patience));
+                }
             }
-            let held = Held { process, key, thread, guarded: self.guarded.clone() };
+            let held = Held { process, key, thread, guarded: self.guarded.clone(), released: false };
             // The file may have been pruned while we waited, and the next caller would lock another one.
             if self.dir.identify(&self.file)? == Some(key) {
                 return Ok(held);
@@ -107,21 +115,28 @@ impl Lock {
             let key = process.table.enter(|| self.dir.identify(&self.file), || self.dir.open(&self.file))?;
             Ok(Entered { process, key })
         };
-        if !std::ptr::eq(process, self.process) {
+        let Some(mut mine) = self.mine(process) else {
             let entered = enter()?;
             return Ok((entered.key, Some(entered)));
-        }
-        let mut mine = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
+        };
         if let Some(entered) = &*mine {
             return Ok((entered.key, None));
         }
         Ok((mine.insert(enter()?).key, None))
     }
 
+    /// What this lock has in the table, unless it is another process's.
+    fn mine(&self, process: &'static Process) -> Option<MutexGuard<'_, Option<Entered>>> {
+        // The first process that comes is the one: none of its threads can have had the mutex before a fork.
+        match self.user.compare_exchange(0, process.number(), Relaxed, Relaxed) {
+            Err(user) if user != process.number() => None,
+            _ => Some(self.entered.lock().unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+
     /// Leaves a lock file that is not the right one any more.
     fn forget(&self, process: &'static Process, key: Key) {
-        if std::ptr::eq(process, self.process) {
-            let mut mine = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mut mine) = self.mine(process) {
             // Another thread may have entered the right one by now.
             mine.take_if(|entered| entered.key == key);
         }
@@ -209,9 +224,17 @@ pub(crate) struct Held {
     key: Key,
     thread: Thread,
     guarded: Arc<Path>,
+    released: bool,
 }
 
 impl Held {
+    /// Lets go without a look at the process's number: only for the thread that took the lock, if no code of a caller has
+    /// run since, which could have forked.
+    pub(crate) fn release(mut self) {
+        self.released = true;
+        self.process.table.release(self.key, self.thread);
+    }
+
     /// An error in a child made by fork, which has a copy of this and no lock.
     pub(crate) fn check(&self) -> Result<()> {
         if self.process.is_current() { Ok(()) } else { Err(Error::Forked { path: self.guarded.to_path_buf() }) }
@@ -220,7 +243,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if self.process.is_current() {
+        if !self.released && self.process.is_current() {
             self.process.table.release(self.key, self.thread);
         }
     }
@@ -243,7 +266,7 @@ impl Drop for Entered {
 
 /// A number of its own for every thread of this process.
 fn this_thread() -> Thread {
-    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    use std::sync::atomic::AtomicU64;
     static NEXT: AtomicU64 = AtomicU64::new(0);
     thread_local!(static THIS: u64 = NEXT.fetch_add(1, Relaxed));
     THIS.with(|this| *this)

@@ -50,9 +50,14 @@ impl Process {
         }
     }
 
+    /// Its number.
+    pub(super) fn number(&self) -> u32 {
+        self.pid.load(Relaxed)
+    }
+
     /// Whether this is the process that calls, and not the one it was forked from.
     pub(super) fn is_current(&self) -> bool {
-        self.pid.load(Relaxed) == sys::pid()
+        self.number() == sys::pid()
     }
 }
 

@@ -47,12 +47,14 @@
 //! Every system call that the crate makes itself. Not seen is what the standard library does for it: sleeping between two
 //! attempts to take a lock before a deadline, waiting for another thread, asking for random numbers (once a thread), memory.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ffi::{CStr, OsStr};
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 
 use rustix::io::retry_on_intr;
@@ -121,6 +123,7 @@ struct Watch {
     /// `None` while it is being asked, and after it has panicked.
     decide: Option<Decide>,
     calls: usize,
+    panic: Option<Box<dyn Any + Send>>,
 }
 
 thread_local!(static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) });
@@ -131,7 +134,7 @@ thread_local!(static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) 
 /// The two may be nested: the outer `decide` does not see the calls inside the inner `inject`.
 ///
 /// `decide` may do what it likes, but for calling this crate: some calls are made while the crate holds a mutex of its
-/// own. If it panics, it is not asked again, and the panic goes its way through `body`.
+/// own. If it panics, it is not asked again, and the panic goes on when `body` is done.
 ///
 /// ```
 /// use std::cell::RefCell;
@@ -170,10 +173,16 @@ pub fn inject<T>(decide: impl FnMut(&Call<'_>) -> Action + 'static, body: impl F
         }
     }
 
-    let scope = Scope(WATCH.replace(Some(Watch { decide: Some(Box::new(decide)), calls: 0 })));
+    let scope = Scope(WATCH.replace(Some(Watch { decide: Some(Box::new(decide)), calls: 0, panic: None })));
     let value = body();
-    let calls = WATCH.with_borrow(|watch| watch.as_ref().map_or(0, |watch| watch.calls));
+    let (calls, panic) = WATCH.with_borrow_mut(|watch| match watch {
+        Some(watch) => (watch.calls, watch.panic.take()),
+        None => (0, None),
+    });
     drop(scope);
+    if let Some(panic) = panic {
+        resume_unwind(panic);
+    }
     (value, calls)
 }
 
@@ -214,13 +223,20 @@ impl<'a> About<'a> {
         // An error: the thread is ending, and its variables are gone.
         let Ok(Some((number, mut decide))) = asked else { return Action::Proceed };
         let About { syscall, fd, path, new_path, size } = self;
-        let action = decide(&Call { number, syscall, fd, path, new_path, size });
-        WATCH.with_borrow_mut(|watch| {
-            if let Some(watch) = watch {
+        let call = Call { number, syscall, fd, path, new_path, size };
+        // A panic must not go through the crate in the middle of a step, where no other code of a caller runs.
+        let decided = catch_unwind(AssertUnwindSafe(|| decide(&call)));
+        WATCH.with_borrow_mut(|watch| match (watch, decided) {
+            (None, _) => Action::Proceed,
+            (Some(watch), Ok(action)) => {
                 watch.decide = Some(decide);
+                if action == Action::Kill { die() } else { action }
             }
-        });
-        if action == Action::Kill { die() } else { action }
+            (Some(watch), Err(panic)) => {
+                watch.panic = Some(panic);
+                Action::Proceed
+            }
+        })
     }
 
     fn make<T: Answer>(self, mut make: impl FnMut() -> Result<T>) -> Result<T> {

@@ -1,0 +1,222 @@
+//! What killed writers leave behind is removed, and nothing else.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use atomic_file_adapter::AtomicFileAdapter;
+
+use crate::common::{Work, Worker, hear, names, tell, test};
+
+const WORKERS: &[(&str, Work)] = &[("write_half", write_half)];
+
+fn main() -> ExitCode {
+    common::main(
+        vec![
+            test("a_killed_writers_temporary_file_is_swept", a_killed_writers_temporary_file_is_swept),
+            test("a_live_writers_temporary_file_stays", a_live_writers_temporary_file_stays),
+            test("ones_own_temporary_file_stays", ones_own_temporary_file_stays),
+            test("a_directory_is_swept_file_by_file", a_directory_is_swept_file_by_file),
+            test("long_names_are_told_apart", long_names_are_told_apart),
+            test("a_name_that_may_be_two_files_needs_both_locks", a_name_that_may_be_two_files_needs_both_locks),
+            test("what_only_looks_similar_stays", what_only_looks_similar_stays),
+            test("a_link_leads_to_the_files_directory", a_link_leads_to_the_files_directory),
+            test("where_there_is_nothing_nothing_is_swept", where_there_is_nothing_nothing_is_swept),
+        ],
+        WORKERS,
+    )
+}
+
+struct Scratch {
+    dir: PathBuf,
+    adapter: AtomicFileAdapter,
+    _above: tempfile::TempDir,
+}
+
+impl Scratch {
+    fn new() -> Self {
+        let above = tempfile::tempdir().unwrap();
+        let real = above.path().canonicalize().unwrap();
+        fs::create_dir(real.join("files")).unwrap();
+        let adapter = AtomicFileAdapter::with_lock_dir(real.join("locks")).unwrap();
+        Scratch { dir: real.join("files"), adapter, _above: above }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// A writer in another process that has written a half of a new version.
+    fn writer(&self, name: &str) -> Worker {
+        let locks = self.adapter.lock_dir().to_str().unwrap();
+        let mut writer = Worker::start("write_half", &[locks, self.path(name).to_str().unwrap()]);
+        writer.expect("half");
+        writer
+    }
+
+    /// A temporary file, as a killed writer leaves it.
+    fn leave(&self, name: &str) -> PathBuf {
+        let before = names(&self.dir);
+        self.writer(name).kill();
+        let left: Vec<_> = names(&self.dir).into_iter().filter(|name| !before.contains(name)).collect();
+        assert_eq!(left.len(), 1);
+        self.path(&left[0])
+    }
+
+    fn sweep(&self, name: &str) -> Vec<PathBuf> {
+        self.adapter.sweep(self.path(name)).unwrap()
+    }
+}
+
+fn write_half(args: &[String]) {
+    let [locks, path] = args else { panic!("{args:?}") };
+    let file = AtomicFileAdapter::with_lock_dir(locks).unwrap().file(path).unwrap();
+    let guard = file.lock().unwrap();
+    let mut writer = guard.writer().unwrap();
+    writer.write_all(b"half").unwrap();
+    tell("half");
+    assert_eq!(hear(), "commit");
+    writer.commit().unwrap();
+    tell("done");
+}
+
+fn a_killed_writers_temporary_file_is_swept() {
+    let scratch = Scratch::new();
+    scratch.adapter.write_atomic(scratch.path("file"), "whole").unwrap();
+    let left = scratch.leave("file");
+    assert!(left.file_name().unwrap().to_str().unwrap().starts_with(".file."));
+    assert_eq!(scratch.sweep("another"), [""; 0].map(PathBuf::from));
+    assert_eq!(scratch.sweep("file"), [left]);
+    assert_eq!(names(&scratch.dir), ["file"]);
+    assert_eq!(fs::read(scratch.path("file")).unwrap(), b"whole");
+}
+
+fn a_live_writers_temporary_file_stays() {
+    let scratch = Scratch::new();
+    let mut live = scratch.writer("file");
+    for path in ["file", "."] {
+        assert_eq!(scratch.sweep(path).len(), 0);
+    }
+    live.tell("commit");
+    live.expect("done");
+    live.finish();
+    assert_eq!(names(&scratch.dir), ["file"]);
+    assert_eq!(fs::read(scratch.path("file")).unwrap(), b"half");
+}
+
+fn ones_own_temporary_file_stays() {
+    let scratch = Scratch::new();
+    let file = scratch.adapter.file(scratch.path("file")).unwrap();
+    let guard = file.lock().unwrap();
+    let mut writer = guard.writer().unwrap();
+    writer.write_all(b"own").unwrap();
+    assert_eq!(scratch.sweep("file").len(), 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(scratch.sweep(".").len(), 0));
+    });
+    writer.commit().unwrap();
+    assert_eq!(guard.read().unwrap().as_deref(), Some(&b"own"[..]));
+}
+
+fn a_directory_is_swept_file_by_file() {
+    let scratch = Scratch::new();
+    let mut left = ["one", "two", "two", ".hidden"].map(|name| scratch.leave(name)).to_vec();
+    left.sort();
+    let mut live = scratch.writer("three");
+    fs::create_dir(scratch.path("below")).unwrap();
+    let below = scratch.path("below/.one.abcdefghij.tmp");
+    fs::write(&below, "").unwrap();
+    assert_eq!(scratch.sweep("."), left);
+    assert!(below.exists(), "directories below are not looked at");
+    live.tell("commit");
+    live.expect("done");
+    assert_eq!(names(&scratch.dir), ["below", "three"]);
+}
+
+fn long_names_are_told_apart() {
+    let scratch = Scratch::new();
+    // The names differ only where the temporary files' names are cut. A cut must not split a character either.
+    for filler in ["x", "é", "€", "𝄞"] {
+        let long = |last: &str| {
+            let name = filler.repeat(250 / filler.len());
+            let room = 255 - name.len();
+            format!("{name}{}{last}", "_".repeat(room - last.len()))
+        };
+        let (one, two) = (long("1"), long("2"));
+        let (left_by_one, left_by_two) = (scratch.leave(&one), scratch.leave(&two));
+        assert_eq!(scratch.sweep(&one), [left_by_one]);
+        let mut live = scratch.writer(&one);
+        assert_eq!(scratch.sweep("."), [left_by_two], "{filler}");
+        live.kill();
+        assert_eq!(scratch.sweep(".").len(), 1, "{filler}");
+        assert_eq!(names(&scratch.dir), [""; 0]);
+    }
+}
+
+fn a_name_that_may_be_two_files_needs_both_locks() {
+    let scratch = Scratch::new();
+    // A file that is named like another one's temporary file, without its random part.
+    let long = "x".repeat(255);
+    let left = scratch.leave(&long);
+    let left_name = left.file_name().unwrap().to_str().unwrap();
+    let namesake = left_name.strip_prefix('.').unwrap().rsplitn(3, '.').nth(2).unwrap();
+    for (holder, other) in [(namesake, long.as_str()), (&long, namesake)] {
+        let held = scratch.adapter.file(scratch.path(holder)).unwrap();
+        let guard = held.lock().unwrap();
+        for path in [other, holder, "."] {
+            assert_eq!(scratch.sweep(path).len(), 0, "{path}");
+        }
+        drop(guard);
+    }
+    assert_eq!(scratch.sweep(namesake), [left]);
+}
+
+fn what_only_looks_similar_stays() {
+    let scratch = Scratch::new();
+    let similar = [
+        ".file.abcdefghi.tmp",
+        ".file.abcdefghijk.tmp",
+        ".file.abcdefghi1.tmp",
+        ".file.ABCDEFGHIJ.tmp",
+        ".file.abcdefghij.tmp~",
+        "file.abcdefghij.tmp",
+        "..abcdefghij.tmp",
+        ".abcdefghij.tmp",
+        ".tmp",
+    ];
+    for name in similar {
+        fs::write(scratch.path(name), name).unwrap();
+    }
+    fs::create_dir(scratch.path(".file.abcdefghij.tmp")).unwrap();
+    symlink("nowhere", scratch.path(".file.jihgfedcba.tmp")).unwrap();
+    let before = names(&scratch.dir);
+    for path in ["file", "."] {
+        assert_eq!(scratch.sweep(path).len(), 0);
+    }
+    assert_eq!(names(&scratch.dir), before);
+}
+
+fn a_link_leads_to_the_files_directory() {
+    let scratch = Scratch::new();
+    fs::create_dir(scratch.path("elsewhere")).unwrap();
+    symlink("elsewhere/file", scratch.path("link")).unwrap();
+    symlink("elsewhere", scratch.path("directory")).unwrap();
+    for path in ["link", "directory", "elsewhere/../directory/"] {
+        let left = scratch.path("elsewhere/.file.abcdefghij.tmp");
+        fs::write(&left, "").unwrap();
+        assert_eq!(scratch.sweep(path), [left], "{path}");
+    }
+}
+
+fn where_there_is_nothing_nothing_is_swept() {
+    let scratch = Scratch::new();
+    for path in ["file", "missing/directory/file", "."] {
+        assert_eq!(scratch.sweep(path).len(), 0);
+    }
+    assert_eq!(names(&scratch.dir), [""; 0]);
+    assert!(!Path::new(scratch.adapter.lock_dir()).exists());
+}

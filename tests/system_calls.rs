@@ -1,0 +1,169 @@
+//! How many system calls, syncs and allocations each verb costs: exact counts, so that a change is seen.
+#![cfg(feature = "fault-injection")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::rc::Rc;
+
+use atomic_file_adapter::fault::{Action, Syscall, inject};
+use atomic_file_adapter::{AtomicFileAdapter, Durability};
+
+/// The system's allocator, which counts for each thread.
+struct Counting;
+
+thread_local!(static ALLOCATIONS: Cell<usize> = const { Cell::new(0) });
+
+// SAFETY: everything is left to `System`.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // At the end of a thread there is nothing left to count with.
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn scratch() -> (tempfile::TempDir, AtomicFileAdapter) {
+    let dir = tempfile::tempdir().unwrap();
+    let adapter = AtomicFileAdapter::with_lock_dir(dir.path().join("locks")).unwrap();
+    (dir, adapter)
+}
+
+/// The system calls that `body` makes.
+fn calls(body: impl FnOnce()) -> Vec<Syscall> {
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let watched = seen.clone();
+    inject(
+        move |call| {
+            watched.borrow_mut().push(call.syscall);
+            Action::Proceed
+        },
+        body,
+    );
+    seen.take()
+}
+
+fn allocations(body: impl FnOnce()) -> usize {
+    let before = ALLOCATIONS.get();
+    body();
+    ALLOCATIONS.get() - before
+}
+
+#[cfg(target_os = "linux")]
+mod counts {
+    use Syscall::*;
+
+    use super::*;
+
+    #[test]
+    fn a_write_through_a_handle() {
+        let (dir, adapter) = scratch();
+        let file = adapter.file(dir.path().join("file")).unwrap();
+        file.write("old").unwrap();
+        let expected =
+            [Getpid, FcntlSetlkw, Fstatat, Fstatat, Openat, Write, Fstat, Fsync, Renameat, Fsync, Close, FcntlUnlock];
+        assert_eq!(calls(|| file.write("new").unwrap()), expected);
+    }
+
+    #[test]
+    fn a_read_through_a_handle() {
+        let (dir, adapter) = scratch();
+        let file = adapter.file(dir.path().join("file")).unwrap();
+        file.write("contents").unwrap();
+        let expected = [Getpid, FcntlSetlkw, Fstatat, Fstatat, Openat, Read, Close, FcntlUnlock];
+        assert_eq!(calls(|| drop(file.read().unwrap())), expected);
+    }
+
+    #[test]
+    fn a_write_by_path() {
+        let (dir, adapter) = scratch();
+        let path = dir.path().canonicalize().unwrap().join("file");
+        adapter.write_atomic(&path, "old").unwrap();
+        let expected = [
+            Openat,
+            Readlinkat,
+            Fstatat,
+            Getpid,
+            FcntlSetlkw,
+            Fstatat,
+            Fstatat,
+            Openat,
+            Write,
+            Fstat,
+            Fsync,
+            Renameat,
+            Fsync,
+            Close,
+            FcntlUnlock,
+            Close,
+        ];
+        assert_eq!(calls(|| adapter.write_atomic(&path, "new").unwrap()), expected);
+    }
+
+    #[test]
+    fn a_read_by_path() {
+        let (dir, adapter) = scratch();
+        let path = dir.path().canonicalize().unwrap().join("file");
+        adapter.write_atomic(&path, "contents").unwrap();
+        let expected = [
+            Openat,
+            Readlinkat,
+            Fstatat,
+            Getpid,
+            FcntlSetlkw,
+            Fstatat,
+            Fstatat,
+            Openat,
+            Read,
+            Close,
+            FcntlUnlock,
+            Close,
+        ];
+        assert_eq!(calls(|| drop(adapter.read_with_lock(&path).unwrap())), expected);
+    }
+
+    #[test]
+    fn syncs() {
+        let (dir, adapter) = scratch();
+        let syncs = |body: &dyn Fn()| calls(body).iter().filter(|call| **call == Fsync).count();
+        for (durability, expected) in [(Durability::Full, 2), (Durability::Ordered, 1), (Durability::None, 0)] {
+            let adapter =
+                AtomicFileAdapter::builder().lock_dir(adapter.lock_dir()).durability(durability).build().unwrap();
+            let file = adapter.file(dir.path().join("file")).unwrap();
+            assert_eq!(syncs(&|| file.write("new").unwrap()), expected, "{durability:?}");
+            assert_eq!(syncs(&|| file.update(|_| b"newer".to_vec()).unwrap()), expected, "{durability:?}");
+            let deleting = usize::from(durability == Durability::Full);
+            assert_eq!(syncs(&|| assert!(file.delete().unwrap())), deleting, "{durability:?}");
+            assert_eq!(syncs(&|| drop(file.read().unwrap())), 0);
+        }
+    }
+}
+
+#[test]
+fn a_warm_write_and_a_warm_read_allocate_nothing() {
+    let (dir, adapter) = scratch();
+    let file = adapter.file(dir.path().join("file")).unwrap();
+    let contents = vec![7; 4096];
+    let mut buf = Vec::with_capacity(contents.len() + 1);
+    for _ in 0..3 {
+        file.write(&contents).unwrap();
+        file.read_into(&mut buf).unwrap();
+    }
+    assert_eq!(allocations(|| file.write(&contents).unwrap()), 0);
+    assert_eq!(allocations(|| assert!(file.read_into(&mut buf).unwrap().is_some())), 0);
+    assert_eq!(buf, contents);
+    assert!(allocations(|| drop(file.read().unwrap())) > 0, "the counter counts");
+    assert!(Path::new(file.path()).exists());
+}
