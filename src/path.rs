@@ -83,7 +83,7 @@ impl Place {
                         start = Some(found);
                         continue;
                     }
-                    // A lock file is left alone: to look at its name may take opening and closing it, which would drop
+                    // A lock file is left alone: finding out its name may take opening and closing it, which would drop
                     // the locks on it.
                     Ok(Meta { special: None, .. }) if !is_like_lock_name(name.as_bytes()) => {
                         let stored = sys::stored_name(found.dir.as_fd(), &name);

@@ -34,8 +34,8 @@ pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
     Some(OsString::from_vec(path).into())
 }
 
-/// `None`: a name is what it is. Only a directory that was made to ignore case (ext4 and others, `chattr +F`) finds a
-/// file by another spelling, too.
+/// `None`: a name is what it is. Only a directory that was made to ignore case (the attribute F in
+/// [chattr(1)](https://man7.org/linux/man-pages/man1/chattr.1.html)) finds a file by another spelling, too.
 pub(crate) fn stored_name(_: BorrowedFd<'_>, _: &CStr) -> Option<CString> {
     None
 }
