@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::batch::Batch;
 use crate::error::{Error, Result, Step};
 use crate::file::{self, AtomicFile, ReadGuard, WriteGuard};
 use crate::lock::{self, LockDir, Patience, Recent};
@@ -226,6 +227,11 @@ impl AtomicFileAdapter {
 
     fn files<P: AsRef<Path>>(&self, paths: impl IntoIterator<Item = P>) -> Result<Vec<AtomicFile>> {
         paths.into_iter().map(|path| self.file(path)).collect()
+    }
+
+    /// A new, empty batch of writes and deletes, which share their syncs. See [`Batch`].
+    pub fn batch(&self) -> Batch {
+        Batch::new(&self.config)
     }
 
     /// Removes the lock files that nobody holds at this moment, and returns their paths. Safe at any time: whoever is

@@ -99,6 +99,15 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
+    /// A batch was not committed as a whole.
+    #[non_exhaustive]
+    Batch {
+        /// The canonical paths of those files that were replaced or removed before it failed.
+        replaced: Vec<PathBuf>,
+        /// Why it failed. If it is [`Error::NotDurable`], that file and the other ones in its directory are among the
+        /// replaced ones.
+        source: Box<Error>,
+    },
     /// The contents are not UTF-8 (only [`read_to_string_with_lock`] asks for that).
     ///
     /// [`read_to_string_with_lock`]: crate::AtomicFileAdapter::read_to_string_with_lock
@@ -232,6 +241,7 @@ impl Error {
             | Error::NotRegularFile { path, .. }
             | Error::InvalidPath { path, .. }
             | Error::NotUtf8 { path, .. } => path,
+            Error::Batch { source, .. } => source.path(),
         }
     }
 
@@ -247,6 +257,7 @@ impl Error {
                 io::ErrorKind::InvalidInput
             }
             Error::NotUtf8 { .. } => io::ErrorKind::InvalidData,
+            Error::Batch { source, .. } => source.kind(),
         }
     }
 }
@@ -286,6 +297,9 @@ impl fmt::Display for Error {
             ),
             Error::NotRegularFile { kind, .. } => write!(f, "{path} is not a regular file but {kind}"),
             Error::InvalidPath { reason, .. } => write!(f, "{path:?} cannot name a file: {reason}"),
+            Error::Batch { replaced, source } => {
+                write!(f, "a batch failed after {} of its files were replaced or removed: {source}", replaced.len())
+            }
             Error::NotUtf8 { valid_up_to, .. } => {
                 write!(f, "the contents of {path} are not UTF-8 from byte {valid_up_to} on")
             }
@@ -297,6 +311,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Io { source, .. } | Error::NotDurable { source, .. } => Some(source),
+            Error::Batch { source, .. } => Some(source),
             _ => None,
         }
     }

@@ -371,6 +371,11 @@ impl WriteGuard {
         self.0.checked()?.writer(&self.0.held)
     }
 
+    /// Where the file is.
+    pub(crate) fn place(&self) -> &Place {
+        &self.0.file.place
+    }
+
     /// Removes the file. False: there was none. See [`AtomicFile::delete`].
     ///
     /// # Errors

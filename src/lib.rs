@@ -45,9 +45,9 @@
 //! fcntl(lock, F_SETLK, F_UNLCK)
 //! ```
 //!
-//! and a `getpid` before, in between and after, to notice a `fork`. [`Durability::Ordered`] leaves out the sync of
-//! the directory, [`Durability::None`] both; on Apple's systems the syncs of [`Durability::Full`] are
-//! `fcntl(F_FULLFSYNC)`, and a path is looked up with `fcntl(F_GETPATH)`.
+//! and a `getpid` before, to notice a `fork`. [`Durability::Ordered`] leaves out the sync of the directory,
+//! [`Durability::None`] both; on Apple's systems the syncs of [`Durability::Full`] are `fcntl(F_FULLFSYNC)`, and a path is
+//! looked up with `fcntl(F_GETPATH)`.
 //!
 //! # What is not promised
 //!
@@ -73,7 +73,16 @@
 //!
 //! [`AtomicFileAdapter`] has every verb by path, and its [`Builder`] the settings. [`AtomicFile`] is one file, looked
 //! up once. [`ReadGuard`] and [`WriteGuard`] are its lock while it is held, [`Replacement`] a new version that is
-//! written bit by bit. [`Error`] says what went wrong, at which [`Step`] and on which path.
+//! written bit by bit. A [`Batch`] changes many files and shares their syncs. [`Error`] says what went wrong, at which
+//! [`Step`] and on which path.
+//!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! * `fault-injection`: the module `fault`, which lets a test watch each system call of this crate, make it fail, or be
+//!   the last one of the process.
+//! * `cli`: the command `atomic-file`.
 //!
 //! [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
 #![forbid(unsafe_code)]
@@ -81,6 +90,7 @@
 #![doc(test(attr(deny(warnings))))]
 
 mod adapter;
+mod batch;
 mod error;
 mod file;
 mod lock;
@@ -91,6 +101,7 @@ mod sys;
 mod temporary;
 
 pub use crate::adapter::{AtomicFileAdapter, Builder, LockFile, LockHolder};
+pub use crate::batch::Batch;
 pub use crate::error::{Error, FileKind, Result, Step};
 pub use crate::file::{AtomicFile, ReadGuard, WriteGuard};
 pub use crate::replace::{Durability, Replacement};

@@ -149,26 +149,54 @@ impl<'lock> Replacement<'lock> {
     }
 
     /// Writes `contents` and commits.
-    pub(crate) fn put_all(mut self, mut contents: &[u8]) -> Result<()> {
-        while !contents.is_empty() {
-            let taken = self.put(contents)?;
-            contents = &contents[taken..];
-        }
+    pub(crate) fn put_all(mut self, contents: &[u8]) -> Result<()> {
+        self.fill(contents)?;
         self.finish()
     }
 
     fn finish(mut self) -> Result<()> {
         self.set_owner_and_mode()?;
+        self.sync()?;
+        self.rename()?;
+        sync_dir(self.dir, self.path, self.options)
+    }
+
+    // The steps one by one, for those who commit many.
+
+    /// Writes all of `contents`.
+    pub(crate) fn fill(&mut self, mut contents: &[u8]) -> Result<()> {
+        while !contents.is_empty() {
+            let taken = self.put(contents)?;
+            contents = &contents[taken..];
+        }
+        Ok(())
+    }
+
+    pub(crate) fn sync(&self) -> Result<()> {
         match self.options.durability {
             Durability::Full => sys::sync(&self.file),
             Durability::Ordered => sys::sync_ordered(&self.file),
             Durability::None => Ok(()),
         }
-        .map_err(|error| self.failed(Step::Sync, error))?;
+        .map_err(|error| self.failed(Step::Sync, error))
+    }
+
+    /// A number of the file system that the file is in.
+    pub(crate) fn device(&self) -> Result<u64> {
+        let meta = sys::stat_open(&self.file).map_err(|error| self.failed(Step::Stat, error))?;
+        Ok(meta.dev)
+    }
+
+    /// Syncs everything in that file system; false where only a sync of the file itself will do.
+    pub(crate) fn sync_file_system(&self) -> Result<bool> {
+        sys::sync_file_system(self.file.as_fd()).map_err(|error| self.failed(Step::Sync, error))
+    }
+
+    pub(crate) fn rename(&mut self) -> Result<()> {
         sys::rename(self.dir.as_fd(), self.temporary.get(), self.name)
             .map_err(|error| self.failed(Step::Rename, error))?;
         self.state = State::Renamed;
-        sync_dir(self.dir, self.path, self.options)
+        Ok(())
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<usize> {
@@ -182,7 +210,7 @@ impl<'lock> Replacement<'lock> {
     }
 
     /// Gives the temporary file the owner, the group and the mode of the file that it replaces.
-    fn set_owner_and_mode(&self) -> Result<()> {
+    pub(crate) fn set_owner_and_mode(&self) -> Result<()> {
         let Some(old) = self.old else {
             return match self.options.new_file_mode {
                 Some(mode) => self.set_mode(mode),
@@ -252,19 +280,33 @@ impl Drop for Replacement<'_> {
 
 /// Removes a file. False: there is none.
 pub(crate) fn remove(place: &Place, options: Options) -> Result<bool> {
+    match unlink(place, options)? {
+        Some(dir) => sync_dir(dir, place.path(), options).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// The same without the sync of the directory, which is returned. `None`: there is no such file.
+pub(crate) fn unlink(place: &Place, options: Options) -> Result<Option<&Dir>> {
     let path: &Path = place.path();
-    let Some(dir) = place.dir()? else { return Ok(false) };
-    check_syncable(dir, path, options.durability == Durability::Full)?;
+    check_removable(place, options)?;
+    let Some(dir) = place.dir()? else { return Ok(None) };
     if stat_regular(dir, place.name(), path)?.is_none() {
-        return Ok(false);
+        return Ok(None);
     }
     match sys::unlink(dir.as_fd(), place.name()) {
-        Ok(()) => {}
-        Err(Errno::NOENT) => return Ok(false),
-        Err(error) => return Err(Error::io(path, Step::Remove, error)),
+        Ok(()) => Ok(Some(dir)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(Error::io(path, Step::Remove, error)),
     }
-    sync_dir(dir, path, options)?;
-    Ok(true)
+}
+
+/// Whether the removal, if there is anything to remove, can be made durable.
+pub(crate) fn check_removable(place: &Place, options: Options) -> Result<()> {
+    match place.dir()? {
+        Some(dir) => check_syncable(dir, place.path(), options.durability == Durability::Full),
+        None => Ok(()),
+    }
 }
 
 /// Looks at what has this name; an error if it is not a regular file.
@@ -289,7 +331,8 @@ fn check_syncable(dir: &Dir, path: &Path, full: bool) -> Result<()> {
     if full && !dir.syncable { Err(Error::io(path, Step::SyncDirectory, Errno::ACCESS)) } else { Ok(()) }
 }
 
-fn sync_dir(dir: &Dir, path: &Path, options: Options) -> Result<()> {
+/// The last step of a change in a directory.
+pub(crate) fn sync_dir(dir: &Dir, path: &Path, options: Options) -> Result<()> {
     match options.durability {
         Durability::Full => {
             sys::sync(dir).map_err(|error| Error::NotDurable { path: path.to_owned(), source: error.into() })

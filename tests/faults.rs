@@ -18,8 +18,8 @@ use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Durability, Error, FileKind, Result, Step};
 use libc::{
     EACCES, EAGAIN, EBADF, EBUSY, EDEADLK, EDESTADDRREQ, EDQUOT, EEXIST, EFAULT, EFBIG, EINTR, EINVAL, EIO, EISDIR,
-    ELOOP, EMFILE, EMLINK, ENAMETOOLONG, ENFILE, ENODEV, ENOENT, ENOLCK, ENOMEM, ENOSPC, ENOTDIR, ENOTEMPTY, ENOTSUP,
-    ENXIO, EOPNOTSUPP, EOVERFLOW, EPERM, EPIPE, ERANGE, EROFS, ETXTBSY, EXDEV,
+    ELOOP, EMFILE, EMLINK, ENAMETOOLONG, ENFILE, ENODEV, ENOENT, ENOLCK, ENOMEM, ENOSPC, ENOSYS, ENOTDIR, ENOTEMPTY,
+    ENOTSUP, ENXIO, EOPNOTSUPP, EOVERFLOW, EPERM, EPIPE, ERANGE, EROFS, ETXTBSY, EXDEV,
 };
 use libtest_mimic::Trial;
 use tempfile::TempDir;
@@ -41,6 +41,9 @@ fn main() -> ExitCode {
             tests.push(test.with_ignored_flag(missing.is_some()));
         };
         add("each_call_fails_in_each_way", each_call_fails_in_each_way);
+        if operation.on_disk {
+            continue;
+        }
         add("everything_fails_from_some_call_on", everything_fails_from_some_call_on);
         add("interruptions_and_short_pieces_change_nothing", interruptions_and_short_pieces_change_nothing);
         add("the_process_dies_at_each_call", the_process_dies_at_each_call);
@@ -174,9 +177,13 @@ fn errors_of(syscall: Syscall) -> &'static [i32] {
         Syscall::Fsync => &[EBADF, EDQUOT, EINVAL, EIO, ENOSPC, EROFS],
         // Not EINVAL, which means that fsync is to be used.
         Syscall::FcntlFullfsync => &[EBADF, EDQUOT, EIO, ENOSPC, EROFS],
+        Syscall::Syncfs => &[EBADF, EDQUOT, EIO, ENOSPC],
+        Syscall::Fstatfs => {
+            &[EACCES, EBADF, EFAULT, EIO, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOSYS, ENOTDIR, EOVERFLOW]
+        }
         Syscall::FcntlGetpath => &[EBADF, EFAULT, EINVAL, ENOENT, ENOSPC],
         // They cannot fail, or nobody looks.
-        Syscall::Getpid | Syscall::Geteuid | Syscall::Close => &[],
+        Syscall::Getpid | Syscall::Geteuid | Syscall::Uname | Syscall::Close => &[],
         other => panic!("{other:?} is not in this table"),
     }
 }
@@ -197,6 +204,10 @@ struct Operation {
     warm: bool,
     /// /proc (or F_GETPATH) cannot tell real paths.
     without_proc: bool,
+    /// How many temporary files there can be at a time.
+    temporaries: usize,
+    /// Not in memory, where there is no syncfs to be had. Disks are slow, so only the calls that make the difference fail.
+    on_disk: bool,
 }
 
 /// What an operation says that it has done.
@@ -227,6 +238,8 @@ const WRITE: Operation = Operation {
     new_if_told_missing: None,
     warm: true,
     without_proc: false,
+    temporaries: 1,
+    on_disk: false,
 };
 
 const READ: Operation = Operation {
@@ -250,6 +263,26 @@ const DELETE: Operation = Operation {
     name: "delete",
     run: |adapter, scratch| Ok(if adapter.delete_with_lock(scratch.path())? { Did::It } else { Did::Nothing }),
     new: None,
+    ..WRITE
+};
+
+const BATCH: Operation = Operation {
+    name: "batch",
+    // So many that they are synced together where that can be done; with lock files that exist, because the order in
+    // which they are taken is a matter of their hashes.
+    prepare: |scratch| {
+        let names = (0..7).map(|n| n.to_string()).chain(["missing".to_owned()]);
+        drop(scratch.adapter(Durability::Full).lock_many(names.map(|name| scratch.files.join(name))).unwrap());
+    },
+    run: |adapter, scratch| {
+        let mut batch = adapter.batch();
+        for n in 0..7 {
+            batch.write(scratch.files.join(n.to_string()), "beside");
+        }
+        batch.write(scratch.path(), NEW).delete(scratch.files.join("missing"));
+        batch.commit().map(|()| Did::It)
+    },
+    temporaries: 8,
     ..WRITE
 };
 
@@ -360,6 +393,18 @@ const OPERATIONS: &[Operation] = &[
         },
         ..WRITE
     },
+    BATCH,
+    Operation { name: "batch_on_disk", on_disk: true, ..BATCH },
+    Operation {
+        name: "batch_of_deletes",
+        run: |adapter, scratch| {
+            let mut batch = adapter.batch();
+            batch.delete(scratch.path());
+            // It does not tell whether there was a file.
+            batch.commit().map(|()| if scratch.path().exists() { Did::Nothing } else { Did::It })
+        },
+        ..DELETE
+    },
     Operation {
         name: "relative_paths",
         run: |_, scratch| {
@@ -463,7 +508,9 @@ impl<'a> Laboratory<'a> {
         });
         // Nothing here is about disks, and memory is faster.
         let memory = Path::new("/dev/shm");
-        let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+        let dir =
+            if memory.is_dir() && !operation.on_disk { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }
+                .unwrap();
         Laboratory { operation, durability, dir, witness: Worker::start("witness", &[]) }
     }
 
@@ -497,7 +544,7 @@ impl<'a> Laboratory<'a> {
         let left = scratch.temporaries();
         assert!(left.len() <= temporaries, "{what}: {left:?}");
         let adapter = scratch.adapter(self.durability);
-        let swept = adapter.sweep(scratch.path()).unwrap();
+        let swept = adapter.sweep(scratch.path().parent().unwrap()).unwrap();
         assert_eq!((swept.len(), scratch.temporaries()), (left.len(), vec![]), "{what}");
         adapter.write_atomic(scratch.path(), "after").unwrap_or_else(|error| panic!("{what}: afterwards {error}"));
         assert_eq!(scratch.contents().as_deref(), Some("after"), "{what}");
@@ -548,6 +595,9 @@ fn each_call_fails_in_each_way(operation: &Operation) {
         let mut number = 0;
         let calls = calls_of(&laboratory, &mut number);
         for (at, call) in calls.iter().enumerate() {
+            if operation.on_disk && ![Syscall::Fstatfs, Syscall::Syncfs, Syscall::Fsync].contains(&call.syscall) {
+                continue;
+            }
             for errno in errors_of(call.syscall) {
                 number += 1;
                 fails_once(&mut laboratory, number, at, call, *errno);
@@ -595,8 +645,18 @@ fn fails_once(laboratory: &mut Laboratory<'_>, number: usize, at: usize, call: &
     let mut temporaries = usize::from(call.syscall == Syscall::Unlinkat);
     let contents = scratch.contents();
     // The others have another way, or concern the `.gitignore` of the lock directory only.
-    let must_be_told = [Syscall::Write, Syscall::Fsync, Syscall::Fchmod, Syscall::Renameat].contains(&call.syscall);
+    let must_be_told =
+        [Syscall::Syncfs, Syscall::Write, Syscall::Fsync, Syscall::Fchmod, Syscall::Renameat].contains(&call.syscall);
     assert!(result.is_err() || !must_be_told || !laboratory.operation.warm && call.syscall == Syscall::Write, "{what}");
+    // What a batch says of the file is what is judged here.
+    let result = match result {
+        Err(Error::Batch { replaced, source, .. }) => {
+            assert_eq!(replaced.contains(&scratch.path()), contents.as_deref() == new, "{what}: {replaced:?}");
+            is_clear(&source, call.syscall, errno, &scratch, &what);
+            if replaced.contains(&scratch.path()) { Ok(Did::It) } else { Err(*source) }
+        }
+        result => result,
+    };
     match &result {
         Ok(Did::It) => {
             let right = contents.as_deref() == new || told_missing && contents.as_deref() == new_if_told_missing;
@@ -642,7 +702,9 @@ fn is_clear(error: &Error, syscall: Syscall, errno: i32, scratch: &Scratch, what
         (Syscall::Openat, EPERM | EROFS, Error::Io { source, step: Step::OpenLock, .. }) => {
             assert!([Some(EACCES), Some(errno)].contains(&source.raw_os_error()), "{what}: {text}");
         }
-        (_, _, Error::Io { source, .. }) => assert_eq!(source.raw_os_error(), Some(errno), "{what}: {text}"),
+        (_, _, Error::Io { source, .. } | Error::NotDurable { source, .. }) => {
+            assert_eq!(source.raw_os_error(), Some(errno), "{what}: {text}")
+        }
         (_, _, other) => panic!("{what}: {other}"),
     }
 }
@@ -670,7 +732,7 @@ fn everything_fails_from_some_call_on(operation: &Operation) {
                 laboratory.check_afterwards(
                     &scratch,
                     if result.is_ok() { &allowed[1..] } else { &allowed },
-                    had + 1,
+                    had + operation.temporaries,
                     &what,
                 );
             }
@@ -736,7 +798,7 @@ fn the_process_dies_at_each_call(operation: &Operation) {
             }
             assert_eq!(worker.signal(), Some(libc::SIGKILL));
             let what = format!("{}, {durability:?}: dies at call {at}", operation.name);
-            laboratory.check_afterwards(&scratch, &[operation.old, operation.new], had + 1, &what);
+            laboratory.check_afterwards(&scratch, &[operation.old, operation.new], had + operation.temporaries, &what);
         }
     }
 }
@@ -784,6 +846,12 @@ fn the_operations_make_all_the_calls_there_are() {
         Fsync,
         Close,
     ]);
+    if cfg!(target_os = "linux") {
+        all.insert(Fstatfs);
+    }
+    if common::syncs_whole_file_systems(&env::temp_dir()) {
+        all.extend([Syncfs, Uname]);
+    }
     if common::no_root().is_none() {
         all.insert(Fchown);
     }

@@ -1,6 +1,8 @@
 //! How many system calls, syncs and allocations each verb costs: exact counts, so that a change is seen.
 #![cfg(feature = "fault-injection")]
 
+mod common;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -134,6 +136,27 @@ mod counts {
             Close,
         ];
         assert_eq!(calls(|| drop(adapter.read_with_lock(&path).unwrap())), expected);
+    }
+
+    #[test]
+    fn a_batch_shares_its_syncs() {
+        let (dir, adapter) = scratch();
+        let write_100 = || {
+            let mut batch = adapter.batch();
+            for n in 0..100 {
+                batch.write(dir.path().join(n.to_string()), "new");
+            }
+            batch.commit().unwrap();
+        };
+        let seen = calls(write_100);
+        let count = |syscall| seen.iter().filter(|call| **call == syscall).count();
+        // 50 at a time.
+        if common::syncs_whole_file_systems(dir.path()) {
+            assert_eq!((count(Syncfs), count(Fsync)), (2, 2));
+        } else {
+            assert_eq!((count(Syncfs), count(Fsync)), (0, 100 + 2));
+        }
+        assert_eq!(count(Renameat), 100);
     }
 
     #[test]

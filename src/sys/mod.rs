@@ -40,7 +40,9 @@ use fault as way;
 mod syscall;
 
 pub use self::syscall::Syscall;
-pub(crate) use backend::{MAX_LINKS, open_search_only, real_path, set_mode, stored_name, sync, sync_ordered};
+pub(crate) use backend::{
+    MAX_LINKS, open_search_only, real_path, set_mode, stored_name, sync, sync_file_system, sync_ordered,
+};
 
 pub(crate) type Result<T> = std::result::Result<T, Errno>;
 

@@ -49,6 +49,12 @@ pub enum Syscall {
     FcntlGetlk,
     /// [`fsync`](https://man7.org/linux/man-pages/man2/fsync.2.html)
     Fsync,
+    /// [`syncfs`](https://man7.org/linux/man-pages/man2/syncfs.2.html), on Linux
+    Syncfs,
+    /// [`fstatfs`](https://man7.org/linux/man-pages/man2/fstatfs.2.html), on Linux
+    Fstatfs,
+    /// [`uname`](https://man7.org/linux/man-pages/man2/uname.2.html), on Linux, which cannot fail
+    Uname,
     /// `fcntl(F_FULLFSYNC)`, on Apple's systems
     FcntlFullfsync,
     /// `fcntl(F_GETPATH)`, on Apple's systems

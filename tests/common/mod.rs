@@ -144,6 +144,21 @@ pub fn hear() -> String {
     line.trim_end().to_owned()
 }
 
+/// Whether a batch in this directory is synced by syncfs: on Linux, on file systems whose crash states were looked at.
+pub fn syncs_whole_file_systems(dir: &Path) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, statfs};
+        let kind = statfs(dir).unwrap().filesystem_type();
+        [BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC].contains(&kind)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = dir;
+        false
+    }
+}
+
 /// The names in a directory, sorted.
 pub fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> =

@@ -1,0 +1,210 @@
+//! Many files at once, with the syncs shared.
+
+use std::collections::HashMap;
+use std::mem;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::adapter::Config;
+use crate::error::{Error, Result, Step};
+use crate::file::{self, AtomicFile, WriteGuard};
+use crate::path::{Dir, current_dir};
+use crate::replace::{Durability, Replacement, check_removable, sync_dir, unlink};
+
+/// How many files are in work at a time. Each needs three descriptors, for its lock file, its directory and its temporary
+/// file, and a fourth if its directory was missing.
+/// The smallest usual limit is 256, on Apple's systems.
+const AT_A_TIME: usize = 50;
+
+/// From so many files in one file system on, all of it is synced at once instead of each file.
+const MANY: usize = 8;
+
+/// Writes and deletes of any number of files, which share their syncs. From [`AtomicFileAdapter::batch`].
+///
+/// For each file, it is what [`write_atomic`](crate::AtomicFileAdapter::write_atomic) or
+/// [`delete_with_lock`](crate::AtomicFileAdapter::delete_with_lock) is: the old version or the new one, and durable when
+/// [`commit`](Self::commit) returns. Across files it promises no atomicity: others see some of them replaced before the
+/// rest, and after a crash some may be new and some old.
+///
+/// What it saves is flushes of the device: the new versions are written first, then synced together, then renamed, and
+/// each directory is synced once. This is done for 50 files at a time, so that descriptors do not run out and no lock is
+/// held for long.
+///
+/// On Linux, 8 or more files on one file system of type ext4, xfs or btrfs are synced by
+/// [syncfs(2)](https://man7.org/linux/man-pages/man2/syncfs.2.html), which writes out *everything* that is waiting there,
+/// whoever wrote it. On a file system that is busy with large writes of others this can take longer than it saves; and an
+/// error of theirs is an error of the batch, since the system does not tell them apart.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let scratch = tempfile::tempdir()?;
+/// # let dir = scratch.path();
+/// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(dir.join("locks"))?;
+/// let mut batch = files.batch();
+/// for n in 0..100 {
+///     batch.write(dir.join(format!("{n}.txt")), format!("{n}"));
+/// }
+/// batch.delete(dir.join("old.txt"));
+/// batch.commit()?;
+/// # assert_eq!(files.read_to_string_with_lock(dir.join("99.txt"))?.as_deref(), Some("99"));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`AtomicFileAdapter::batch`]: crate::AtomicFileAdapter::batch
+#[derive(Debug)]
+#[must_use = "a batch does nothing until `commit`"]
+pub struct Batch {
+    config: Arc<Config>,
+    changes: Vec<Change>,
+    /// A relative path could not be made absolute.
+    failed: Option<Error>,
+}
+
+#[derive(Debug)]
+struct Change {
+    path: PathBuf,
+    /// `None`: the file is to be removed.
+    contents: Option<Vec<u8>>,
+}
+
+impl Batch {
+    pub(crate) fn new(config: &Arc<Config>) -> Self {
+        Batch { config: config.clone(), changes: Vec::new(), failed: None }
+    }
+
+    /// Adds a write. Of several changes of one file, the last one counts.
+    ///
+    /// A relative path starts at the directory that is current now. If that cannot be found, [`commit`](Self::commit)
+    /// says so.
+    pub fn write(&mut self, path: impl AsRef<Path>, contents: impl Into<Vec<u8>>) -> &mut Self {
+        self.add(path.as_ref(), Some(contents.into()))
+    }
+
+    /// Adds a delete. That there is no such file is no error. See [`write`](Self::write).
+    pub fn delete(&mut self, path: impl AsRef<Path>) -> &mut Self {
+        self.add(path.as_ref(), None)
+    }
+
+    fn add(&mut self, path: &Path, contents: Option<Vec<u8>>) -> &mut Self {
+        // An empty path is refused later, and must not become that of a directory.
+        let absolute = if path.is_absolute() || path.as_os_str().is_empty() {
+            Ok(path.to_owned())
+        } else {
+            current_dir().map(|dir| dir.join(path))
+        };
+        match absolute {
+            Ok(path) => self.changes.push(Change { path, contents }),
+            Err(error) => drop(self.failed.get_or_insert(Error::io(path, Step::CurrentDirectory, error))),
+        }
+        self
+    }
+
+    /// Makes all the changes.
+    ///
+    /// The locks of 50 files at a time are taken, in the order that is common to all callers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`], which says which files were replaced or removed before; the others are what they were, and no
+    /// temporary file is left. Its source is the error of [`AtomicFile::write`] or [`AtomicFile::delete`].
+    pub fn commit(mut self) -> Result<()> {
+        let mut replaced = Vec::new();
+        let failed = self.failed.take().map_or(Ok(()), Err);
+        let committed = failed.and_then(|()| {
+            self.changes.chunks_mut(AT_A_TIME).try_for_each(|changes| commit(&self.config, changes, &mut replaced))
+        });
+        committed.map_err(|error| Error::Batch { replaced, source: Box::new(error) })
+    }
+}
+
+fn commit(config: &Arc<Config>, changes: &mut [Change], replaced: &mut Vec<PathBuf>) -> Result<()> {
+    // By canonical path, so that a later change of one file takes the place of an earlier one.
+    let mut latest: HashMap<Arc<Path>, usize> = HashMap::new();
+    let mut files: Vec<AtomicFile> = Vec::new();
+    let mut contents: Vec<Option<Vec<u8>>> = Vec::new();
+    for change in changes {
+        let file = AtomicFile::new(config, &change.path)?;
+        let new = mem::take(&mut change.contents);
+        match latest.get(file.path()) {
+            Some(earlier) => contents[*earlier] = new,
+            None => {
+                latest.insert(file.path().into(), files.len());
+                files.push(file);
+                contents.push(new);
+            }
+        }
+    }
+    let guards = file::lock_many(config, &files)?;
+    let new: Vec<Option<Replacement<'_>>> = guards
+        .iter()
+        .zip(&contents)
+        .map(|(guard, contents)| prepare(config, guard, contents.as_ref()))
+        .collect::<Result<_>>()?;
+    sync_together(config, &new)?;
+    let mut dirs = Vec::new();
+    let renamed = rename_all(config, &guards, new, &mut dirs, replaced);
+    // Also if a rename has failed: what was replaced must be durable.
+    let synced = sync_dirs(config, &dirs);
+    renamed.and(synced)
+}
+
+/// Does what can fail before the first rename: writes the new version, if there is to be one.
+fn prepare<'a>(config: &Config, guard: &'a WriteGuard, contents: Option<&Vec<u8>>) -> Result<Option<Replacement<'a>>> {
+    let Some(contents) = contents else { return check_removable(guard.place(), config.replace).map(|()| None) };
+    let mut replacement = guard.writer()?;
+    replacement.fill(contents)?;
+    replacement.set_owner_and_mode()?;
+    Ok(Some(replacement))
+}
+
+/// Syncs the new versions.
+fn sync_together(config: &Config, new: &[Option<Replacement<'_>>]) -> Result<()> {
+    if config.replace.durability == Durability::None {
+        return Ok(());
+    }
+    let mut by_device: HashMap<u64, Vec<&Replacement<'_>>> = HashMap::new();
+    for replacement in new.iter().flatten() {
+        by_device.entry(replacement.device()?).or_default().push(replacement);
+    }
+    for replacements in by_device.values() {
+        let all_at_once = replacements.len() >= MANY && replacements[0].sync_file_system()?;
+        if !all_at_once {
+            replacements.iter().try_for_each(|replacement| replacement.sync())?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts the new versions in place, and removes what is to be removed. `dirs`: each directory that was changed, with a file
+/// in it.
+fn rename_all<'a>(
+    config: &Config,
+    guards: &'a [WriteGuard],
+    new: Vec<Option<Replacement<'a>>>,
+    dirs: &mut Vec<(&'a Dir, &'a Path)>,
+    replaced: &mut Vec<PathBuf>,
+) -> Result<()> {
+    for (guard, replacement) in guards.iter().zip(new) {
+        let place = guard.place();
+        let dir = match replacement {
+            Some(mut replacement) => {
+                replacement.rename()?;
+                place.dir()?
+            }
+            None => unlink(place, config.replace)?,
+        };
+        let Some(dir) = dir else { continue };
+        let path: &Path = place.path();
+        replaced.push(path.to_owned());
+        if !dirs.iter().any(|(_, other)| other.parent() == path.parent()) {
+            dirs.push((dir, path));
+        }
+    }
+    Ok(())
+}
+
+/// Syncs each directory, all of them even if one fails.
+fn sync_dirs(config: &Config, dirs: &[(&Dir, &Path)]) -> Result<()> {
+    dirs.iter().map(|(dir, path)| sync_dir(dir, path, config.replace)).fold(Ok(()), Result::and)
+}
