@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::adapter::Config;
 use crate::error::{Error, Result, Step};
-use crate::lock::{self, Held, Lock, Patience, has_lock_name};
+use crate::lock::{self, Held, Lock, Patience, is_like_lock_name};
 use crate::path::Place;
 use crate::replace::{Replacement, check_regular, remove, stat_regular};
 use crate::sys::{self, Errno, Fd, LockMode};
@@ -66,7 +66,8 @@ impl AtomicFile {
     fn with_lock(config: &Arc<Config>, path: &Path, lock: impl FnOnce(&Place) -> Result<Arc<Lock>>) -> Result<Self> {
         let place = Place::resolve(path)?;
         // By its name first, which costs nothing.
-        if has_lock_name(place.path()) && place.dir()?.is_some_and(|dir| config.lock_dir.is(dir.as_fd())) {
+        if is_like_lock_name(place.name().to_bytes()) && place.dir()?.is_some_and(|dir| config.lock_dir.is(dir.as_fd()))
+        {
             return Err(Error::InvalidPath { path: path.to_owned(), reason: "it is one of the adapter's lock files" });
         }
         let lock = lock(&place)?;

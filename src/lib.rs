@@ -46,7 +46,8 @@
 //! ```
 //!
 //! and a `getpid` before, to notice a `fork`. [`Durability::Ordered`] leaves out the sync of the directory,
-//! [`Durability::None`] both; on Apple's systems the syncs of [`Durability::Full`] are `fcntl(F_FULLFSYNC)`.
+//! [`Durability::None`] both; on Apple's systems the syncs of [`Durability::Full`] are `fcntl(F_FULLFSYNC)`, and a path is
+//! looked up with `fcntl(F_GETPATH)`.
 //!
 //! # What is not promised
 //!
@@ -56,9 +57,13 @@
 //!   that is how POSIX wants it ([fcntl_locking(2)]).
 //! * A fork is noticed by the process number. A child in a new PID namespace that has the same number there as its
 //!   parent has in its own is taken for it.
-//! * A lock belongs to a path. Other names of the same file (hard links, bind mounts, another case on a file system
-//!   that ignores case) have locks of their own, and after a write by one name the other hard links keep the old
-//!   version.
+//! * A lock belongs to a path. Other names of the same file (hard links, bind mounts) have locks of their own, and after
+//!   a write by one name the other hard links keep the old version.
+//! * Where the file system ignores case, spell a name in one way. On Apple's systems the directories of a path and an
+//!   existing file are found by their stored names, so that `Settings` and `settings` share a lock; a file or directory
+//!   that does not exist yet has no stored name, a file with several hard links has many, and of a file's name only
+//!   ASCII letters are looked at, not other letters nor Unicode normalization. Linux's case-insensitive directories are
+//!   not looked into at all.
 //! * Access control lists, extended attributes and file flags are not carried over to the new version.
 //! * On a network file system all this is as good as its record locks, its rename and its fsync.
 //! * Nobody can promise more for a power cut than the device keeps: one that says a flush is done when it is not loses

@@ -12,10 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, FileKind, Result, Step};
+use crate::lock::is_like_lock_name;
 use crate::sys::{self, Errno, Fd, Links, Meta};
-
-/// As many symbolic links as Linux follows in one path (MAXSYMLINKS in include/linux/namei.h); then ELOOP.
-const MAX_LINKS: usize = 40;
 
 /// A file's place: its directory, held open, and its name there.
 #[derive(Debug)]
@@ -60,7 +58,7 @@ impl Place {
         let not_regular = |kind| Error::NotRegularFile { path: path.to_owned(), kind };
         let mut rest = path.as_os_str().as_bytes().to_vec();
         let mut start = None;
-        for followed in 0..=MAX_LINKS {
+        for followed in 0..=sys::MAX_LINKS {
             let (above, name) = match split(&rest) {
                 Ok(split) => split,
                 // What a link leads to is not the caller's spelling.
@@ -84,6 +82,12 @@ impl Place {
                         }
                         start = Some(found);
                         continue;
+                    }
+                    // A lock file is left alone: finding out its name may take opening and closing it, which would drop
+                    // the locks on it.
+                    Ok(Meta { special: None, .. }) if !is_like_lock_name(name.as_bytes()) => {
+                        let stored = sys::stored_name(found.dir.as_fd(), &name);
+                        return Ok(found.into_place(stored.unwrap_or(name)));
                     }
                     Ok(_) | Err(Errno::NOENT) => {}
                     Err(error) => return Err(failed(error)),
@@ -212,7 +216,7 @@ impl Parent {
             match sys::stat(dir.as_fd(), &name) {
                 Ok(link) if link.special == Some(FileKind::Symlink) => {
                     links += 1;
-                    if links > MAX_LINKS {
+                    if links > sys::MAX_LINKS {
                         return Err(failed(Errno::LOOP));
                     }
                     // The kernel follows better: a link of /proc may lead to another mount namespace.
@@ -325,6 +329,8 @@ fn push_names(stack: &mut Vec<Vec<u8>>, path: &[u8]) {
 /// The kernel's rule for symbolic links in sticky, world-writable directories such as /tmp (`may_follow_link` in
 /// fs/namei.c, on by default as the sysctl fs.protected_symlinks): follow only one's own links and those of the
 /// directory's owner. Whoever reads links by hand goes round the kernel's check, and has to make it himself.
+///
+/// XNU has no such rule (`lookup_handle_symlink` in bsd/vfs/vfs_lookup.c); what makes the links dangerous is there too.
 fn may_follow(dir: &Dir, link_owner: u32, path: &Path) -> Result<()> {
     const STICKY_AND_WORLD_WRITABLE: u32 = 0o1002;
     let dir = sys::stat_open(dir).map_err(|error| Error::io(path, Step::Resolve, error))?;

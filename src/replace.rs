@@ -34,11 +34,17 @@ use crate::temporary::TemporaryName;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Durability {
     /// The new version is on the device when the call returns. The file is synced before the rename and its
-    /// directory after it; `F_FULLFSYNC` on Apple's systems.
+    /// directory after it. On Apple's systems a sync is `fcntl(F_FULLFSYNC)`, because `fsync` only hands the data to the
+    /// drive there; on a file system that does not have it (a network volume, for example) `fsync` is the best to be had.
     #[default]
     Full,
     /// After a crash the file is the old or the new version, whole; which one is not promised. The file is synced
     /// before the rename, the directory is not.
+    ///
+    /// On Apple's systems that holds for a crash of the system, but for a power cut only if the drive keeps the order of
+    /// its writes. The sync is `fsync` there, of which the manual page says that "the drive itself may not physically
+    /// write the data to the platters for quite some time and it may be written in an out-of-order sequence". What would
+    /// be right, `fcntl(F_BARRIERFSYNC)`, cannot be had without unsafe code; take [`Full`](Self::Full) where it matters.
     Ordered,
     /// Nothing is synced: atomic for other processes only. A crash may leave anything, an empty file for example.
     None,

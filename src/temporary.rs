@@ -11,7 +11,8 @@ use std::path::Path;
 
 use crate::lock::path_hash;
 
-/// Linux and Apple's systems allow 255 bytes a name (NAME_MAX).
+/// Linux allows 255 bytes a name (NAME_MAX). Apple's file systems allow no fewer: HFS+ has 255 UTF-16 units a name (Apple's
+/// Technical Note TN1150).
 const NAME_MAX: usize = 255;
 const RANDOM_LEN: usize = 10;
 

@@ -7,7 +7,7 @@ use std::any::Any;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,7 +37,10 @@ fn main() -> ExitCode {
             test("of_two_processes_in_a_cycle_one_is_told", of_two_processes_in_a_cycle_one_is_told),
             test("a_cycle_through_the_queue_of_threads_is_found", a_cycle_through_the_queue_is_found),
             test("a_false_deadlock_of_a_thread_that_holds_nothing_is_not_reported", a_false_deadlock_here),
-            test("a_false_deadlock_of_a_process_that_holds_something_is_not_reported", a_false_deadlock_elsewhere),
+            test_on_linux(
+                "a_false_deadlock_of_a_process_that_holds_something_is_not_reported",
+                a_false_deadlock_elsewhere,
+            ),
             test("a_deadline_is_kept_while_a_thread_holds_the_lock", a_deadline_is_kept_beside_a_thread),
             test("a_deadline_is_kept_while_a_process_holds_the_lock", a_deadline_is_kept_beside_a_process),
             test("the_builders_deadline_holds_for_every_verb", the_builders_deadline_holds_for_every_verb),
@@ -51,7 +54,7 @@ fn main() -> ExitCode {
             test("a_grandchild_inherits_nothing_either", || in_a_process("grandchild")),
             test("an_update_that_forks_changes_the_file_once", || in_a_process("update_that_forks")),
             test("forks_beside_busy_threads_do_not_hang", || in_a_process("fork_storm")),
-            test("a_command_inherits_no_lock_descriptor", a_command_inherits_no_lock_descriptor),
+            test_on_linux("a_command_inherits_no_lock_descriptor", a_command_inherits_no_lock_descriptor),
             test("a_command_keeps_no_lock", a_command_keeps_no_lock),
             test("a_writer_elsewhere_gets_in_between_readers", || a_writer_gets_in("forever", Duration::ZERO)),
             test("a_writer_elsewhere_with_a_deadline_gets_in", || a_writer_gets_in("deadline", Duration::ZERO)),
@@ -100,6 +103,14 @@ fn test(name: &'static str, body: fn()) -> Trial {
         drop(done);
         Ok(())
     })
+}
+
+/// A test of what only Linux lets one see.
+fn test_on_linux(name: &'static str, body: fn()) -> Trial {
+    match common::not_linux() {
+        None => test(name, body),
+        missing => common::test_if(missing, name, body),
+    }
 }
 
 /// A case that forks: in a process that has one thread.
@@ -223,35 +234,78 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until a process sleeps in F_SETLKW for the lock of this file.
-#[track_caller]
-fn until_blocked(pid: u32, file: &AtomicFile) {
-    let (pid, inode) = (pid.to_string(), format!(":{}", fs::metadata(file.lock_path()).unwrap().ino()));
-    until("blocked in the kernel", || {
-        fs::read_to_string("/proc/locks").unwrap().lines().any(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            fields[1] == "->" && fields[5] == pid && fields[6].ends_with(&inode)
-        })
-    });
+use watching::{PARKED, PAUSED, is_in, this_task, until_blocked, until_in};
+
+/// What other threads and processes are doing.
+#[cfg(target_os = "linux")]
+mod watching {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use atomic_file_adapter::AtomicFile;
+
+    use super::until;
+
+    /// Waits until a process sleeps in F_SETLKW for the lock of this file.
+    #[track_caller]
+    pub fn until_blocked(pid: u32, file: &AtomicFile) {
+        let (pid, inode) = (pid.to_string(), format!(":{}", fs::metadata(file.lock_path()).unwrap().ino()));
+        until("blocked in the kernel", || {
+            fs::read_to_string("/proc/locks").unwrap().lines().any(|line| {
+                let fields: Vec<&str> = line.split_whitespace().collect();
+                fields[1] == "->" && fields[5] == pid && fields[6].ends_with(&inode)
+            })
+        });
+    }
+
+    /// A thread, as /proc names it.
+    pub fn this_task() -> String {
+        format!("/proc/self/task/{}", nix::unistd::gettid())
+    }
+
+    pub const PAUSED: &[libc::c_long] = &[libc::SYS_clock_nanosleep, libc::SYS_nanosleep];
+    pub const PARKED: &[libc::c_long] = &[libc::SYS_futex];
+
+    /// Whether a task sleeps in one of these system calls.
+    pub fn is_in(task: &str, calls: &[libc::c_long]) -> bool {
+        let call = fs::read_to_string(format!("{task}/syscall")).unwrap();
+        call.split(' ').next().and_then(|number| number.parse().ok()).is_some_and(|number| calls.contains(&number))
+    }
+
+    #[track_caller]
+    pub fn until_in(task: &str, calls: &[libc::c_long]) {
+        until("asleep", || is_in(task, calls));
+    }
 }
 
-/// A thread, as /proc names it.
-fn this_task() -> String {
-    format!("/proc/self/task/{}", nix::unistd::gettid())
-}
+/// Nobody can tell what other threads and processes are doing. They get time enough to do it.
+#[cfg(not(target_os = "linux"))]
+mod watching {
+    use std::thread::sleep;
+    use std::time::Duration;
 
-const PAUSED: [libc::c_long; 2] = [libc::SYS_clock_nanosleep, libc::SYS_nanosleep];
-const PARKED: [libc::c_long; 1] = [libc::SYS_futex];
+    use atomic_file_adapter::AtomicFile;
 
-/// Whether a task sleeps in one of these system calls.
-fn is_in(task: &str, calls: &[libc::c_long]) -> bool {
-    let call = fs::read_to_string(format!("{task}/syscall")).unwrap();
-    call.split(' ').next().and_then(|number| number.parse().ok()).is_some_and(|number| calls.contains(&number))
-}
+    const ENOUGH: Duration = Duration::from_millis(300);
 
-#[track_caller]
-fn until_in(task: &str, calls: &[libc::c_long]) {
-    until("asleep", || is_in(task, calls));
+    pub fn until_blocked(_: u32, _: &AtomicFile) {
+        sleep(ENOUGH);
+    }
+
+    pub fn this_task() -> String {
+        String::new()
+    }
+
+    pub const PAUSED: &[libc::c_long] = &[];
+    pub const PARKED: &[libc::c_long] = &[];
+
+    pub fn is_in(_: &str, _: &[libc::c_long]) -> bool {
+        false
+    }
+
+    pub fn until_in(_: &str, _: &[libc::c_long]) {
+        sleep(ENOUGH);
+    }
 }
 
 /// Sets a flag when dropped, so that the threads that watch it end when a test fails.
@@ -408,7 +462,7 @@ fn a_cycle_through_the_queue_is_found() {
                 b.lock().map(drop)
             }
         });
-        until_in(&tasks.recv().unwrap(), &PAUSED);
+        until_in(&tasks.recv().unwrap(), PAUSED);
         assert_eq!(said(&b.lock()), "b would deadlock with a");
         drop(held);
         other.expect("ok");
@@ -455,7 +509,7 @@ fn a_false_deadlock_elsewhere() {
             let asked = Instant::now();
             other.tell("lock a");
             // It does not sleep in F_SETLKW, so it was told EDEADLK.
-            let polls = || is_in(&format!("/proc/{}", other.pid()), &PAUSED);
+            let polls = || is_in(&format!("/proc/{}", other.pid()), PAUSED);
             until("told EDEADLK", || polls() || asked.elapsed() > Duration::from_secs(1));
             drop(held);
             // A round in which this thread got no processor for so long proves nothing: the cycle did persist.
@@ -583,9 +637,9 @@ fn a_lock_freed_early_is_taken() {
     let mut holder = scratch.worker("talk", &[]);
     for ask in [LOCK_TIMEOUT, LOCK_SHARED_TIMEOUT] {
         let held = file.lock().unwrap();
-        let beside_thread = until_taken(&file, ask, &PARKED, || drop(held));
+        let beside_thread = until_taken(&file, ask, PARKED, || drop(held));
         assert_eq!(holder.order("lock file"), "ok");
-        let beside_process = until_taken(&file, ask, &PAUSED, || assert_eq!(holder.order("unlock file"), "ok"));
+        let beside_process = until_taken(&file, ask, PAUSED, || assert_eq!(holder.order("unlock file"), "ok"));
         eprintln!("a lock freed early is taken after {beside_thread:?} (thread) and {beside_process:?} (process)");
         assert!(beside_thread < MINUTE / 2 && beside_process < MINUTE / 2);
     }
@@ -600,7 +654,7 @@ fn a_deadline_beyond_the_clock_is_none() {
     for ask in asks {
         assert_eq!(said(&ask(&file)), "ok");
         let held = file.lock().unwrap();
-        until_taken(&file, ask, &PARKED, || drop(held));
+        until_taken(&file, ask, PARKED, || drop(held));
         assert_eq!(holder.order("lock file"), "ok");
         thread::scope(|scope| {
             let waiter = scope.spawn(|| said(&ask(&file)));
@@ -657,7 +711,7 @@ fn thread_cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a timespec of our own.
     assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) }, 0);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
+    Duration::new(u64::try_from(time.tv_sec).unwrap(), u32::try_from(time.tv_nsec).unwrap())
 }
 
 // Forks. These run in workers, which have one thread.
@@ -1162,7 +1216,7 @@ fn ten_thousand_paths(args: &[String]) {
     let limit = libc::rlimit { rlim_cur: 256, rlim_max: 256 };
     // SAFETY: the pointer is to an rlimit of our own.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
-    let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let open = || fs::read_dir("/dev/fd").unwrap().count();
     let adapter = adapter(dir);
     let before = open();
     for n in 0..10_000 {
@@ -1190,7 +1244,7 @@ fn a_removed_lock_file_is_noticed_by_processes() {
         assert_eq!(holder.order("lock file"), "ok");
         waiter.tell(&format!("{ask} file"));
         if ask == "lock_timeout" {
-            until_in(&format!("/proc/{}", waiter.pid()), &PAUSED);
+            until_in(&format!("/proc/{}", waiter.pid()), PAUSED);
         } else {
             until_blocked(waiter.pid(), &file);
         }
@@ -1221,7 +1275,7 @@ fn a_removed_lock_file_is_noticed_by_threads() {
                 // An error when the test has failed.
                 let _ = may_release.recv();
             });
-            until_in(&tasks.recv().unwrap(), &PARKED);
+            until_in(&tasks.recv().unwrap(), PARKED);
             fs::remove_file(file.lock_path()).unwrap();
             drop(held);
             is_taken.recv().unwrap();

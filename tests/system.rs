@@ -14,7 +14,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid};
 use tempfile::TempDir;
 
-use crate::common::{Work, Worker, hear, names, no_root, tell, test, test_if};
+use crate::common::{Work, Worker, hear, names, no_root, not_linux, tell, test, test_if};
 
 const WORKERS: &[(&str, Work)] = &[
     ("call", call),
@@ -25,6 +25,7 @@ const WORKERS: &[(&str, Work)] = &[
     ("hide_temporary_of_new", |args| hide_temporary(args, false)),
     ("exceed_size_limit", exceed_size_limit),
     ("name_locks_in_chroot", name_locks_in_chroot),
+    #[cfg(target_os = "linux")]
     ("lease", lease),
 ];
 
@@ -59,7 +60,7 @@ fn main() -> ExitCode {
             test_if(no_mounts(), "a_mount_point_cannot_be_replaced", a_mount_point_cannot_be_replaced),
             test_if(no_mounts(), "without_proc_locks_have_the_same_names", without_proc_locks_have_the_same_names),
             test_if(no_mounts(), "the_root_of_another_process_is_not_mistaken_for_ours", the_root_of_another_process),
-            test("a_file_with_a_lease_on_it_can_be_read", a_file_with_a_lease_can_be_read),
+            test_if(not_linux(), "a_file_with_a_lease_on_it_can_be_read", a_file_with_a_lease_can_be_read),
             test("beyond_the_file_size_limit_the_old_version_stays", beyond_the_file_size_limit),
         ],
         WORKERS,
@@ -68,7 +69,7 @@ fn main() -> ExitCode {
 
 /// Why a test that acts as several users cannot run.
 fn no_users() -> Option<&'static str> {
-    if cfg!(target_os = "linux") { no_root() } else { Some("needs Linux") }
+    not_linux().or_else(no_root)
 }
 
 /// Why a test that mounts something cannot run. Root in a container may not.
@@ -77,7 +78,7 @@ fn no_mounts() -> Option<&'static str> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default();
     let effective = u64::from_str_radix(effective.trim(), 16).unwrap_or(0);
-    if effective & CAP_SYS_ADMIN == 0 { Some("needs root that may mount") } else { None }
+    not_linux().or((effective & CAP_SYS_ADMIN == 0).then_some("needs root that may mount"))
 }
 
 /// A directory that every user may look into, with a lock directory that every user may use.
@@ -779,6 +780,7 @@ fn a_file_with_a_lease_can_be_read() {
     holder.finish();
 }
 
+#[cfg(target_os = "linux")]
 fn lease(args: &[String]) {
     use std::os::fd::AsRawFd;
     let mut told = nix::sys::signal::SigSet::empty();

@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::sync::Barrier;
@@ -13,7 +13,6 @@ use std::thread;
 use std::time::Duration;
 
 use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Error};
-use nix::fcntl::{FcntlArg, fcntl};
 
 fn scratch() -> (tempfile::TempDir, AtomicFileAdapter) {
     let dir = tempfile::tempdir().unwrap();
@@ -33,10 +32,12 @@ fn kernel_lock(file: &AtomicFile) -> Option<String> {
         l_len: 0,
         l_pid: 0,
     };
-    fcntl(&*lock_file, FcntlArg::F_OFD_GETLK(&mut asked)).unwrap();
-    match i32::from(asked.l_type) {
-        libc::F_UNLCK => None,
-        libc::F_WRLCK => Some("exclusive".into()),
+    // SAFETY: takes a descriptor that is open and a pointer to a flock of our own. (nix has F_OFD_GETLK on Linux only.)
+    let answer = unsafe { libc::fcntl(lock_file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut asked) };
+    assert_eq!(answer, 0, "{}", io::Error::last_os_error());
+    match asked.l_type {
+        free if free == libc::F_UNLCK as libc::c_short => None,
+        exclusive if exclusive == libc::F_WRLCK as libc::c_short => Some("exclusive".into()),
         _ => Some("shared".into()),
     }
 }
@@ -204,6 +205,7 @@ fn a_writer_that_waits_is_woken() {
 }
 
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: /proc tells where a descriptor leads")]
 fn a_descriptor_is_closed_when_nobody_uses_the_lock_file() {
     let (dir, adapter) = scratch();
     let lock_dir = fs::canonicalize(dir.path()).unwrap().join("locks");

@@ -18,9 +18,9 @@ pub(crate) fn lock_name(canonical: &Path) -> String {
     path_hash(canonical) + SUFFIX
 }
 
-/// Whether a path may be that of a lock file, by its name.
-pub(crate) fn has_lock_name(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| is_lock_name(name.as_bytes()))
+/// Whether a name may lead to a lock file, also where the case of a name does not matter.
+pub(crate) fn is_like_lock_name(name: &[u8]) -> bool {
+    is_lock_name(&name.to_ascii_lowercase())
 }
 
 /// Whether a name in a lock directory is one of ours.

@@ -1,18 +1,28 @@
 //! What only Apple's systems do this way.
+//!
+//! Manual pages named here are macOS's; the files are XNU's, the kernel's (github.com/apple-oss-distributions/xnu).
 
-use std::ffi::OsString;
+use std::ffi::{CStr, CString, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use rustix::fs::{self, Mode, Stat};
+use rustix::fs::{self, Mode, OFlags, Stat};
 use rustix::path::Arg;
 
 use super::{Errno, Fd, Links, Result, Syscall, way};
 
-/// There is no O_PATH here: a directory that cannot be read cannot be used.
-pub(crate) fn open_search_only(_: BorrowedFd<'_>, _: impl Arg + Copy, _: Links) -> Result<Fd> {
-    Err(Errno::ACCESS)
+/// As many symbolic links as the kernel follows in one path (MAXSYMLINKS in bsd/sys/param.h); then ELOOP.
+pub(crate) const MAX_LINKS: usize = 32;
+
+// Two flags of open(2) without a name in rustix, from bsd/sys/fcntl.h. O_SEARCH is O_EXEC and O_DIRECTORY.
+const O_EXEC: OFlags = OFlags::from_bits_retain(0x4000_0000);
+const O_EVTONLY: OFlags = OFlags::from_bits_retain(0x8000);
+
+/// `openat` of a directory that may be searched but not read (O_SEARCH in open(2)). It serves to open files in it.
+pub(crate) fn open_search_only(at: BorrowedFd<'_>, path: impl Arg + Copy, links: Links) -> Result<Fd> {
+    let flags = O_EXEC | OFlags::DIRECTORY | OFlags::CLOEXEC | links.flag();
+    super::open(at, path, flags, Mode::empty())
 }
 
 /// `None`: without a link in it, a path may still be spelled in another case than the directory is.
@@ -20,15 +30,61 @@ pub(crate) fn open_dir_without_links(_: impl Arg + Copy) -> Option<Fd> {
     None
 }
 
-/// The absolute path of an open directory, by `fcntl(F_GETPATH)` (manual page fcntl(2) of macOS).
+/// The absolute path of an open directory, without symbolic links and spelled as it is stored: `fcntl(F_GETPATH)`,
+/// fcntl(2). `None` where the kernel has no such path to give, or one longer than MAXPATHLEN, 1024 bytes.
 pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
     let path = way::on_file(Syscall::FcntlGetpath, dir, || fs::getpath(dir)).ok()?;
     Some(OsString::from_vec(path.into_bytes()).into())
 }
 
-/// A durable sync: `fcntl(F_FULLFSYNC)`. fsync(2) of macOS says that fsync alone leaves the data in the drive's
-/// cache, to be lost or reordered in a power cut. A file system that does not know F_FULLFSYNC answers ENOTSUP (or
-/// ENOTTY or EINVAL); plain fsync is the best to be had there.
+/// The name of a file as it is stored, if that is another case of the same letters. Mac volumes ignore case unless
+/// they were made not to, so `name` may lead to a file that is called otherwise, and that must not have two locks.
+///
+/// It is the end of what F_GETPATH says of the open file, with three limits:
+///
+/// - Only ASCII letters may differ. HFS+ stores names in a Unicode normalization of its own (Apple's Technical Note
+///   TN1150), so that a file `é` would be called otherwise as soon as it exists, and have another lock than before. APFS
+///   stores the bytes as they came.
+/// - Of a file with several hard links F_GETPATH may tell any name (`lookup` in bsd/vfs/vfs_lookup.c says why), so such a
+///   file has the name by which it was asked for.
+/// - Another process may rename files meanwhile. A file that was renamed just now can still have its old name, a
+///   temporary one, as its path: `renameat_internal` in bsd/vfs/vfs_syscalls.c updates it after the file system has
+///   renamed. Then it is asked again.
+///
+/// Opens the file and closes it, by which this process drops its record locks on it (fcntl(2)), as by reading it.
+pub(crate) fn stored_name(dir: BorrowedFd<'_>, name: &CStr) -> Option<CString> {
+    const ATTEMPTS: usize = 3;
+    for _ in 0..ATTEMPTS {
+        // Needs no permission to read the file.
+        let file = super::open_special(dir, name, O_EVTONLY | OFlags::NONBLOCK).ok()?;
+        let open = way::on_file(Syscall::Fstat, file.as_fd(), || fs::fstat(&file)).ok()?;
+        if open.st_nlink > 1 {
+            return None;
+        }
+        let path = real_path(file.as_fd())?;
+        let stored = path.file_name()?.as_bytes();
+        if stored == name.to_bytes() {
+            return None;
+        }
+        if stored.eq_ignore_ascii_case(name.to_bytes()) {
+            // Where case matters, it is the new name of a file that is being renamed, and `name` is another one's.
+            let named = super::stat(dir, name).ok()?;
+            return if named.ino == open.st_ino { CString::new(stored).ok() } else { None };
+        }
+    }
+    None
+}
+
+/// A durable sync: `fcntl(F_FULLFSYNC)`, of a directory too (`hfs_vnop_ioctl` in Apple's hfs makes no difference).
+///
+/// fsync alone is not enough. fsync(2) says: "while fsync() will flush all data from the host to the drive (i.e. the
+/// "permanent storage device"), the drive itself may not physically write the data to the platters for quite some time
+/// and it may be written in an out-of-order sequence", and that applications which need more should use F_FULLFSYNC.
+///
+/// Not every file system has it: fcntl(2) names HFS, MS-DOS, UDF and APFS. Those that do not answer ENOTSUP (SMB, NTFS),
+/// EINVAL (WebDAV, FUSE) or ENOTTY (ZFS); XNU itself takes just these three for "not supported" when it tries
+/// F_BARRIERFSYNC (`fcntl_nocancel` in bsd/kern/kern_descrip.c). There fsync is the best to be had. After any other
+/// error data may be lost, and a second sync would not tell.
 pub(crate) fn sync(file: impl AsFd) -> Result<()> {
     match way::on_file(Syscall::FcntlFullfsync, file.as_fd(), || fs::fcntl_fullfsync(&file)) {
         Err(Errno::NOTSUP | Errno::NOTTY | Errno::INVAL) => sync_ordered(file),
@@ -36,9 +92,21 @@ pub(crate) fn sync(file: impl AsFd) -> Result<()> {
     }
 }
 
-/// A sync that hands the data to the drive: fsync(2).
+/// A sync that hands the data to the drive: fsync(2). What fits the purpose is `fcntl(F_BARRIERFSYNC)`, which rustix 1.1
+/// does not have and which takes unsafe code without it.
 pub(crate) fn sync_ordered(file: impl AsFd) -> Result<()> {
     way::on_file(Syscall::Fsync, file.as_fd(), || fs::fsync(&file))
+}
+
+/// `fchmod`, exact, whatever the umask; without the setgid bit where the caller may not set it. A new file here gets the
+/// group of its directory (open(2)), which its owner need not be in, and to set the bit is EPERM then (`vnode_authattr`
+/// in bsd/vfs/vfs_subr.c). Linux leaves the bit out by itself.
+pub(crate) fn set_mode(file: impl AsFd, mode: u32) -> Result<()> {
+    const SET_GROUP_ID: u32 = 0o2000;
+    match super::fchmod(&file, mode) {
+        Err(Errno::PERM) if mode & SET_GROUP_ID != 0 => super::fchmod(file, mode & !SET_GROUP_ID),
+        result => result,
+    }
 }
 
 /// There is no syncfs here: `Ok(false)`, each file has to be synced.

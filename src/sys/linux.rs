@@ -1,6 +1,6 @@
 //! What only Linux does this way.
 
-use std::ffi::OsString;
+use std::ffi::{CStr, CString, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -10,6 +10,9 @@ use rustix::path::Arg;
 use rustix::system::uname;
 
 use super::{Fd, Links, Result, Syscall, way};
+
+/// As many symbolic links as the kernel follows in one path (MAXSYMLINKS in include/linux/namei.h); then ELOOP.
+pub(crate) const MAX_LINKS: usize = 40;
 
 /// `openat` of a directory that may be searched but not read (O_PATH). It serves to open files in it, and cannot be
 /// synced.
@@ -42,6 +45,12 @@ pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
     Some(OsString::from_vec(path).into())
 }
 
+/// `None`: a name is what it is. Only a directory that was made to ignore case (the attribute F in
+/// [chattr(1)](https://man7.org/linux/man-pages/man1/chattr.1.html)) finds a file by another spelling, too.
+pub(crate) fn stored_name(_: BorrowedFd<'_>, _: &CStr) -> Option<CString> {
+    None
+}
+
 /// A durable sync: [fsync(2)](https://man7.org/linux/man-pages/man2/fsync.2.html), which on Linux also flushes the
 /// device's cache.
 pub(crate) fn sync(file: impl AsFd) -> Result<()> {
@@ -51,6 +60,12 @@ pub(crate) fn sync(file: impl AsFd) -> Result<()> {
 /// A sync that keeps what comes after it behind what came before; no cheaper than a durable one on Linux.
 pub(crate) fn sync_ordered(file: impl AsFd) -> Result<()> {
     sync(file)
+}
+
+/// `fchmod`, exact, whatever the umask. The kernel leaves out the setgid bit by itself where the caller may not set it
+/// ([chmod(2)](https://man7.org/linux/man-pages/man2/chmod.2.html)).
+pub(crate) fn set_mode(file: impl AsFd, mode: u32) -> Result<()> {
+    super::fchmod(file, mode)
 }
 
 /// Syncs everything on the file system of `file`, if that is as good as a sync of each file: `Ok(false)` if it is not.

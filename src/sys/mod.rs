@@ -40,7 +40,10 @@ use fault as way;
 mod syscall;
 
 pub use self::syscall::Syscall;
-pub(crate) use backend::{open_dir_without_links, open_search_only, real_path, sync, sync_file_system, sync_ordered};
+pub(crate) use backend::{
+    MAX_LINKS, open_dir_without_links, open_search_only, real_path, set_mode, stored_name, sync, sync_file_system,
+    sync_ordered,
+};
 
 pub(crate) type Result<T> = std::result::Result<T, Errno>;
 
@@ -226,8 +229,8 @@ pub(crate) fn set_owner(file: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> 
     way::on_file(Syscall::Fchown, file.as_fd(), || fs::fchown(&file, uid, gid))
 }
 
-/// `fchmod`, exact, whatever the umask.
-pub(crate) fn set_mode(file: impl AsFd, mode: u32) -> Result<()> {
+/// `fchmod`
+fn fchmod(file: impl AsFd, mode: u32) -> Result<()> {
     way::on_file(Syscall::Fchmod, file.as_fd(), || fs::fchmod(&file, backend::mode(mode)))
 }
 
@@ -304,7 +307,7 @@ pub(crate) fn try_lock(file: impl AsFd, mode: LockMode) -> Result<bool> {
     };
     match fcntl_lock(Syscall::FcntlSetlk, file, operation) {
         Ok(()) => Ok(true),
-        // POSIX allows either.
+        // POSIX allows either; Linux and Apple's systems answer EAGAIN (fcntl(2)).
         Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
         Err(error) => Err(error),
     }
@@ -331,8 +334,8 @@ pub(crate) fn holder(file: BorrowedFd<'_>, mode: LockMode) -> Result<Option<Hold
         LockMode::Exclusive => process::FlockType::WriteLock,
     });
     // For the holder of an open file description lock, or of a remote one, the kernel answers with a negative pid
-    // (`locks_translate_pid` in fs/locks.c), on which rustix 1.1 has a debug assertion. Only builds that check
-    // assertions come this way.
+    // (`locks_translate_pid` in Linux's fs/locks.c, `lf_getlock` in XNU's bsd/kern/kern_lockf.c), on which rustix 1.1
+    // has a debug assertion. Only builds that check assertions come this way.
     let ask = || catch_unwind(|| process::fcntl_getlk(file, &wanted)).map_or(Ok(None), |found| found.map(Some));
     let Some(found) = way::on_file(Syscall::FcntlGetlk, file, ask)? else {
         return Ok(Some(Holder { mode: LockMode::Exclusive, pid: None }));

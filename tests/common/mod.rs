@@ -40,6 +40,11 @@ pub fn test_if(missing: Option<&str>, name: &str, body: impl FnOnce() + Send + '
     test(&name, body).with_ignored_flag(missing.is_some())
 }
 
+/// Why a test of what only Linux has, or lets one see, cannot run. All others a Mac must run, too.
+pub fn not_linux() -> Option<&'static str> {
+    (!cfg!(target_os = "linux")).then_some("needs Linux")
+}
+
 /// Why a test that needs root cannot run.
 pub fn no_root() -> Option<&'static str> {
     (!nix::unistd::geteuid().is_root()).then_some("needs root")
