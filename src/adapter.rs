@@ -256,12 +256,14 @@ impl AtomicFileAdapter {
     ///
     /// What a process that was killed while it made the lock directory has left there is removed, too.
     ///
-    /// The locks are those of this adapter's lock directory: a writer that uses another one is not seen.
+    /// The locks are those of this adapter's lock directory and of the paths as they are now. A writer that uses another
+    /// lock directory is not seen, nor one whose directory was renamed since it began, or that came to it by another path
+    /// (a bind mount); its write fails if its temporary file is taken away.
     ///
     /// # Errors
     ///
-    /// The path cannot be resolved, the directory not listed, a lock file not opened, or a temporary file not removed. The
-    /// rest is left as it is.
+    /// The path cannot be resolved, the directory not listed, a lock file not opened, or a temporary file not removed:
+    /// another user's, for example. The others are removed all the same.
     pub fn sweep(&self, path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
         sweep::sweep(&self.config.lock_dir, path.as_ref())
     }

@@ -30,7 +30,7 @@ const MANY: usize = 8;
 /// each directory is synced once. This is done for 50 files at a time, so that descriptors do not run out and no lock is
 /// held for long.
 ///
-/// On Linux, 8 or more files on one file system of type ext4, xfs or btrfs are synced by
+/// On Linux, 8 or more files on one file system of type ext4 (with a journal), xfs or btrfs are synced by
 /// [syncfs(2)](https://man7.org/linux/man-pages/man2/syncfs.2.html), which writes out *everything* that is waiting there,
 /// whoever wrote it. On a file system that is busy with large writes of others this can take longer than it saves; and an
 /// error of theirs is an error of the batch, since the system does not tell them apart.
@@ -44,8 +44,7 @@ const MANY: usize = 8;
 /// for n in 0..100 {
 ///     batch.write(dir.join(format!("{n}.txt")), format!("{n}"));
 /// }
-/// batch.delete(dir.join("old.txt"));
-/// batch.commit()?;
+/// batch.delete(dir.join("old.txt")).commit()?;
 /// # assert_eq!(files.read_to_string_with_lock(dir.join("99.txt"))?.as_deref(), Some("99"));
 /// # Ok(())
 /// # }
@@ -73,7 +72,7 @@ impl Batch {
         Batch { config: config.clone(), changes: Vec::new(), failed: None }
     }
 
-    /// Adds a write. Of several changes of one file, the last one counts.
+    /// Adds a write. Of several changes of one file, the last one is what is there in the end.
     ///
     /// A relative path starts at the directory that is current now. If that cannot be found, [`commit`](Self::commit)
     /// says so.
@@ -100,19 +99,20 @@ impl Batch {
         self
     }
 
-    /// Makes all the changes.
+    /// Makes all the changes; then the batch is empty.
     ///
     /// The locks of 50 files at a time are taken, in the order that is common to all callers.
     ///
     /// # Errors
     ///
-    /// [`Error::Batch`], which says which files were replaced or removed before; the others are what they were, and no
-    /// temporary file is left. Its source is the error of [`AtomicFile::write`] or [`AtomicFile::delete`].
-    pub fn commit(mut self) -> Result<()> {
+    /// [`Error::Batch`], which says which files were replaced or removed before; of none of them is it known whether that
+    /// will survive a power cut. The others are what they were, and no temporary file is left. Its source is the error of [`AtomicFile::write`] or [`AtomicFile::delete`].
+    pub fn commit(&mut self) -> Result<()> {
         let mut replaced = Vec::new();
         let failed = self.failed.take().map_or(Ok(()), Err);
+        let mut changes = mem::take(&mut self.changes);
         let committed = failed.and_then(|()| {
-            self.changes.chunks_mut(AT_A_TIME).try_for_each(|changes| commit(&self.config, changes, &mut replaced))
+            changes.chunks_mut(AT_A_TIME).try_for_each(|changes| commit(&self.config, changes, &mut replaced))
         });
         committed.map_err(|error| Error::Batch { replaced, source: Box::new(error) })
     }
@@ -126,6 +126,10 @@ fn commit(config: &Arc<Config>, changes: &mut [Change], replaced: &mut Vec<PathB
     for change in changes {
         let file = AtomicFile::new(config, &change.path)?;
         let new = mem::take(&mut change.contents);
+        if new.is_some() {
+            // Now, so that the next file finds its directory and need not make it, and sync it, again.
+            file.place().make_dir(config.replace.durability == Durability::Full)?;
+        }
         match latest.get(file.path()) {
             Some(earlier) => contents[*earlier] = new,
             None => {
@@ -136,22 +140,26 @@ fn commit(config: &Arc<Config>, changes: &mut [Change], replaced: &mut Vec<PathB
         }
     }
     let guards = file::lock_many(config, &files)?;
-    let new: Vec<Option<Replacement<'_>>> = guards
-        .iter()
-        .zip(&contents)
-        .map(|(guard, contents)| prepare(config, guard, contents.as_ref()))
-        .collect::<Result<_>>()?;
+    let mut new = Vec::with_capacity(files.len());
+    for ((file, guard), contents) in files.iter().zip(&guards).zip(&contents) {
+        new.push(prepare(config, file, guard, contents.as_ref())?);
+    }
     sync_together(config, &new)?;
     let mut dirs = Vec::new();
-    let renamed = rename_all(config, &guards, new, &mut dirs, replaced);
+    let renamed = rename_all(config, &files, new, &mut dirs, replaced);
     // Also if a rename has failed: what was replaced must be durable.
     let synced = sync_dirs(config, &dirs);
     renamed.and(synced)
 }
 
 /// Does what can fail before the first rename: writes the new version, if there is to be one.
-fn prepare<'a>(config: &Config, guard: &'a WriteGuard, contents: Option<&Vec<u8>>) -> Result<Option<Replacement<'a>>> {
-    let Some(contents) = contents else { return check_removable(guard.place(), config.replace).map(|()| None) };
+fn prepare<'a>(
+    config: &Config,
+    file: &AtomicFile,
+    guard: &'a WriteGuard,
+    contents: Option<&Vec<u8>>,
+) -> Result<Option<Replacement<'a>>> {
+    let Some(contents) = contents else { return check_removable(file.place(), config.replace).map(|_| None) };
     let mut replacement = guard.writer()?;
     replacement.fill(contents)?;
     replacement.set_owner_and_mode()?;
@@ -176,17 +184,24 @@ fn sync_together(config: &Config, new: &[Option<Replacement<'_>>]) -> Result<()>
     Ok(())
 }
 
-/// Puts the new versions in place, and removes what is to be removed. `dirs`: each directory that was changed, with a file
-/// in it.
+/// A directory in which something was changed.
+struct ChangedDir<'a> {
+    dir: &'a Dir,
+    identity: Option<(u64, u64)>,
+    /// A file in it.
+    path: &'a Path,
+}
+
+/// Puts the new versions in place, and removes what is to be removed.
 fn rename_all<'a>(
     config: &Config,
-    guards: &'a [WriteGuard],
+    files: &'a [AtomicFile],
     new: Vec<Option<Replacement<'a>>>,
-    dirs: &mut Vec<(&'a Dir, &'a Path)>,
+    dirs: &mut Vec<ChangedDir<'a>>,
     replaced: &mut Vec<PathBuf>,
 ) -> Result<()> {
-    for (guard, replacement) in guards.iter().zip(new) {
-        let place = guard.place();
+    for (file, replacement) in files.iter().zip(new) {
+        let place = file.place();
         let dir = match replacement {
             Some(mut replacement) => {
                 replacement.rename()?;
@@ -197,14 +212,15 @@ fn rename_all<'a>(
         let Some(dir) = dir else { continue };
         let path: &Path = place.path();
         replaced.push(path.to_owned());
-        if !dirs.iter().any(|(_, other)| other.parent() == path.parent()) {
-            dirs.push((dir, path));
+        let identity = dir.identity();
+        if identity.is_none() || !dirs.iter().any(|other| other.identity == identity) {
+            dirs.push(ChangedDir { dir, identity, path });
         }
     }
     Ok(())
 }
 
 /// Syncs each directory, all of them even if one fails.
-fn sync_dirs(config: &Config, dirs: &[(&Dir, &Path)]) -> Result<()> {
-    dirs.iter().map(|(dir, path)| sync_dir(dir, path, config.replace)).fold(Ok(()), Result::and)
+fn sync_dirs(config: &Config, dirs: &[ChangedDir<'_>]) -> Result<()> {
+    dirs.iter().map(|changed| sync_dir(changed.dir, changed.path, config.replace)).fold(Ok(()), Result::and)
 }

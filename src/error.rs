@@ -102,10 +102,9 @@ pub enum Error {
     /// A batch was not committed as a whole.
     #[non_exhaustive]
     Batch {
-        /// The canonical paths of those files that were replaced or removed before it failed.
+        /// The canonical paths of those files that were replaced or removed before it failed. A power cut may undo that.
         replaced: Vec<PathBuf>,
-        /// Why it failed. If it is [`Error::NotDurable`], that file and the other ones in its directory are among the
-        /// replaced ones.
+        /// Why it failed.
         source: Box<Error>,
     },
     /// The contents are not UTF-8 (only [`read_to_string_with_lock`] asks for that).

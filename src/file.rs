@@ -79,6 +79,11 @@ impl AtomicFile {
         self.0.place.path()
     }
 
+    /// Where it is.
+    pub(crate) fn place(&self) -> &Place {
+        &self.0.place
+    }
+
     /// The path of the lock file that guards this file.
     pub fn lock_path(&self) -> &Path {
         self.0.lock.path()
@@ -370,12 +375,6 @@ impl WriteGuard {
     pub fn writer(&self) -> Result<Replacement<'_>> {
         self.0.checked()?.writer(&self.0.held)
     }
-
-    /// Where the file is.
-    pub(crate) fn place(&self) -> &Place {
-        &self.0.file.place
-    }
-
     /// Removes the file. False: there was none. See [`AtomicFile::delete`].
     ///
     /// # Errors

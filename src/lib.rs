@@ -63,8 +63,10 @@
 //!   existing file are found by their stored names, so that `Settings` and `settings` share a lock; a file or directory
 //!   that does not exist yet has no stored name, a file with several hard links has many, and of a file's name only
 //!   ASCII letters are looked at, not other letters nor Unicode normalization. Linux's case-insensitive directories are
-//!   not looked into at all.
+//!   not looked into at all: do not mix absolute and relative paths there either.
 //! * Access control lists, extended attributes and file flags are not carried over to the new version.
+//! * If a program without the locks puts a FIFO in the place of a file at the very moment when it is opened for reading, an
+//!   empty file is read. Otherwise what is not a regular file is refused.
 //! * On a network file system all this is as good as its record locks, its rename and its fsync.
 //! * Nobody can promise more for a power cut than the device keeps: one that says a flush is done when it is not loses
 //!   data.

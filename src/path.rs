@@ -51,6 +51,13 @@ impl Dir {
     }
 }
 
+impl Dir {
+    /// Which directory this is. `None`: it cannot be told.
+    pub(crate) fn identity(&self) -> Option<(u64, u64)> {
+        sys::stat_open(self).ok().map(|meta| (meta.dev, meta.ino))
+    }
+}
+
 impl Place {
     /// Finds the place of `path`, following a symbolic link in the last place, even one that leads to nothing yet.
     pub(crate) fn resolve(path: &Path) -> Result<Self> {

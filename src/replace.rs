@@ -289,9 +289,8 @@ pub(crate) fn remove(place: &Place, options: Options) -> Result<bool> {
 /// The same without the sync of the directory, which is returned. `None`: there is no such file.
 pub(crate) fn unlink(place: &Place, options: Options) -> Result<Option<&Dir>> {
     let path: &Path = place.path();
-    check_removable(place, options)?;
     let Some(dir) = place.dir()? else { return Ok(None) };
-    if stat_regular(dir, place.name(), path)?.is_none() {
+    if !check_removable(place, options)? {
         return Ok(None);
     }
     match sys::unlink(dir.as_fd(), place.name()) {
@@ -301,12 +300,11 @@ pub(crate) fn unlink(place: &Place, options: Options) -> Result<Option<&Dir>> {
     }
 }
 
-/// Whether the removal, if there is anything to remove, can be made durable.
-pub(crate) fn check_removable(place: &Place, options: Options) -> Result<()> {
-    match place.dir()? {
-        Some(dir) => check_syncable(dir, place.path(), options.durability == Durability::Full),
-        None => Ok(()),
-    }
+/// Whether there is a file to remove, and its removal can be made durable; an error if it cannot.
+pub(crate) fn check_removable(place: &Place, options: Options) -> Result<bool> {
+    let Some(dir) = place.dir()? else { return Ok(false) };
+    check_syncable(dir, place.path(), options.durability == Durability::Full)?;
+    Ok(stat_regular(dir, place.name(), place.path())?.is_some())
 }
 
 /// Looks at what has this name; an error if it is not a regular file.

@@ -15,21 +15,30 @@ use crate::temporary::Owner;
 /// Removes the temporary files of the file `path`, or of all files in the directory `path`, whose owner's lock is free,
 /// and what was left in the lock directory.
 pub(crate) fn sweep(lock_dir: &Arc<LockDir>, path: &Path) -> Result<Vec<PathBuf>> {
-    let mut swept = lock_dir.sweep()?;
+    let mut swept = Swept { paths: Vec::new(), failed: None };
+    match lock_dir.sweep() {
+        Ok(paths) => swept.paths = paths,
+        Err(error) => swept.failed = Some(error),
+    }
     if let Some((dir, real)) = directory(path)? {
         sweep_dir(lock_dir, &dir, &real, |_| true, &mut swept)?;
-        return Ok(swept);
+    } else {
+        let place = Place::resolve(path)?;
+        let hash = path_hash(place.path());
+        let is_mine = |owner: &Owner<'_>| {
+            owner.name == place.name().to_bytes() || owner.hash.is_some_and(|of_path| of_path == hash.as_bytes())
+        };
+        if let (Some(dir), Some(real)) = (place.dir()?, place.path().parent()) {
+            sweep_dir(lock_dir, dir, real, is_mine, &mut swept)?;
+        }
     }
-    let place = Place::resolve(path)?;
-    let hash = path_hash(place.path());
-    let is_mine = |owner: &Owner<'_>| match owner.hash {
-        Some(of_path) => of_path == hash.as_bytes() || owner.name == place.name().to_bytes(),
-        None => owner.name == place.name().to_bytes(),
-    };
-    if let (Some(dir), Some(real)) = (place.dir()?, place.path().parent()) {
-        sweep_dir(lock_dir, dir, real, is_mine, &mut swept)?;
-    }
-    Ok(swept)
+    swept.failed.map_or(Ok(swept.paths), Err)
+}
+
+/// What was removed, and the first thing that could not be. One that belongs to somebody else must not save the rest.
+struct Swept {
+    paths: Vec<PathBuf>,
+    failed: Option<Error>,
 }
 
 fn sweep_dir(
@@ -37,19 +46,21 @@ fn sweep_dir(
     dir: &Dir,
     real: &Path,
     wanted: impl Fn(&Owner<'_>) -> bool,
-    swept: &mut Vec<PathBuf>,
+    swept: &mut Swept,
 ) -> Result<()> {
     let failed = |error| Error::io(real, Step::ListDirectory, error);
-    let before = swept.len();
+    let before = swept.paths.len();
     for name in sys::list(sys::open_dir(dir.as_fd(), c".", Links::Follow).map_err(failed)?).map_err(failed)? {
         let name = name.map_err(failed)?;
         let Some(owner) = Owner::of(name.as_bytes()).filter(&wanted) else { continue };
         let path = real.join(OsStr::from_bytes(name.as_bytes()));
-        if remove_if_left(lock_dir, dir, real, &name, &owner, &path)? {
-            swept.push(path);
+        match remove_if_left(lock_dir, dir, real, &name, &owner, &path) {
+            Ok(true) => swept.paths.push(path),
+            Ok(false) => {}
+            Err(error) => drop(swept.failed.get_or_insert(error)),
         }
     }
-    swept[before..].sort();
+    swept.paths[before..].sort();
     Ok(())
 }
 

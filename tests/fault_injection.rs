@@ -176,3 +176,83 @@ fn what_decide_owns_is_dropped_at_the_end() {
     );
     assert_eq!(Rc::strong_count(&owned), 1);
 }
+
+// What other tests cannot bring about.
+
+#[test]
+fn a_lock_file_that_was_opened_for_reading_only_is_opened_anew() {
+    let (dir, adapter) = scratch();
+    let path = dir.path().join("file");
+    adapter.write_atomic(&path, "old").unwrap();
+    let refuse_once = || {
+        let mut refused = false;
+        move |call: &Call<'_>| {
+            let is_lock = call.path.is_some_and(|path| path.extension().is_some_and(|extension| extension == "lock"));
+            if call.syscall == Syscall::Openat && is_lock && !refused {
+                refused = true;
+                return Action::Fail(13);
+            }
+            Action::Proceed
+        }
+    };
+    let adapter = AtomicFileAdapter::with_lock_dir(adapter.lock_dir()).unwrap();
+    let file = adapter.file(&path).unwrap();
+    assert!(inject(refuse_once(), || file.read()).0.unwrap().is_some());
+    let reader = adapter.file(&path).unwrap().lock_shared().unwrap();
+    drop(reader);
+    file.write("new").unwrap();
+    adapter.write_atomic(&path, "by path").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"by path");
+}
+
+#[test]
+fn what_cannot_be_swept_does_not_save_the_rest() {
+    let (dir, adapter) = scratch();
+    let left = |name: &str| dir.path().join(format!(".{name}.abcdefghij.tmp"));
+    for name in ["one", "two", "three", "four"] {
+        fs::write(left(name), "").unwrap();
+    }
+    let refuse = |call: &Call<'_>| {
+        let refused = call.path.is_some_and(|path| path.to_str().unwrap().contains("two"));
+        if call.syscall == Syscall::Unlinkat && refused { Action::Fail(1) } else { Action::Proceed }
+    };
+    let error = inject(refuse, || adapter.sweep(dir.path())).0.unwrap_err();
+    assert_eq!(error.path(), left("two").canonicalize().unwrap());
+    assert_eq!(["one", "two", "three", "four"].map(|name| left(name).exists()), [false, true, false, false]);
+    fs::create_dir_all(adapter.lock_dir().join(".gitignore.tmp.1")).unwrap();
+    adapter.sweep(dir.path()).unwrap();
+    assert!(!left("two").exists());
+}
+
+#[test]
+fn a_batch_syncs_each_directory_even_if_one_takes_the_place_of_another() {
+    use std::os::unix::fs::MetadataExt;
+
+    let (dir, adapter) = scratch();
+    let (files, moved) = (dir.path().canonicalize().unwrap().join("files"), dir.path().join("moved"));
+    fs::create_dir(&files).unwrap();
+    let mut batch = adapter.batch();
+    batch.write(files.join("one"), "1").write(files.join("two"), "2");
+    let synced = Rc::new(RefCell::new(Vec::new()));
+    let (mut lookups, watched, there) = (0, synced.clone(), (files.clone(), moved.clone()));
+    let swap = move |call: &Call<'_>| {
+        if call.number > 0 && call.path.is_some_and(|path| path.ends_with("one")) && lookups == 0 {
+            lookups += 1;
+            fs::rename(&there.0, &there.1).unwrap();
+            fs::create_dir(&there.0).unwrap();
+        }
+        if call.syscall == Syscall::Fsync || call.syscall == Syscall::FcntlFullfsync {
+            let file: fs::File = call.fd.unwrap().try_clone_to_owned().unwrap().into();
+            let meta = file.metadata().unwrap();
+            watched.borrow_mut().extend(meta.is_dir().then_some(meta.ino()));
+        }
+        Action::Proceed
+    };
+    inject(swap, || batch.commit()).0.unwrap();
+    assert!(moved.join("one").exists() && files.join("two").exists());
+    let mut synced = synced.take();
+    let mut expected = [moved, files].map(|dir| fs::metadata(dir).unwrap().ino());
+    synced.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(synced, expected);
+}

@@ -128,22 +128,25 @@ mod counts {
     #[test]
     fn a_batch_shares_its_syncs() {
         let (dir, adapter) = scratch();
-        let write_100 = || {
-            let mut batch = adapter.batch();
-            for n in 0..100 {
-                batch.write(dir.path().join(n.to_string()), "new");
+        // Into a directory that is there, and into one that has to be made, which is synced in the one above it.
+        for (files, makes) in [(dir.path().to_owned(), 0), (dir.path().join("missing"), 1)] {
+            let write_100 = || {
+                let mut batch = adapter.batch();
+                for n in 0..100 {
+                    batch.write(files.join(n.to_string()), "new");
+                }
+                batch.commit().unwrap();
+            };
+            let seen = calls(write_100);
+            let count = |syscall| seen.iter().filter(|call| **call == syscall).count();
+            // 50 at a time.
+            if common::syncs_whole_file_systems(dir.path()) {
+                assert_eq!((count(Syncfs), count(Fsync)), (2, 2 + makes));
+            } else {
+                assert_eq!((count(Syncfs), count(Fsync)), (0, 100 + 2 + makes));
             }
-            batch.commit().unwrap();
-        };
-        let seen = calls(write_100);
-        let count = |syscall| seen.iter().filter(|call| **call == syscall).count();
-        // 50 at a time.
-        if common::syncs_whole_file_systems(dir.path()) {
-            assert_eq!((count(Syncfs), count(Fsync)), (2, 2));
-        } else {
-            assert_eq!((count(Syncfs), count(Fsync)), (0, 100 + 2));
+            assert_eq!(count(Renameat), 100);
         }
-        assert_eq!(count(Renameat), 100);
     }
 
     #[test]

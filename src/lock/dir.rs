@@ -86,6 +86,13 @@ impl LockDir {
         }
     }
 
+    /// Opens a lock file that exists, not for reading only.
+    pub(super) fn open_for_writing(&self, file: &CStr) -> Result<(Key, Fd)> {
+        let fd =
+            sys::open_read_write(sys::cwd(), file).map_err(|error| Error::io(path_of(file), Step::OpenLock, error))?;
+        Ok((identity(path_of(file), &fd)?, fd))
+    }
+
     /// Which file has this name now.
     pub(super) fn identify(&self, file: &CStr) -> Result<Option<Key>> {
         match sys::stat(sys::cwd(), file) {
@@ -115,14 +122,20 @@ impl LockDir {
             name.strip_prefix(GITIGNORE_TEMPORARY.as_bytes())
                 .is_some_and(|pid| !pid.is_empty() && pid.iter().all(u8::is_ascii_digit))
         };
-        let left = self.list_names(is_left)?;
-        for path in &left {
-            match sys::unlink(sys::cwd(), &c_path(path)?) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(Error::io(path, Step::Remove, error)),
+        let mut swept = Vec::new();
+        for path in self.list_names(is_left)? {
+            let name = c_path(&path)?;
+            match sys::stat(sys::cwd(), &name) {
+                Ok(meta) if meta.special.is_none() => {}
+                _ => continue,
+            }
+            match sys::unlink(sys::cwd(), &name) {
+                Ok(()) => swept.push(path),
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(Error::io(&path, Step::Remove, error)),
             }
         }
-        Ok(left)
+        Ok(swept)
     }
 
     fn list_names(&self, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<PathBuf>> {

@@ -76,6 +76,7 @@ impl Lock {
     fn acquire_after(&self, others: &[(usize, Held)], mode: LockMode, patience: Patience) -> Result<Held> {
         let process = Process::current();
         let thread = this_thread();
+        let mut reopened = false;
         loop {
             let (key, _entered) = self.enter(process)?;
             let held = if others.iter().any(|(_, other)| other.key == key) {
@@ -91,13 +92,15 @@ impl Lock {
                     self.forget(process, key);
                     continue;
                 }
-                Err(refusal) => {
-                    // Opened for reading only, because more was not allowed then: the next call tries again.
-                    if refusal == Refusal::Kernel(Errno::BADF) {
-                        self.forget(process, key);
+                // Opened for reading only, because more was not allowed then.
+                Err(Refusal::Kernel(Errno::BADF)) if !reopened => {
+                    reopened = true;
+                    if process.table.reopen(key, || self.dir.open_for_writing(&self.file)).is_ok() {
+                        continue;
                     }
-                    return Err(self.refused(refusal, process, key, mode, patience));
+                    return Err(self.refused(Refusal::Kernel(Errno::BADF), process, key, mode, patience));
                 }
+                Err(refusal) => return Err(self.refused(refusal, process, key, mode, patience)),
             }
             let held = Held { process, key, thread, guarded: self.guarded.clone(), released: false };
             // The file may have been pruned while we waited, and the next caller would lock another one.

@@ -117,7 +117,7 @@ struct Entry<F> {
     file: Option<Arc<F>>,
     /// Descriptors of the same file that were opened by mistake. Closing one drops the process's locks on the file,
     /// so they wait until nobody uses it.
-    spare: Vec<F>,
+    spare: Vec<Arc<F>>,
     phase: Phase,
     /// Handles that will come back.
     users: usize,
@@ -199,10 +199,21 @@ impl<K: Kernel> Table<K> {
         match entry.file {
             None => entry.file = Some(Arc::new(file)),
             // The name led to another file a moment ago.
-            Some(_) => entry.spare.push(file),
+            Some(_) => entry.spare.push(Arc::new(file)),
         }
         entry.users += 1;
         Ok(key)
+    }
+
+    /// Puts another descriptor in the place of one that does not allow enough. The old one stays open.
+    pub(super) fn reopen<E>(&self, key: Key, open: impl FnOnce() -> Result<(Key, K::File), E>) -> Result<(), E> {
+        let mut state = self.state();
+        let (opened, file) = open()?;
+        if let Some(entry) = state.entries.get_mut(&opened) {
+            let kept = if opened == key { entry.file.replace(Arc::new(file)) } else { Some(Arc::new(file)) };
+            entry.spare.extend(kept);
+        }
+        Ok(())
     }
 
     /// Takes a user out of the table.

@@ -75,7 +75,7 @@ pub struct Call<'a> {
     /// Which call.
     pub syscall: Syscall,
     /// The open file that it is about, or the directory that `path` is relative to. `None`: there is none, or `path` is
-    /// relative to the current directory.
+    /// relative to the current directory, or it is `close`.
     pub fd: Option<BorrowedFd<'a>>,
     /// The name that it is about.
     pub path: Option<&'a Path>,
@@ -109,8 +109,9 @@ pub enum Action {
     /// `read` or `write` with no more bytes than this; `write` of 0 bytes is not made and says that it has taken none.
     /// Any other call is made as it is.
     Short(usize),
-    /// It is not made, and says that it was. Only for calls that answer nothing else: `fsync`, `fchmod`, `fchown`,
-    /// `renameat`, `linkat`, `unlinkat`, `mkdirat`, taking a lock and letting go of it. Any other call is made.
+    /// It is not made, and says that it was. Only for calls that answer nothing else: `fsync`, `syncfs`, `F_FULLFSYNC`,
+    /// `fchmod`, `fchown`, `renameat`, `linkat`, `unlinkat`, `mkdirat`, taking a lock and letting go of it. Any other call
+    /// is made.
     Skip,
     /// The process dies there, by SIGKILL, before the call is made.
     Kill,
@@ -133,8 +134,8 @@ thread_local!(static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) 
 ///
 /// The two may be nested: the outer `decide` does not see the calls inside the inner `inject`.
 ///
-/// `decide` may do what it likes, but for calling this crate: some calls are made while the crate holds a mutex of its
-/// own. If it panics, it is not asked again, and the panic goes on when `body` is done.
+/// `decide` may do what it likes, but for calling this crate, because some calls are made while the crate holds a mutex of
+/// its own, and for returning in a child made by fork, which would go on with its parent's write. If it panics, it is not asked again, and the panic goes on when `body` is done.
 ///
 /// ```
 /// use std::cell::RefCell;
@@ -340,9 +341,8 @@ fn as_errno(errno: i32) -> Errno {
 }
 
 fn die() -> ! {
-    // A signal to oneself arrives before the call returns, and this one cannot be kept from acting (kill(2)).
+    // A signal to oneself arrives before the call returns, and only the init process of a container can ignore this one
+    // (pid_namespaces(7)).
     let _ = kill_process(getpid(), Signal::KILL);
-    loop {
-        std::thread::park();
-    }
+    std::process::abort()
 }
