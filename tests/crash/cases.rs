@@ -12,12 +12,13 @@ use tempfile::TempDir;
 
 use crate::common::{test, test_if};
 use crate::judge::{self, Fault, Promise, look};
-use crate::lab::{FILE_SYSTEMS, FileSystem, Lab, isolated};
+use crate::lab::{FILE_SYSTEMS, FileSystem, Lab, OTHER_EXT4, isolated};
 use crate::random;
 use crate::report::{self, Control, Counts, Judged};
 use crate::states::Recording;
 use crate::workloads::{
-    BATCH, CREATE, Commits, DELETE, History, LeftOut, Meddling, REPLACE, RESIZE, Run, WORKLOADS, Workload, Writer,
+    BATCH, CREATE, Commits, DELETE, History, LeftOut, Meddling, REPLACE, RESIZE, Run, WORKLOADS, WRITES, Workload,
+    Writer,
 };
 
 /// How many states of each recording are judged by default, spread evenly over its crash points.
@@ -29,13 +30,17 @@ const DEFAULT_STATES_OF_A_COMMAND: usize = 60;
 const DESCRIBED: usize = 5;
 
 pub fn all() -> Vec<Trial> {
+    if two_flushes() {
+        let file_systems = FILE_SYSTEMS.into_iter().chain(OTHER_EXT4);
+        return each_file_system(file_systems, &WRITES, two_flushes_are_enough);
+    }
     match command() {
         Some(command) => {
             let case = move |lab: &Lab, workload: &Workload| a_command_keeps_its_promise(lab, workload, &command);
-            each_file_system(&[CREATE, REPLACE, RESIZE], case)
+            each_file_system(FILE_SYSTEMS, &[CREATE, REPLACE, RESIZE], case)
         }
         None => {
-            let mut trials = each_file_system(&WORKLOADS, the_adapter_keeps_its_promise);
+            let mut trials = each_file_system(FILE_SYSTEMS, &WORKLOADS, the_adapter_keeps_its_promise);
             trials.push(test("control: the judge tells good from bad", judge::tells_good_from_bad));
             for left_out in [LeftOut::FileSync, LeftOut::DirectorySync] {
                 for file_system in FILE_SYSTEMS {
@@ -53,12 +58,18 @@ pub fn command() -> Option<String> {
     env::var("CRASH_COMMAND").ok()
 }
 
+/// Whether a sequence of calls that saves two flushes is under test instead.
+pub fn two_flushes() -> bool {
+    env::var_os("CRASH_TWO_FLUSHES").is_some()
+}
+
 fn each_file_system(
+    file_systems: impl IntoIterator<Item = FileSystem>,
     workloads: &'static [Workload],
     body: impl Fn(&Lab, &Workload) + Clone + Send + 'static,
 ) -> Vec<Trial> {
     let mut trials = Vec::new();
-    for file_system in FILE_SYSTEMS {
+    for file_system in file_systems {
         for workload in workloads {
             let (name, body) = (format!("{}: {}", file_system.name, workload.name), body.clone());
             trials.push(case(file_system, &name, move |lab| body(lab, workload)));
@@ -96,20 +107,40 @@ fn the_adapter_keeps_its_promise(lab: &Lab, workload: &Workload) {
 }
 
 fn a_command_keeps_its_promise(lab: &Lab, workload: &Workload, command: &str) {
+    let writer = Writer::Command(command.to_owned());
+    assert_none(&judge_writer(lab, workload, &writer, "command", &[Commits::No, Commits::Everywhere]));
+}
+
+fn two_flushes_are_enough(lab: &Lab, workload: &Workload) {
     let mut bad = Vec::new();
-    for commits in [Commits::No, Commits::Everywhere] {
-        let writer = Writer::Command(command.to_owned());
-        let examined = examine(lab, workload, &writer, Meddling { commits, left_out: None });
+    for pieces in [1, 3] {
+        let writer = Writer::TwoFlushes(pieces);
+        bad.extend(judge_writer(lab, workload, &writer, &writer.to_string(), &Commits::ALL));
+    }
+    assert_none(&bad);
+}
+
+/// The bad states.
+fn judge_writer(
+    lab: &Lab,
+    workload: &Workload,
+    writer: &Writer,
+    name: &str,
+    variants: &[Commits],
+) -> Vec<(Fault, String)> {
+    let mut bad = Vec::new();
+    for &commits in variants {
+        let examined = examine(lab, workload, writer, Meddling { commits, left_out: None });
         bad.extend(examined.bad);
         report::add(Judged {
             file_system: lab.file_system.name,
             workload: workload.name,
-            writer: "command".to_owned(),
+            writer: name.to_owned(),
             counts: examined.counts,
             flushes: (commits == Commits::No).then_some(examined.flushes),
         });
     }
-    assert_none(&bad);
+    bad
 }
 
 #[track_caller]

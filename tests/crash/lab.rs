@@ -57,6 +57,22 @@ pub const FILE_SYSTEMS: [FileSystem; 5] = [
     },
 ];
 
+/// ext4 as it may also be, which `fstatfs` does not tell. With fast_commit, files that were synced before they were renamed
+/// are torn as well (Linux 6.18), and the file system damaged.
+pub const OTHER_EXT4: [FileSystem; 2] = [
+    FileSystem {
+        name: "ext4 journal_async_commit",
+        // Not with data=ordered.
+        options: "data=writeback,journal_async_commit",
+        ..EXT4
+    },
+    FileSystem {
+        name: "ext4 fast_commit",
+        mkfs: &["mkfs.ext4", "-qF", "-O", "fast_commit", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"],
+        ..EXT4
+    },
+];
+
 impl FileSystem {
     /// Why this file system cannot be tested here.
     pub fn missing(&self) -> Option<String> {

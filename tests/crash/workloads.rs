@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, Permissions};
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -48,6 +49,15 @@ pub const DELETE: Workload =
 
 pub const BATCH: Workload = Workload { name: "batch", prepare: prepare_batch, operate: batch, writers: BATCHED };
 
+/// What a writer is put through that can only write.
+pub static WRITES: [Workload; 5] = [
+    CREATE,
+    REPLACE,
+    RESIZE,
+    Workload { name: "large", prepare: |run| run.put("file", 6000), operate: large, writers: 1 },
+    Workload { name: "replace what is open", prepare: |run| run.put("file", 6000), operate: replace_open, writers: 1 },
+];
+
 pub static WORKLOADS: [Workload; 9] = [
     CREATE,
     REPLACE,
@@ -75,6 +85,20 @@ fn replace(run: &Run) {
 fn resize(run: &Run) {
     for size in [200_000, 300, 200_000] {
         run.write("file", size);
+    }
+}
+
+fn large(run: &Run) {
+    for size in [3_000_000, 2_500_000] {
+        run.write("file", size);
+    }
+}
+
+fn replace_open(run: &Run) {
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(File::open(run.path("file")).unwrap());
+        run.write("file", 6000);
     }
 }
 
@@ -157,7 +181,7 @@ fn prepare_link(run: &Run) {
 fn through_link(run: &Run) {
     for _ in 0..3 {
         let path = run.path("link");
-        run.operation("elsewhere/file", Some(6000), |new| run.writer.write(&path, new));
+        run.write_through("elsewhere/file", &path, 6000);
     }
 }
 
@@ -166,6 +190,8 @@ pub enum Writer {
     Adapter(AtomicFileAdapter, Durability),
     /// A command for `sh`, with `{path}` for the file's path; it gets the contents on its standard input.
     Command(String),
+    /// The sequence of [`two_flushes`], with the data written in so many pieces.
+    TwoFlushes(usize),
 }
 
 impl fmt::Display for Writer {
@@ -173,6 +199,7 @@ impl fmt::Display for Writer {
         match self {
             Writer::Adapter(_, durability) => write!(f, "{durability:?}"),
             Writer::Command(command) => f.write_str(command),
+            Writer::TwoFlushes(pieces) => write!(f, "two flushes, {pieces} pieces"),
         }
     }
 }
@@ -183,7 +210,8 @@ impl Writer {
         Writer::Adapter(builder.build().unwrap(), durability)
     }
 
-    fn write(&self, path: &Path, contents: &[u8]) {
+    /// `step` is done before each call of a writer whose calls are made here.
+    fn write(&self, path: &Path, contents: &[u8], step: impl FnMut()) {
         match self {
             Writer::Adapter(adapter, _) => adapter.write_atomic(path, contents).unwrap(),
             Writer::Command(command) => {
@@ -194,8 +222,42 @@ impl Writer {
                 let status = child.wait().unwrap();
                 assert!(status.success(), "{command}: {status}");
             }
+            Writer::TwoFlushes(pieces) => two_flushes(path, contents, *pieces, step).unwrap(),
         }
     }
+
+    /// How many steps a write has, about.
+    fn steps(&self) -> usize {
+        match self {
+            Writer::TwoFlushes(pieces) => pieces + 5,
+            Writer::Adapter(..) | Writer::Command(_) => STEPS,
+        }
+    }
+}
+
+/// Half the usual flushes: `sync_file_range` writes the data and waits for them, without a flush, and a sync of the file
+/// after the renaming has to make all of it durable. No file system promises that.
+fn two_flushes(path: &Path, contents: &[u8], pieces: usize, mut step: impl FnMut()) -> io::Result<()> {
+    const WRITE_AND_WAIT: libc::c_uint =
+        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let temporary = path.with_extension("tmp");
+    step();
+    let mut file = File::create_new(&temporary)?;
+    for piece in contents.chunks(contents.len().div_ceil(pieces)) {
+        step();
+        file.write_all(piece)?;
+    }
+    step();
+    // SAFETY: it only takes numbers, and the descriptor is open.
+    if unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, WRITE_AND_WAIT) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    step();
+    fs::rename(&temporary, path)?;
+    step();
+    file.sync_all()?;
+    step();
+    Ok(())
 }
 
 /// What is done between the system calls of the writer.
@@ -289,7 +351,7 @@ impl Run<'_> {
     }
 
     pub fn operate(&self, workload: &Workload) {
-        let hooked = matches!(self.writer, Writer::Adapter(..));
+        let hooked = !matches!(self.writer, Writer::Command(_));
         if hooked || self.meddling.commits == Commits::No {
             return (workload.operate)(self);
         }
@@ -309,7 +371,7 @@ impl Run<'_> {
     fn adapter(&self) -> &AtomicFileAdapter {
         match self.writer {
             Writer::Adapter(adapter, _) => adapter,
-            Writer::Command(_) => panic!("a command can only write"),
+            Writer::Command(_) | Writer::TwoFlushes(_) => panic!("it can only write"),
         }
     }
 
@@ -331,8 +393,15 @@ impl Run<'_> {
     }
 
     fn write(&self, path: &str, size: usize) {
-        let place = self.path(path);
-        self.operation(path, Some(size), |new| self.writer.write(&place, new));
+        self.write_through(path, &self.path(path), size);
+    }
+
+    /// `place` leads to the file.
+    fn write_through(&self, path: &str, place: &Path, size: usize) {
+        let (operation, new) = self.begin(path, Some(size));
+        let (new, step) = (new.unwrap_or_default(), self.commits(operation, path));
+        self.meddle(operation, path, || self.writer.write(place, &new, step));
+        self.disk.mark(Event::Acknowledged(operation));
     }
 
     /// An operation that makes a new version of the file, of `size` bytes, or deletes it.
@@ -361,23 +430,34 @@ impl Run<'_> {
 
     /// Watches the system calls of the adapter in `body`.
     fn meddle(&self, operation: usize, path: &str, body: impl FnOnce()) {
-        let Meddling { commits, left_out } = self.meddling;
-        let unrelated = self.path(UNRELATED);
-        let once = Random::new(&format!("commit in operation {operation} on {path}")).below(STEPS);
-        let mut steps = 0..;
+        let left_out = self.meddling.left_out;
+        let mut step = self.commits(operation, path);
         let decide = move |call: &Call<'_>| {
-            let step = changes_or_follows(call).then(|| steps.next()).flatten();
-            let now = step.is_some_and(|step| match commits {
-                Commits::No => false,
-                Commits::Everywhere => true,
-                Commits::Once => step == once,
-            });
-            if now {
-                commit(&unrelated);
+            if changes_or_follows(call) {
+                step();
             }
             if left_out.is_some_and(|sync| sync.is(call)) { Action::Skip } else { Action::Proceed }
         };
         inject(decide, body);
+    }
+
+    /// What is done before each step of an operation: the journal is committed, or not.
+    fn commits(&self, operation: usize, path: &str) -> impl FnMut() + use<> {
+        let commits = self.meddling.commits;
+        let unrelated = self.path(UNRELATED);
+        let once = Random::new(&format!("commit in operation {operation} on {path}")).below(self.writer.steps());
+        let mut steps = 0..;
+        move || {
+            let step: usize = steps.next().unwrap_or_default();
+            let now = match commits {
+                Commits::No => false,
+                Commits::Everywhere => true,
+                Commits::Once => step == once,
+            };
+            if now {
+                commit(&unrelated);
+            }
+        }
     }
 }
 
