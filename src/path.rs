@@ -166,6 +166,13 @@ impl Parent {
     /// Finds the directory `above`, which starts at `start` (by default the current directory) unless it is
     /// absolute. `path` is for errors.
     fn find(start: Option<&Parent>, above: &[u8], path: &Path) -> Result<Self> {
+        // The usual case, in one call.
+        if is_plain(above) {
+            if let Some(fd) = sys::open_dir_without_links(above) {
+                let real = PathBuf::from(OsStr::from_bytes(above));
+                return Ok(Parent { dir: Dir { fd, syncable: true }, real, missing: Vec::new() });
+            }
+        }
         let at = start.map_or(sys::cwd(), |start| start.dir.as_fd());
         // The kernel's rule for links in sticky directories is about the last name of a path only, and `above` is not
         // the whole path.
@@ -299,6 +306,12 @@ fn split(path: &[u8]) -> Result<(&[u8], CString), &'static str> {
         return Err("it ends in `/`, `.` or `..`, which only a directory can");
     }
     Ok((above, CString::new(name).map_err(|_| CONTAINS_NUL)?))
+}
+
+/// Whether a path is absolute and has only names in it.
+fn is_plain(path: &[u8]) -> bool {
+    let Some(names) = path.strip_prefix(b"/") else { return false };
+    names.is_empty() || names.split(|byte| *byte == b'/').all(|name| !matches!(name, b"" | b"." | b".."))
 }
 
 const CONTAINS_NUL: &str = "it contains a zero byte";

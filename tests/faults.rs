@@ -17,9 +17,9 @@ use std::sync::OnceLock;
 use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Durability, Error, FileKind, Result, Step};
 use libc::{
-    EACCES, EAGAIN, EBADF, EBUSY, EDEADLK, EDESTADDRREQ, EDQUOT, EEXIST, EFAULT, EFBIG, EINTR, EINVAL, EIO, EISDIR,
-    ELOOP, EMFILE, EMLINK, ENAMETOOLONG, ENFILE, ENODEV, ENOENT, ENOLCK, ENOMEM, ENOSPC, ENOSYS, ENOTDIR, ENOTEMPTY,
-    ENOTSUP, ENXIO, EOPNOTSUPP, EOVERFLOW, EPERM, EPIPE, ERANGE, EROFS, ETXTBSY, EXDEV,
+    E2BIG, EACCES, EAGAIN, EBADF, EBUSY, EDEADLK, EDESTADDRREQ, EDQUOT, EEXIST, EFAULT, EFBIG, EINTR, EINVAL, EIO,
+    EISDIR, ELOOP, EMFILE, EMLINK, ENAMETOOLONG, ENFILE, ENODEV, ENOENT, ENOLCK, ENOMEM, ENOSPC, ENOSYS, ENOTDIR,
+    ENOTEMPTY, ENOTSUP, ENXIO, EOPNOTSUPP, EOVERFLOW, EPERM, EPIPE, ERANGE, EROFS, ETXTBSY, EXDEV,
 };
 use libtest_mimic::Trial;
 use tempfile::TempDir;
@@ -82,6 +82,36 @@ fn errors_of(syscall: Syscall) -> &'static [i32] {
             EPERM,
             EROFS,
             ETXTBSY,
+        ],
+        Syscall::Openat2 => &[
+            E2BIG,
+            EACCES,
+            EAGAIN,
+            EBADF,
+            EBUSY,
+            EDQUOT,
+            EEXIST,
+            EFAULT,
+            EFBIG,
+            EINVAL,
+            EISDIR,
+            ELOOP,
+            EMFILE,
+            ENAMETOOLONG,
+            ENFILE,
+            ENODEV,
+            ENOENT,
+            ENOMEM,
+            ENOSPC,
+            ENOSYS,
+            ENOTDIR,
+            ENXIO,
+            EOPNOTSUPP,
+            EOVERFLOW,
+            EPERM,
+            EROFS,
+            ETXTBSY,
+            EXDEV,
         ],
         Syscall::Mkdirat => &[
             EACCES,
@@ -202,7 +232,9 @@ struct Operation {
     new_if_told_missing: Option<&'static str>,
     /// The lock file has been used before.
     warm: bool,
-    /// /proc (or F_GETPATH) cannot tell real paths.
+    /// The kernel is older than openat2.
+    without_openat2: bool,
+    /// And /proc (or F_GETPATH) cannot tell real paths either.
     without_proc: bool,
     /// How many temporary files there can be at a time.
     temporaries: usize,
@@ -237,6 +269,7 @@ const WRITE: Operation = Operation {
     new: Some(NEW),
     new_if_told_missing: None,
     warm: true,
+    without_openat2: false,
     without_proc: false,
     temporaries: 1,
     on_disk: false,
@@ -293,6 +326,7 @@ const OPERATIONS: &[Operation] = &[
     READ,
     Operation { name: "read_nothing", old: None, new: None, ..READ },
     Operation { name: "first_read", warm: false, ..READ },
+    Operation { name: "read_without_openat2", without_openat2: true, ..READ },
     Operation { name: "read_without_proc", without_proc: true, ..READ },
     WRITE,
     Operation {
@@ -304,6 +338,7 @@ const OPERATIONS: &[Operation] = &[
         ..WRITE
     },
     Operation { name: "first_write", old: None, warm: false, ..WRITE },
+    Operation { name: "write_without_openat2", without_openat2: true, ..WRITE },
     Operation { name: "write_without_proc", without_proc: true, ..WRITE },
     Operation { name: "write_in_missing_directories", target: "a/b/c/target", old: None, ..WRITE },
     Operation { name: "write_a_long_name", target: LONG_NAME, ..WRITE },
@@ -558,7 +593,7 @@ fn run(
     scratch: &Scratch,
     mut decide: impl FnMut(&Call<'_>) -> Action + 'static,
 ) -> (Result<Did>, usize) {
-    let without_proc = operation.without_proc;
+    let Operation { without_proc, without_openat2, .. } = *operation;
     let decide = move |call: &Call<'_>| match decide(call) {
         Action::Proceed | Action::Short(_)
             if without_proc
@@ -566,6 +601,9 @@ fn run(
                     || call.path.is_some_and(|path| path.starts_with("/proc"))) =>
         {
             Action::Fail(ENOENT)
+        }
+        Action::Proceed | Action::Short(_) if (without_openat2 || without_proc) && call.syscall == Syscall::Openat2 => {
+            Action::Fail(ENOSYS)
         }
         action => action,
     };
@@ -847,7 +885,7 @@ fn the_operations_make_all_the_calls_there_are() {
         Close,
     ]);
     if cfg!(target_os = "linux") {
-        all.insert(Fstatfs);
+        all.extend([Openat2, Fstatfs]);
     }
     if common::syncs_whole_file_systems(&env::temp_dir()) {
         all.extend([Syncfs, Uname]);

@@ -95,8 +95,7 @@ mod counts {
         let path = dir.path().canonicalize().unwrap().join("file");
         adapter.write_atomic(&path, "old").unwrap();
         let expected = [
-            Openat,
-            Readlinkat,
+            Openat2,
             Fstatat,
             Getpid,
             FcntlSetlkw,
@@ -121,20 +120,8 @@ mod counts {
         let (dir, adapter) = scratch();
         let path = dir.path().canonicalize().unwrap().join("file");
         adapter.write_atomic(&path, "contents").unwrap();
-        let expected = [
-            Openat,
-            Readlinkat,
-            Fstatat,
-            Getpid,
-            FcntlSetlkw,
-            Fstatat,
-            Fstatat,
-            Openat,
-            Read,
-            Close,
-            FcntlUnlock,
-            Close,
-        ];
+        let expected =
+            [Openat2, Fstatat, Getpid, FcntlSetlkw, Fstatat, Fstatat, Openat, Read, Close, FcntlUnlock, Close];
         assert_eq!(calls(|| drop(adapter.read_with_lock(&path).unwrap())), expected);
     }
 

@@ -25,6 +25,11 @@ pub(crate) fn open_search_only(at: BorrowedFd<'_>, path: impl Arg + Copy, links:
     super::open(at, path, flags, Mode::empty())
 }
 
+/// `None`: without a link in it, a path may still be spelled in another case than the directory is.
+pub(crate) fn open_dir_without_links(_: impl Arg + Copy) -> Option<Fd> {
+    None
+}
+
 /// The absolute path of an open directory, without symbolic links and spelled as it is stored: `fcntl(F_GETPATH)`,
 /// fcntl(2). `None` where the kernel has no such path to give, or one longer than MAXPATHLEN, 1024 bytes.
 pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use rustix::fs::{self, CWD, Mode, OFlags, Stat};
+use rustix::fs::{self, CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::path::Arg;
 use rustix::system::uname;
 
@@ -19,6 +19,16 @@ pub(crate) const MAX_LINKS: usize = 40;
 pub(crate) fn open_search_only(at: BorrowedFd<'_>, path: impl Arg + Copy, links: Links) -> Result<Fd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | links.flag();
     super::open(at, path, flags, Mode::empty())
+}
+
+/// Opens a directory by a path in which the kernel meets no symbolic link, which makes an absolute path that has no `.`,
+/// `..` or `//` the directory's real path.
+/// [openat2(2)](https://man7.org/linux/man-pages/man2/openat2.2.html) with RESOLVE_NO_SYMLINKS, since Linux 5.6. `None`:
+/// there is a link, or no such directory or call.
+pub(crate) fn open_dir_without_links(path: impl Arg + Copy) -> Option<Fd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = || fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    way::on_name(Syscall::Openat2, CWD, path, open).ok().map(Fd::from)
 }
 
 /// The absolute path of an open directory, without symbolic links: what `/proc/self/fd/N` links to

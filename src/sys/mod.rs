@@ -41,7 +41,8 @@ mod syscall;
 
 pub use self::syscall::Syscall;
 pub(crate) use backend::{
-    MAX_LINKS, open_search_only, real_path, set_mode, stored_name, sync, sync_file_system, sync_ordered,
+    MAX_LINKS, open_dir_without_links, open_search_only, real_path, set_mode, stored_name, sync, sync_file_system,
+    sync_ordered,
 };
 
 pub(crate) type Result<T> = std::result::Result<T, Errno>;

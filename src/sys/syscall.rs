@@ -7,6 +7,8 @@
 pub enum Syscall {
     /// [`openat`](https://man7.org/linux/man-pages/man2/openat.2.html)
     Openat,
+    /// [`openat2`](https://man7.org/linux/man-pages/man2/openat2.2.html), on Linux
+    Openat2,
     /// [`mkdirat`](https://man7.org/linux/man-pages/man2/mkdirat.2.html)
     Mkdirat,
     /// [`fstatat`](https://man7.org/linux/man-pages/man2/fstatat.2.html)

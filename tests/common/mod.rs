@@ -27,7 +27,7 @@ pub fn main(tests: Vec<Trial>, workers: &[(&str, Work)]) -> ExitCode {
 }
 
 /// A test that always runs.
-pub fn test(name: &str, body: fn()) -> Trial {
+pub fn test(name: &str, body: impl FnOnce() + Send + 'static) -> Trial {
     Trial::test(name, move || {
         body();
         Ok(())
@@ -35,7 +35,7 @@ pub fn test(name: &str, body: fn()) -> Trial {
 }
 
 /// A test that is reported as ignored, with the reason in its name, where something that it needs is missing.
-pub fn test_if(missing: Option<&str>, name: &str, body: fn()) -> Trial {
+pub fn test_if(missing: Option<&str>, name: &str, body: impl FnOnce() + Send + 'static) -> Trial {
     let name = missing.map_or(name.to_owned(), |missing| format!("{name} [{missing}]"));
     test(&name, body).with_ignored_flag(missing.is_some())
 }

@@ -1,0 +1,57 @@
+//! Processes that do something as often as they are told to: a line with a number goes in, the seconds that it took come
+//! out.
+
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Instant;
+
+pub struct Helper {
+    child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Helper {
+    fn start(command: &mut Command) -> Option<Self> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().ok()?;
+        let (input, output) = (child.stdin.take()?, BufReader::new(child.stdout.take()?).lines());
+        Some(Helper { child, input, output })
+    }
+
+    /// The Python reference's sequence. `None`: no Python.
+    pub fn python(verb: &str, dir: &Path) -> Option<Self> {
+        Self::start(Command::new("python3").args(["-c", include_str!("reference.py"), verb]).arg(dir))
+    }
+
+    /// This program again: one way of a contest.
+    pub fn way(contest: &str, way: &str, dir: &Path) -> Option<Self> {
+        Self::start(Command::new(std::env::current_exe().ok()?).args(["help", contest, way]).arg(dir))
+    }
+
+    pub fn tell(&mut self, times: u64) {
+        writeln!(self.input, "{times}").unwrap();
+    }
+
+    pub fn hear(&mut self) -> f64 {
+        self.output.next().expect("an answer of a helper").unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // It is idle, or dead already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// In the helper.
+pub fn serve(mut once: impl FnMut(u64)) {
+    for line in std::io::stdin().lines() {
+        let times = line.unwrap().parse().unwrap();
+        let start = Instant::now();
+        (0..times).for_each(&mut once);
+        println!("{}", start.elapsed().as_secs_f64());
+    }
+}

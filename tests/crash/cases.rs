@@ -1,0 +1,234 @@
+//! The cases: which workloads run on which file systems, and what must come of it.
+
+use std::env;
+use std::mem;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use atomic_file_adapter::Durability;
+use libtest_mimic::Trial;
+use tempfile::TempDir;
+
+use crate::common::{test, test_if};
+use crate::judge::{self, Fault, Promise, look};
+use crate::lab::{FILE_SYSTEMS, FileSystem, Lab, isolated};
+use crate::random;
+use crate::report::{self, Control, Counts, Judged};
+use crate::states::Recording;
+use crate::workloads::{
+    BATCH, CREATE, Commits, DELETE, History, LeftOut, Meddling, REPLACE, RESIZE, Run, WORKLOADS, Workload, Writer,
+};
+
+/// How many states of each recording are judged by default, spread evenly over its crash points.
+const DEFAULT_STATES: usize = 12;
+/// Of which there are few recordings.
+const DEFAULT_STATES_OF_A_COMMAND: usize = 60;
+
+/// How many bad states are described in full.
+const DESCRIBED: usize = 5;
+
+pub fn all() -> Vec<Trial> {
+    match command() {
+        Some(command) => {
+            let case = move |lab: &Lab, workload: &Workload| a_command_keeps_its_promise(lab, workload, &command);
+            each_file_system(&[CREATE, REPLACE, RESIZE], case)
+        }
+        None => {
+            let mut trials = each_file_system(&WORKLOADS, the_adapter_keeps_its_promise);
+            trials.push(test("control: the judge tells good from bad", judge::tells_good_from_bad));
+            for left_out in [LeftOut::FileSync, LeftOut::DirectorySync] {
+                for file_system in FILE_SYSTEMS {
+                    let name = format!("control: {}, {left_out} left out", file_system.name);
+                    trials.push(case(file_system, &name, move |lab| the_lab_notices(lab, left_out)));
+                }
+            }
+            trials
+        }
+    }
+}
+
+/// The command under test, if it is not the adapter.
+pub fn command() -> Option<String> {
+    env::var("CRASH_COMMAND").ok()
+}
+
+fn each_file_system(
+    workloads: &'static [Workload],
+    body: impl Fn(&Lab, &Workload) + Clone + Send + 'static,
+) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for file_system in FILE_SYSTEMS {
+        for workload in workloads {
+            let (name, body) = (format!("{}: {}", file_system.name, workload.name), body.clone());
+            trials.push(case(file_system, &name, move |lab| body(lab, workload)));
+        }
+    }
+    trials
+}
+
+fn case(file_system: FileSystem, name: &str, body: impl FnOnce(&Lab) + Send + 'static) -> Trial {
+    let isolated = move || isolated(move || body(&Lab::new(file_system)));
+    test_if(file_system.missing().as_deref(), name, isolated)
+}
+
+fn the_adapter_keeps_its_promise(lab: &Lab, workload: &Workload) {
+    let mut bad = Vec::new();
+    for durability in [Durability::Full, Durability::Ordered] {
+        for commits in Commits::ALL {
+            let mut examined = examine_adapter(lab, workload, durability, Meddling { commits, left_out: None });
+            if durability == Durability::Ordered {
+                // Which of the versions is there is not promised.
+                examined.counts.old = mem::take(&mut examined.counts.lost);
+                examined.bad.retain(|(fault, _)| !matches!(fault, Fault::Lost(_)));
+            }
+            bad.extend(examined.bad);
+            report::add(Judged {
+                file_system: lab.file_system.name,
+                workload: workload.name,
+                writer: format!("{durability:?}"),
+                counts: examined.counts,
+                flushes: (commits == Commits::No).then_some(examined.flushes),
+            });
+        }
+    }
+    assert_none(&bad);
+}
+
+fn a_command_keeps_its_promise(lab: &Lab, workload: &Workload, command: &str) {
+    let mut bad = Vec::new();
+    for commits in [Commits::No, Commits::Everywhere] {
+        let writer = Writer::Command(command.to_owned());
+        let examined = examine(lab, workload, &writer, Meddling { commits, left_out: None });
+        bad.extend(examined.bad);
+        report::add(Judged {
+            file_system: lab.file_system.name,
+            workload: workload.name,
+            writer: "command".to_owned(),
+            counts: examined.counts,
+            flushes: (commits == Commits::No).then_some(examined.flushes),
+        });
+    }
+    assert_none(&bad);
+}
+
+#[track_caller]
+fn assert_none(bad: &[(Fault, String)]) {
+    let described: Vec<String> =
+        bad.iter().take(DESCRIBED).map(|(fault, state)| format!("{fault:?}\n    {state}\n")).collect();
+    let (count, seed) = (bad.len(), random::seed());
+    assert!(bad.is_empty(), "{count} bad states (CRASH_SEED={seed}), of which the first:\n{}", described.concat());
+}
+
+/// A test that finds nothing proves nothing if it would find nothing anyway.
+fn the_lab_notices(lab: &Lab, left_out: LeftOut) {
+    let mut missed = Vec::new();
+    for commits in Commits::ALL {
+        let mut counts = Counts::default();
+        for workload in [CREATE, REPLACE, RESIZE, DELETE, BATCH] {
+            let meddling = Meddling { commits, left_out: Some(left_out) };
+            counts.add(&examine_adapter(lab, &workload, Durability::Full, meddling).counts);
+        }
+        let caught = match left_out {
+            LeftOut::FileSync => counts.torn > 0,
+            LeftOut::DirectorySync => counts.lost > 0,
+        };
+        let excuse = excuse(lab.file_system, left_out, commits);
+        let verdict = match excuse {
+            _ if caught => "caught".to_owned(),
+            Some(excuse) => format!("not caught: {excuse}"),
+            None => {
+                missed.push(commits);
+                "MISSED".to_owned()
+            }
+        };
+        report::add_control(Control {
+            file_system: lab.file_system.name,
+            left_out: left_out.to_string(),
+            commits: format!("{commits:?}"),
+            counts,
+            verdict,
+        });
+    }
+    assert!(missed.is_empty(), "{left_out} left out, and nothing found with commits {missed:?}");
+}
+
+/// Why nothing may be found although a sync is left out. All else must be found.
+fn excuse(file_system: FileSystem, left_out: LeftOut, commits: Commits) -> Option<&'static str> {
+    match (left_out, commits) {
+        (LeftOut::FileSync, _) if file_system.name == "ext4 data=journal" => {
+            Some("the data go through the journal, before the rename")
+        }
+        // On btrfs the sync of another file does not commit a deletion.
+        (LeftOut::DirectorySync, Commits::Everywhere) if file_system.name != "btrfs" => {
+            Some("the last forced commit makes the rename durable")
+        }
+        _ => None,
+    }
+}
+
+/// What was found in the states of a recording.
+struct Examined {
+    counts: Counts,
+    flushes: Vec<usize>,
+    /// Bad states, and how to get there.
+    bad: Vec<(Fault, String)>,
+}
+
+fn examine_adapter(lab: &Lab, workload: &Workload, durability: Durability, meddling: Meddling) -> Examined {
+    // Not on the recorded disk, and in memory if possible.
+    let shared_memory = PathBuf::from("/dev/shm");
+    let lock_dir = TempDir::new_in(if shared_memory.is_dir() { shared_memory } else { env::temp_dir() }).unwrap();
+    examine(lab, workload, &Writer::adapter(durability, lock_dir.path()), meddling)
+}
+
+fn examine(lab: &Lab, workload: &Workload, writer: &Writer, meddling: Meddling) -> Examined {
+    let (recording, history) = record(lab, workload, writer, meddling);
+    let start = Instant::now();
+    let leftovers = matches!(writer, Writer::Adapter(..)).then_some(workload.writers);
+    let promise = Promise { history: &history, leftovers };
+    let mut counts = Counts { recordings: 1, possible: recording.states.len(), ..Counts::default() };
+    let mut bad = Vec::new();
+    for state in recording.sample(states_to_judge(&recording)) {
+        let seen = look(lab, &recording, state);
+        let mut faults: Vec<Fault> = Vec::new();
+        for point in &state.points {
+            faults.extend(seen.faults(&promise, &recording.log[..recording.points[*point].at]));
+        }
+        faults.sort();
+        faults.dedup();
+        counts.states += 1;
+        counts.torn += usize::from(faults.iter().any(|fault| matches!(fault, Fault::Torn(_))));
+        counts.lost += usize::from(faults.iter().any(|fault| matches!(fault, Fault::Lost(_))));
+        counts.other += usize::from(faults.iter().any(|fault| matches!(fault, Fault::Other(_))));
+        let (file_system, workload) = (lab.file_system.name, workload.name);
+        bad.extend(faults.into_iter().map(|fault| {
+            (fault, format!("{file_system}, {workload}, {writer}, {meddling}: {}", recording.describe(state)))
+        }));
+    }
+    counts.time = start.elapsed();
+    Examined { counts, flushes: recording.flushes(), bad }
+}
+
+fn record(lab: &Lab, workload: &Workload, writer: &Writer, meddling: Meddling) -> (Recording, History) {
+    lab.format();
+    let mounted = lab.mount().unwrap();
+    let run = Run { mounted: &mounted, disk: &lab.disk, writer, meddling, history: Mutex::default() };
+    run.prepare(workload);
+    let start = lab.disk.record();
+    run.operate(workload);
+    let log = lab.disk.log();
+    let history = run.history.into_inner().unwrap();
+    drop(mounted);
+    (Recording::new(start, log), history)
+}
+
+/// `CRASH_STATES`: `full`, or how many states of each recording.
+fn states_to_judge(recording: &Recording) -> usize {
+    match env::var("CRASH_STATES").as_deref() {
+        Ok("full") => recording.states.len(),
+        Ok(number) => number.parse().expect("CRASH_STATES is `full` or a number"),
+        Err(_) if command().is_some() => DEFAULT_STATES_OF_A_COMMAND,
+        Err(_) => DEFAULT_STATES,
+    }
+}

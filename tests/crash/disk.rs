@@ -1,0 +1,269 @@
+//! The recording disk: a FUSE file system that is one file, in sparse memory. What is written to it, its flushes and
+//! the marks of a test are logged in one order.
+
+use std::collections::HashMap;
+use std::ffi::c_int;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, UNIX_EPOCH};
+
+use fuser::{
+    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo, LockOwner, OpenFlags, ReplyAttr,
+    ReplyData, ReplyEmpty, ReplyOpen, ReplyWrite, Request, Session, WriteFlags,
+};
+use nix::mount::{MntFlags, umount2};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+const PAGE: usize = 4096;
+type Page = [u8; PAGE];
+const ZEROS: Page = [0; PAGE];
+
+/// The contents of a disk. Copies share their pages.
+#[derive(Clone, Default)]
+pub struct Image {
+    /// Pages that are missing are zero, and pages of zeros are missing.
+    pages: HashMap<u64, Arc<Page>>,
+    hash: u64,
+}
+
+impl Image {
+    /// The same for two images with the same contents.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    pub fn write(&mut self, mut offset: u64, mut data: &[u8]) {
+        while !data.is_empty() {
+            let (number, start) = (offset / PAGE as u64, (offset % PAGE as u64) as usize);
+            let (now, later) = data.split_at(data.len().min(PAGE - start));
+            let old = self.pages.remove(&number);
+            self.hash ^= hash(number, old.as_ref());
+            let mut page = old.unwrap_or_else(|| Arc::new(ZEROS));
+            Arc::make_mut(&mut page)[start..start + now.len()].copy_from_slice(now);
+            if *page != ZEROS {
+                self.hash ^= hash(number, Some(&page));
+                self.pages.insert(number, page);
+            }
+            offset += now.len() as u64;
+            data = later;
+        }
+    }
+
+    fn read(&self, offset: u64, size: usize) -> Vec<u8> {
+        let mut data = Vec::with_capacity(size);
+        while data.len() < size {
+            let at = offset + data.len() as u64;
+            let (number, start) = (at / PAGE as u64, (at % PAGE as u64) as usize);
+            let end = PAGE.min(start + size - data.len());
+            match self.pages.get(&number) {
+                Some(page) => data.extend_from_slice(&page[start..end]),
+                None => data.resize(data.len() + end - start, 0),
+            }
+        }
+        data
+    }
+}
+
+fn hash(number: u64, page: Option<&Arc<Page>>) -> u64 {
+    page.map_or(0, |page| xxh3_64_with_seed(&page[..], number))
+}
+
+/// What is logged.
+pub enum Event {
+    Write {
+        offset: u64,
+        data: Vec<u8>,
+    },
+    Flush,
+    /// An operation of the workload begins.
+    Begin(usize),
+    /// It has returned.
+    Acknowledged(usize),
+}
+
+struct Contents {
+    image: Image,
+    log: Option<Vec<Event>>,
+}
+
+/// Shared by the test and the thread that serves the disk.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Contents>>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.0.lock().unwrap()
+    }
+
+    fn log(&self, event: Event) {
+        if let Some(log) = &mut self.lock().log {
+            log.push(event);
+        }
+    }
+}
+
+pub struct Disk {
+    path: PathBuf,
+    shared: Shared,
+    server: Option<JoinHandle<()>>,
+}
+
+impl Disk {
+    /// Mounts a new disk of `size` bytes over the file at `path`, which is made.
+    pub fn serve(path: &Path, size: u64) -> io::Result<Self> {
+        File::create_new(path)?;
+        let shared = Shared(Arc::new(Mutex::new(Contents { image: Image::default(), log: None })));
+        let (ready, mounted) = mpsc::channel();
+        let (place, file) = (path.to_owned(), DiskFile { size, shared: shared.clone() });
+        let server = thread::spawn(move || {
+            // When the process is killed, its other threads may hang in the kernel until the disk answers, and their
+            // descriptors stay open. Closing that of the FUSE connection ends their waiting, so it must not be one of
+            // them.
+            let session = own_descriptors().and_then(|()| Session::new(file, place, &Config::default()));
+            match session {
+                Ok(session) => {
+                    ready.send(Ok(())).unwrap();
+                    // Ends with an error when the disk is unmounted.
+                    let _ = session.run();
+                }
+                Err(error) => ready.send(Err(error)).unwrap(),
+            }
+        });
+        mounted.recv().unwrap()?;
+        Ok(Disk { path: path.to_owned(), shared, server: Some(server) })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn image(&self) -> Image {
+        self.shared.lock().image.clone()
+    }
+
+    /// Shows `image` from now on. Whoever caches the disk's contents has to be told.
+    pub fn show(&self, image: Image) {
+        self.shared.lock().image = image;
+    }
+
+    /// Logs from now on; returns what is on the disk at this moment.
+    pub fn record(&self) -> Image {
+        let mut contents = self.shared.lock();
+        contents.log = Some(Vec::new());
+        contents.image.clone()
+    }
+
+    pub fn mark(&self, event: Event) {
+        self.shared.log(event);
+    }
+
+    /// Ends the recording.
+    pub fn log(&self) -> Vec<Event> {
+        self.shared.lock().log.take().expect("a recording")
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // By force, so that the server ends even if somebody still uses the disk.
+        let _ = umount2(&self.path, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH);
+        let _ = self.server.take().map(JoinHandle::join);
+    }
+}
+
+/// Gives this thread a table of descriptors of its own, without those of the process.
+pub fn own_descriptors() -> io::Result<()> {
+    let flags = libc::CLOSE_RANGE_UNSHARE as c_int;
+    // SAFETY: what is closed are copies in a table that nobody but this thread uses, and this thread owns none of them.
+    match unsafe { libc::close_range(3, libc::c_uint::MAX, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The root of the FUSE file system, which is a file, since what it is mounted on is one.
+struct DiskFile {
+    size: u64,
+    shared: Shared,
+}
+
+impl Filesystem for DiskFile {
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let attributes = FileAttr {
+            ino,
+            size: self.size,
+            blocks: self.size / 512,
+            atime: UNIX_EPOCH,
+            mtime: UNIX_EPOCH,
+            ctime: UNIX_EPOCH,
+            crtime: UNIX_EPOCH,
+            kind: FileType::RegularFile,
+            perm: 0o600,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            blksize: PAGE as u32,
+            flags: 0,
+        };
+        reply.attr(&Duration::from_secs(3600), &attributes);
+    }
+
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let end = self.size.min(offset + u64::from(size));
+        let data = self.shared.lock().image.read(offset, end.saturating_sub(offset) as usize);
+        reply.data(&data);
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let mut contents = self.shared.lock();
+        contents.image.write(offset, data);
+        if let Some(log) = &mut contents.log {
+            log.push(Event::Write { offset, data: data.to_owned() });
+        }
+        drop(contents);
+        reply.written(data.len() as u32);
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.shared.log(Event::Flush);
+        reply.ok();
+    }
+
+    /// At every close of a descriptor; says nothing about the device.
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn fallocate(&self, _: &Request, _: INodeNo, _: FileHandle, _: u64, _: u64, _: i32, reply: ReplyEmpty) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+}

@@ -1,0 +1,242 @@
+//! The verdict on a crash state: mount it, look, unmount, check; then compare what was there with what may be there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::disk::Event;
+use crate::lab::Lab;
+use crate::states::{Recording, State};
+use crate::workloads::{History, Version, is_expected};
+
+/// What a workload promised.
+pub struct Promise<'a> {
+    pub history: &'a History,
+    /// How many temporary files may be in one directory. `None`: the writer is not the adapter; its modes and leftovers
+    /// are its own affair.
+    pub leftovers: Option<usize>,
+}
+
+/// What is wrong with a state.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// The file is no version that was begun.
+    Torn(String),
+    /// The file is a version that had been superseded by one that was acknowledged.
+    Lost(String),
+    /// The mode, the leftovers, or the file system itself.
+    Other(String),
+}
+
+/// What was found in a state.
+pub struct Seen {
+    nodes: BTreeMap<PathBuf, Node>,
+    /// What was wrong with the file system.
+    broken: Option<String>,
+}
+
+enum Node {
+    File { mode: u32, contents: Vec<u8> },
+    Other,
+}
+
+/// Mounts the state, which replays the journal, looks at all there is, unmounts it, and lets the file system's own
+/// program check the disk.
+pub fn look(lab: &Lab, recording: &Recording, state: &State) -> Seen {
+    let mut seen = Seen { nodes: BTreeMap::new(), broken: None };
+    lab.show(recording.image(state));
+    match lab.mount() {
+        Ok(mounted) => {
+            if let Err(error) = walk(mounted.root(), Path::new(""), &mut seen.nodes) {
+                seen.broken = Some(format!("cannot be read: {error}"));
+            }
+        }
+        Err(error) => seen.broken = Some(format!("cannot be mounted: {error}")),
+    }
+    if seen.broken.is_none() {
+        seen.broken = lab.check().err();
+    }
+    seen
+}
+
+fn walk(root: &Path, dir: &Path, nodes: &mut BTreeMap<PathBuf, Node>) -> std::io::Result<()> {
+    for entry in fs::read_dir(root.join(dir))? {
+        let entry = entry?;
+        let path = dir.join(entry.file_name());
+        let metadata = entry.metadata()?;
+        let node = if metadata.is_file() {
+            Node::File { mode: metadata.permissions().mode() & 0o7777, contents: fs::read(entry.path())? }
+        } else {
+            Node::Other
+        };
+        nodes.insert(path.clone(), node);
+        if metadata.is_dir() {
+            walk(root, &path, nodes)?;
+        }
+    }
+    Ok(())
+}
+
+/// When the operations began and ended.
+struct Times {
+    begin: HashMap<usize, usize>,
+    end: HashMap<usize, usize>,
+}
+
+impl Times {
+    fn new(log: &[Event]) -> Self {
+        let mut times = Times { begin: HashMap::new(), end: HashMap::new() };
+        for (at, event) in log.iter().enumerate() {
+            match event {
+                Event::Begin(operation) => times.begin.insert(*operation, at),
+                Event::Acknowledged(operation) => times.end.insert(*operation, at),
+                Event::Write { .. } | Event::Flush => None,
+            };
+        }
+        times
+    }
+
+    fn begun(&self, version: &Version) -> bool {
+        version.operation.is_none_or(|operation| self.begin.contains_key(&operation))
+    }
+
+    /// `old` was there before an operation began that has ended.
+    fn superseded(&self, old: &Version, new: &Version) -> bool {
+        let Some(new) = new.operation.filter(|new| self.end.contains_key(new)) else { return false };
+        old.operation.is_none_or(|old| self.end.get(&old).is_some_and(|end| *end < self.begin[&new]))
+    }
+}
+
+impl Seen {
+    /// What is wrong with it if the crash happened after this part of the log.
+    pub fn faults(&self, promise: &Promise<'_>, log: &[Event]) -> Vec<Fault> {
+        if let Some(broken) = &self.broken {
+            return vec![Fault::Other(broken.clone())];
+        }
+        let times = Times::new(log);
+        let mut faults: Vec<Fault> = promise
+            .history
+            .files
+            .iter()
+            .flat_map(|(path, versions)| self.file(promise, &times, path, versions))
+            .collect();
+        if let Some(most) = promise.leftovers {
+            faults.extend(self.leftovers(promise.history, most));
+        }
+        faults
+    }
+
+    fn file(&self, promise: &Promise<'_>, times: &Times, path: &Path, versions: &[Version]) -> Vec<Fault> {
+        let name = path.display();
+        let (mode, found) = match self.nodes.get(path) {
+            None => (None, None),
+            Some(Node::File { mode, contents }) => (Some(*mode), Some(contents)),
+            Some(Node::Other) => return vec![Fault::Torn(format!("{name} is not a file"))],
+        };
+        let numbered = || versions.iter().enumerate().filter(|(_, version)| times.begun(version));
+        let same: Vec<(usize, &Version)> =
+            numbered().filter(|(_, version)| version.contents.as_ref() == found).collect();
+        if same.is_empty() {
+            return vec![Fault::Torn(format!("{name} is {}", describe(found)))];
+        }
+        let mut faults = Vec::new();
+        let superseding =
+            |old: &Version| numbered().rfind(|(_, new)| times.superseded(old, new)).map(|(number, _)| number);
+        let newer: Option<Vec<usize>> = same.iter().map(|(_, version)| superseding(version)).collect();
+        if let Some(newer) = newer {
+            let (old, new) = (same[0].0, newer[0]);
+            faults.push(Fault::Lost(format!("{name} is version {old}, though {new} was acknowledged")));
+        }
+        let right = |mode: u32| same.iter().any(|(_, version)| version.mode == mode);
+        if let Some(mode) = mode.filter(|mode| promise.leftovers.is_some() && !right(*mode)) {
+            faults.push(Fault::Other(format!("{name} has mode {mode:o}")));
+        }
+        faults
+    }
+
+    /// What is there and should not be.
+    fn leftovers(&self, history: &History, most: usize) -> Vec<Fault> {
+        let mut temporary: HashMap<&Path, usize> = HashMap::new();
+        let mut faults = Vec::new();
+        for path in self.nodes.keys() {
+            let expected = is_expected(path) || history.files.keys().any(|file| file.starts_with(path));
+            if expected {
+                continue;
+            }
+            match history.files.keys().find(|file| is_temporary(path, file)) {
+                Some(_) => *temporary.entry(path.parent().unwrap()).or_default() += 1,
+                None => faults.push(Fault::Other(format!("{} is there", path.display()))),
+            }
+        }
+        let too_many = temporary.into_iter().filter(|(_, count)| *count > most);
+        faults.extend(
+            too_many.map(|(dir, count)| Fault::Other(format!("{count} temporary files in /{}", dir.display()))),
+        );
+        faults
+    }
+}
+
+/// Whether `path` is a temporary file for `file`: `.{name}.{10 characters}.tmp` beside it.
+fn is_temporary(path: &Path, file: &Path) -> bool {
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let (path_name, prefix) = (name(path), format!(".{}.", name(file)));
+    let random = path_name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".tmp"));
+    path.parent() == file.parent() && random.is_some_and(|random| random.len() == 10)
+}
+
+fn describe(found: Option<&Vec<u8>>) -> String {
+    let Some(contents) = found else { return "missing".to_owned() };
+    let title: String = String::from_utf8_lossy(contents)
+        .chars()
+        .take_while(|char| *char != '\n')
+        .filter(|c| !c.is_control())
+        .take(60)
+        .collect();
+    let zeros = contents.iter().filter(|byte| **byte == 0).count();
+    format!("{} bytes, {zeros} of them zero, that begin with {title:?}", contents.len())
+}
+
+/// The judge on trial, without a disk.
+pub fn tells_good_from_bad() {
+    let version = |contents: Option<&str>, operation| Version {
+        contents: contents.map(|contents| contents.into()),
+        mode: 0o640,
+        operation,
+    };
+    let versions = vec![version(None, None), version(Some("one"), Some(0)), version(Some("two"), Some(1))];
+    let mut history = History::default();
+    history.files.insert("file".into(), versions);
+    let promise = Promise { history: &history, leftovers: Some(1) };
+    let node = |mode, contents: &str| Node::File { mode, contents: contents.into() };
+    let faults = |nodes: Vec<(&str, Node)>, log: &[Event]| {
+        let nodes = nodes.into_iter().map(|(path, node)| (path.into(), node)).collect();
+        Seen { nodes, broken: None }.faults(&promise, log)
+    };
+    let log = [Event::Begin(0), Event::Acknowledged(0), Event::Begin(1), Event::Acknowledged(1)];
+
+    // Before, while and after the second version is written.
+    assert_eq!(faults(vec![("file", node(0o640, "one"))], &log[..2]), []);
+    assert_eq!(faults(vec![("file", node(0o640, "one"))], &log[..3]), []);
+    assert_eq!(faults(vec![("file", node(0o640, "two"))], &log[..3]), []);
+    assert_eq!(faults(vec![("file", node(0o640, "two"))], &log), []);
+    assert!(matches!(faults(vec![("file", node(0o640, "two"))], &log[..2])[..], [Fault::Torn(_)]));
+    assert!(matches!(faults(vec![("file", node(0o640, "one"))], &log)[..], [Fault::Lost(_)]));
+    assert!(matches!(faults(vec![], &log[..2])[..], [Fault::Lost(_)]));
+    assert_eq!(faults(vec![], &log[..1]), []);
+
+    // Two writers at once: either order is right.
+    let both = [Event::Begin(0), Event::Begin(1), Event::Acknowledged(1), Event::Acknowledged(0)];
+    assert_eq!(faults(vec![("file", node(0o640, "one"))], &both), []);
+    assert_eq!(faults(vec![("file", node(0o640, "two"))], &both), []);
+
+    // Modes and leftovers.
+    assert!(matches!(faults(vec![("file", node(0o600, "two"))], &log)[..], [Fault::Other(_)]));
+    let left = |names: &[&'static str]| {
+        let names = names.iter().map(|name| (*name, node(0o640, "")));
+        faults(names.chain([("file", node(0o640, "two"))]).collect(), &log)
+    };
+    assert_eq!(left(&[".file.0123456789.tmp"]), []);
+    assert!(matches!(left(&[".file.0123456789.tmp", ".file.abcdefghij.tmp"])[..], [Fault::Other(_)]));
+    assert!(matches!(left(&[".file.tmp"])[..], [Fault::Other(_)]));
+}

@@ -1,0 +1,199 @@
+//! The bench: a real file system on a loop device on the recording disk.
+
+use std::fs::{self, File};
+use std::io;
+use std::panic;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::syncfs;
+use tempfile::TempDir;
+
+use crate::disk::{Disk, Image, own_descriptors};
+
+/// A file system and how it is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystem {
+    pub name: &'static str,
+    kind: &'static str,
+    options: &'static str,
+    megabytes: u64,
+    mkfs: &'static [&'static str],
+    check: &'static [&'static str],
+}
+
+const EXT4: FileSystem = FileSystem {
+    name: "ext4 data=ordered",
+    kind: "ext4",
+    options: "data=ordered",
+    megabytes: 32,
+    mkfs: &["mkfs.ext4", "-qF", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"],
+    check: &["e2fsck", "-fn"],
+};
+
+pub const FILE_SYSTEMS: [FileSystem; 5] = [
+    EXT4,
+    FileSystem { name: "ext4 data=journal", options: "data=journal", ..EXT4 },
+    FileSystem { name: "ext4 data=writeback", options: "data=writeback", ..EXT4 },
+    FileSystem {
+        name: "xfs",
+        kind: "xfs",
+        options: "",
+        megabytes: 32,
+        mkfs: &["mkfs.xfs", "-qfK"],
+        check: &["xfs_repair", "-n"],
+    },
+    FileSystem {
+        name: "btrfs",
+        kind: "btrfs",
+        options: "",
+        // The smallest that mkfs accepts is 109.
+        megabytes: 128,
+        mkfs: &["mkfs.btrfs", "-qfK"],
+        check: &["btrfs", "check", "--readonly"],
+    },
+];
+
+impl FileSystem {
+    /// Why this file system cannot be tested here.
+    pub fn missing(&self) -> Option<String> {
+        let found = |program: &str| {
+            let paths = std::env::var_os("PATH").unwrap_or_default();
+            std::env::split_paths(&paths).any(|dir| dir.join(program).exists())
+        };
+        let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        if !nix::unistd::geteuid().is_root() {
+            Some("needs root".to_owned())
+        } else if !Path::new("/dev/fuse").exists() || !Path::new("/dev/loop-control").exists() {
+            Some("needs /dev/fuse and loop devices".to_owned())
+        } else if !known.lines().any(|line| line.trim() == self.kind) {
+            Some(format!("needs {} in the kernel", self.kind))
+        } else {
+            let programs = [self.mkfs[0], self.check[0], "losetup", "blockdev"];
+            programs.into_iter().find(|program| !found(program)).map(|program| format!("needs {program}"))
+        }
+    }
+}
+
+/// Runs `body` in a thread with mounts and descriptors of its own. Whatever is still mounted when it ends goes with it.
+/// And no program that another thread is starting at this moment has a copy of an open file, which would keep a file
+/// system from being unmounted.
+pub fn isolated<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
+    let private = move || {
+        own_descriptors().unwrap();
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
+        body()
+    };
+    thread::spawn(private).join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+}
+
+/// Dropped in the order of its fields.
+pub struct Lab {
+    pub file_system: FileSystem,
+    device: PathBuf,
+    /// Who closes it last detaches the loop device.
+    _open_device: File,
+    pub disk: Disk,
+    formatted: Image,
+    dir: TempDir,
+}
+
+impl Lab {
+    /// In a thread that is [`isolated`].
+    pub fn new(file_system: FileSystem) -> Self {
+        let dir = TempDir::new().unwrap();
+        fs::create_dir(dir.path().join("root")).unwrap();
+        let disk = Disk::serve(&dir.path().join("disk"), file_system.megabytes << 20).unwrap();
+        // When the process is killed, the last thread with a mount unmounts it, and that must not be the one that
+        // serves the disk: it would wait for itself.
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let device = run(Command::new("losetup").args(["--find", "--show"]).arg(disk.path())).unwrap();
+        let device = PathBuf::from(device.trim());
+        let open_device = File::open(&device).unwrap();
+        // A device in use is detached when it is closed for the last time (losetup(8)), even if this process is killed.
+        run(Command::new("losetup").arg("--detach").arg(&device)).unwrap();
+        let mut mkfs = Command::new(file_system.mkfs[0]);
+        // With these three, mkfs.xfs makes file systems of less than 300 MB; they are meant for tests.
+        mkfs.args(&file_system.mkfs[1..])
+            .arg(&device)
+            .envs(["TEST_DIR", "TEST_DEV", "QA_CHECK_FS"].map(|name| (name, "1")));
+        run(&mut mkfs).unwrap();
+        let mut lab = Lab { file_system, device, _open_device: open_device, disk, formatted: Image::default(), dir };
+        lab.flush_buffers();
+        lab.formatted = lab.disk.image();
+        lab
+    }
+
+    /// Shows a disk with a new file system.
+    pub fn format(&self) {
+        self.show(self.formatted.clone());
+    }
+
+    /// Shows `image`, to the kernel as well.
+    pub fn show(&self, image: Image) {
+        self.disk.show(image);
+        self.flush_buffers();
+    }
+
+    /// Writes and forgets what the kernel has cached of the device.
+    fn flush_buffers(&self) {
+        run(Command::new("blockdev").arg("--flushbufs").arg(&self.device)).unwrap();
+    }
+
+    pub fn mount(&self) -> nix::Result<Mounted> {
+        let root = self.dir.path().join("root");
+        mount(
+            Some(&self.device),
+            &root,
+            Some(self.file_system.kind),
+            MsFlags::empty(),
+            Some(self.file_system.options),
+        )?;
+        Ok(Mounted { root })
+    }
+
+    /// The file system's own check of a disk that is not mounted.
+    pub fn check(&self) -> Result<(), String> {
+        let [program, args @ ..] = self.file_system.check else { unreachable!("every file system has a check") };
+        run(Command::new(program).args(args).arg(&self.device)).map(|_| ())
+    }
+}
+
+/// The mounted file system.
+pub struct Mounted {
+    root: PathBuf,
+}
+
+impl Mounted {
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(syncfs(&File::open(&self.root)?)?)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let Err(error) = umount2(&self.root, MntFlags::empty()) else { return };
+        // A test that has failed may have left a file open; the disk's end is the end of the file system, too.
+        let _ = umount2(&self.root, MntFlags::MNT_DETACH);
+        assert!(thread::panicking(), "{}: {error}", self.root.display());
+    }
+}
+
+/// What the program says, if it succeeds, or the whole of it.
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(said);
+    }
+    Err(format!("{command:?}: {}\n{said}{}", output.status, String::from_utf8_lossy(&output.stderr)))
+}

@@ -1,0 +1,68 @@
+//! Crash consistency, on real file systems: files are written on a disk that records what it is told, and then each
+//! disk that a power cut could have left is mounted, looked at, and checked.
+//!
+//! A case makes a FUSE file that is a disk (`disk.rs`), a loop device on it, and a real file system on that (`lab.rs`),
+//! and runs a workload (`workloads.rs`). From the log it makes the crash states (`states.rs`): at every flush and after
+//! every acknowledgement, what was flushed before, with any subset of what was written since. Each must hold whole
+//! versions only, and none that had been superseded when the power went (`judge.rs`). In most recordings the journal is
+//! also committed between the steps of the writer, as it may be at any time. Controls leave a sync out, and fail if
+//! that is not noticed.
+//!
+//! It needs root, `/dev/fuse`, loop devices, and the programs of the file systems (Debian: e2fsprogs, xfsprogs,
+//! btrfs-progs); what is missing is in the names of the ignored cases. A test that is killed leaves nothing but files
+//! in the temporary directory behind.
+//!
+//! | variable | |
+//! |---|---|
+//! | `CRASH_STATES` | how many states of each recording are judged (12; 60 of a command), or `full`: all |
+//! | `CRASH_SEED` | a number; other random subsets, samples and commits |
+//! | `CRASH_COMMAND` | judges this command instead of the adapter |
+//!
+//! # Judging another program
+//!
+//! `CRASH_COMMAND` is a command for `sh`, in which `{path}` stands for the path of the file, quoted. It gets the new
+//! contents on its standard input and has to replace the file; its exit status 0 is the acknowledgement that they are
+//! durable.
+//!
+//! ```sh
+//! CRASH_COMMAND='cat > {path}' cargo test --features fault-injection --test crash
+//! CRASH_COMMAND='cat > {path}.new && sync {path}.new && mv {path}.new {path} && sync "$(dirname {path})"' \
+//!     cargo test --features fault-injection --test crash
+//! ```
+//!
+//! The first loses and tears, the second does not. Modes and leftovers are not judged, and the commits are forced by a
+//! second thread, since the system calls of another program cannot be hooked.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+#[cfg(target_os = "linux")]
+mod cases;
+#[cfg(target_os = "linux")]
+mod disk;
+#[cfg(target_os = "linux")]
+mod judge;
+#[cfg(target_os = "linux")]
+mod lab;
+#[cfg(target_os = "linux")]
+mod random;
+#[cfg(target_os = "linux")]
+mod report;
+#[cfg(target_os = "linux")]
+mod states;
+#[cfg(target_os = "linux")]
+mod workloads;
+
+use std::process::ExitCode;
+
+#[cfg(target_os = "linux")]
+fn main() -> ExitCode {
+    let conclusion = libtest_mimic::run(&libtest_mimic::Arguments::from_args(), cases::all());
+    report::publish();
+    if cases::command().is_some() && conclusion.has_failed() { ExitCode::FAILURE } else { conclusion.exit_code() }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() -> ExitCode {
+    common::main(vec![common::test_if(Some("needs Linux"), "crash_states", || ())], &[])
+}

@@ -1,0 +1,33 @@
+//! Numbers that are the same in every run with the same seed.
+
+use std::env;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+pub struct Random(u64);
+
+impl Random {
+    /// `CRASH_SEED`, or 1; `purpose` makes sequences that are independent of each other.
+    pub fn new(purpose: &str) -> Self {
+        Random(seed() ^ xxh3_64(purpose.as_bytes()))
+    }
+
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(1);
+        (xxh3_64(&self.0.to_le_bytes()) % limit as u64) as usize
+    }
+
+    pub fn coin(&mut self) -> bool {
+        self.below(2) == 0
+    }
+
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for end in (1..items.len()).rev() {
+            items.swap(end, self.below(end + 1));
+        }
+    }
+}
+
+pub fn seed() -> u64 {
+    env::var("CRASH_SEED").map_or(1, |seed| seed.parse().expect("CRASH_SEED is a number"))
+}

@@ -1,0 +1,407 @@
+//! What is done to files while the disk records, and which versions of which file it makes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, File, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Barrier, Mutex};
+use std::thread;
+
+use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
+use atomic_file_adapter::{AtomicFileAdapter, Durability};
+use nix::sys::stat::{SFlag, fstat};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::disk::{Disk, Event};
+use crate::lab::Mounted;
+use crate::random::Random;
+
+/// Neither is what a umask would make of a mode.
+const REPLACED_MODE: u32 = 0o604;
+const NEW_MODE: u32 = 0o640;
+
+/// About as many steps has a write.
+const STEPS: usize = 8;
+
+/// A file that has nothing to do with the workload; a sync of it forces the journal.
+const UNRELATED: &str = "unrelated";
+
+pub struct Workload {
+    pub name: &'static str,
+    prepare: fn(&Run),
+    operate: fn(&Run),
+    /// How many temporary files a crash may leave in one directory.
+    pub writers: usize,
+}
+
+pub const CREATE: Workload = Workload { name: "create", prepare: |_| {}, operate: create, writers: 1 };
+pub const REPLACE: Workload =
+    Workload { name: "replace", prepare: |run| run.put("file", 6000), operate: replace, writers: 1 };
+pub const RESIZE: Workload =
+    Workload { name: "grow and shrink", prepare: |run| run.put("file", 300), operate: resize, writers: 1 };
+
+pub const DELETE: Workload =
+    Workload { name: "delete", prepare: |run| run.put("file", 6000), operate: delete, writers: 1 };
+
+pub const BATCH: Workload = Workload { name: "batch", prepare: prepare_batch, operate: batch, writers: BATCHED };
+
+pub static WORKLOADS: [Workload; 9] = [
+    CREATE,
+    REPLACE,
+    RESIZE,
+    DELETE,
+    Workload { name: "update", prepare: |run| run.put("file", 6000), operate: update, writers: 1 },
+    Workload { name: "new directories", prepare: |_| {}, operate: new_directories, writers: 1 },
+    Workload { name: "two writers", prepare: |run| run.put("file", 6000), operate: two_writers, writers: 2 },
+    Workload { name: "symbolic link", prepare: prepare_link, operate: through_link, writers: 1 },
+    BATCH,
+];
+
+fn create(run: &Run) {
+    for name in ["first", "second", "third"] {
+        run.write(name, 6000);
+    }
+}
+
+fn replace(run: &Run) {
+    for _ in 0..3 {
+        run.write("file", 6000);
+    }
+}
+
+fn resize(run: &Run) {
+    for size in [200_000, 300, 200_000] {
+        run.write("file", size);
+    }
+}
+
+fn delete(run: &Run) {
+    let file = run.adapter().file(run.path("file")).unwrap();
+    run.operation("file", None, |_| assert!(file.delete().unwrap()));
+    run.write("file", 6000);
+    run.operation("file", None, |_| assert!(file.delete().unwrap()));
+}
+
+fn update(run: &Run) {
+    let file = run.adapter().file(run.path("file")).unwrap();
+    for _ in 0..3 {
+        let old_contents = run.newest("file");
+        run.operation("file", Some(6000), |new| {
+            let change = |old: Option<&[u8]>| {
+                assert_eq!(old, old_contents.as_deref());
+                new.to_owned()
+            };
+            file.update(change).unwrap();
+        });
+    }
+}
+
+fn new_directories(run: &Run) {
+    for path in ["one/two/three/file", "one/two/four/file", "five/six/seven/file"] {
+        run.write(path, 6000);
+    }
+}
+
+fn two_writers(run: &Run) {
+    let start = Barrier::new(2);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let file = run.adapter().file(run.path("file")).unwrap();
+                start.wait();
+                for _ in 0..2 {
+                    // What happens under the lock is in one order, so each version supersedes all before it.
+                    let guard = file.lock().unwrap();
+                    run.operation("file", Some(6000), |new| guard.write(new).unwrap());
+                }
+            });
+        }
+    });
+}
+
+/// As many files as are synced together, by syncfs.
+const BATCHED: usize = 8;
+
+fn batched() -> impl Iterator<Item = String> {
+    (0..BATCHED).map(|n| format!("file{n}"))
+}
+
+/// Half of the files are there before.
+fn prepare_batch(run: &Run) {
+    batched().step_by(2).for_each(|name| run.put(&name, 6000));
+}
+
+fn batch(run: &Run) {
+    for _ in 0..2 {
+        let mut batch = run.adapter().batch();
+        let mut operations = Vec::new();
+        for name in batched() {
+            let (operation, new) = run.begin(&name, Some(6000));
+            batch.write(run.path(&name), new.unwrap_or_default());
+            operations.push(operation);
+        }
+        run.meddle(operations[0], "batch", || batch.commit().unwrap());
+        operations.into_iter().for_each(|operation| run.disk.mark(Event::Acknowledged(operation)));
+    }
+}
+
+fn prepare_link(run: &Run) {
+    fs::create_dir(run.path("elsewhere")).unwrap();
+    run.put("elsewhere/file", 6000);
+    symlink("elsewhere/file", run.path("link")).unwrap();
+}
+
+fn through_link(run: &Run) {
+    for _ in 0..3 {
+        let path = run.path("link");
+        run.operation("elsewhere/file", Some(6000), |new| run.writer.write(&path, new));
+    }
+}
+
+/// Who writes.
+pub enum Writer {
+    Adapter(AtomicFileAdapter, Durability),
+    /// A command for `sh`, with `{path}` for the file's path; it gets the contents on its standard input.
+    Command(String),
+}
+
+impl fmt::Display for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Writer::Adapter(_, durability) => write!(f, "{durability:?}"),
+            Writer::Command(command) => f.write_str(command),
+        }
+    }
+}
+
+impl Writer {
+    pub fn adapter(durability: Durability, lock_dir: &Path) -> Self {
+        let builder = AtomicFileAdapter::builder().durability(durability).new_file_mode(NEW_MODE).lock_dir(lock_dir);
+        Writer::Adapter(builder.build().unwrap(), durability)
+    }
+
+    fn write(&self, path: &Path, contents: &[u8]) {
+        match self {
+            Writer::Adapter(adapter, _) => adapter.write_atomic(path, contents).unwrap(),
+            Writer::Command(command) => {
+                let path = format!("'{}'", path.to_str().unwrap().replace('\'', r"'\''"));
+                let command = command.replace("{path}", &path);
+                let mut child = Command::new("sh").args(["-c", &command]).stdin(Stdio::piped()).spawn().unwrap();
+                child.stdin.take().unwrap().write_all(contents).unwrap();
+                let status = child.wait().unwrap();
+                assert!(status.success(), "{command}: {status}");
+            }
+        }
+    }
+}
+
+/// What is done between the system calls of the writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meddling {
+    pub commits: Commits,
+    pub left_out: Option<LeftOut>,
+}
+
+impl fmt::Display for Meddling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "commits {:?}", self.commits)?;
+        self.left_out.map_or(Ok(()), |sync| write!(f, ", {sync} left out"))
+    }
+}
+
+/// Where the journal is committed, which it may be at any moment, if only because somebody else syncs a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commits {
+    No,
+    /// Between any two steps.
+    Everywhere,
+    /// Before one step of each operation, at random: a commit at the end would hide that a sync is missing.
+    Once,
+}
+
+impl Commits {
+    pub const ALL: [Self; 3] = [Commits::No, Commits::Everywhere, Commits::Once];
+}
+
+/// A sync that does not take place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeftOut {
+    FileSync,
+    DirectorySync,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LeftOut::FileSync => "the file's sync",
+            LeftOut::DirectorySync => "the directory's sync",
+        })
+    }
+}
+
+impl LeftOut {
+    fn is(self, call: &Call<'_>) -> bool {
+        if call.syscall == Syscall::Syncfs {
+            return self == LeftOut::FileSync;
+        }
+        let Some(fd) = call.fd.filter(|_| call.syscall == Syscall::Fsync) else { return false };
+        let kind = SFlag::from_bits_truncate(fstat(fd).unwrap().st_mode) & SFlag::S_IFMT;
+        match self {
+            LeftOut::FileSync => kind == SFlag::S_IFREG,
+            LeftOut::DirectorySync => kind == SFlag::S_IFDIR,
+        }
+    }
+}
+
+/// What a file may be after a crash.
+pub struct Version {
+    /// `None`: there is no such file.
+    pub contents: Option<Vec<u8>>,
+    pub mode: u32,
+    /// The operation that makes it; `None`: it was there before.
+    pub operation: Option<usize>,
+}
+
+/// What was on the file system at any time.
+#[derive(Default)]
+pub struct History {
+    pub files: BTreeMap<PathBuf, Vec<Version>>,
+    operations: usize,
+}
+
+/// One run of a workload on the mounted file system.
+pub struct Run<'a> {
+    pub mounted: &'a Mounted,
+    pub disk: &'a Disk,
+    pub writer: &'a Writer,
+    pub meddling: Meddling,
+    pub history: Mutex<History>,
+}
+
+impl Run<'_> {
+    pub fn prepare(&self, workload: &Workload) {
+        self.put_unrelated(b"start");
+        (workload.prepare)(self);
+        self.mounted.sync().unwrap();
+    }
+
+    pub fn operate(&self, workload: &Workload) {
+        let hooked = matches!(self.writer, Writer::Adapter(..));
+        if hooked || self.meddling.commits == Commits::No {
+            return (workload.operate)(self);
+        }
+        // Another program cannot be stopped between its system calls.
+        thread::scope(|scope| {
+            let work = scope.spawn(|| (workload.operate)(self));
+            while !work.is_finished() {
+                commit(&self.path(UNRELATED));
+            }
+        });
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.mounted.root().join(path)
+    }
+
+    fn adapter(&self) -> &AtomicFileAdapter {
+        match self.writer {
+            Writer::Adapter(adapter, _) => adapter,
+            Writer::Command(_) => panic!("a command can only write"),
+        }
+    }
+
+    /// The file is there, with a first version, before the recording.
+    fn put(&self, path: &str, size: usize) {
+        let contents = contents(path, 0, size);
+        fs::write(self.path(path), &contents).unwrap();
+        fs::set_permissions(self.path(path), Permissions::from_mode(REPLACED_MODE)).unwrap();
+        let version = Version { contents: Some(contents), mode: REPLACED_MODE, operation: None };
+        self.history.lock().unwrap().files.insert(path.into(), vec![version]);
+    }
+
+    fn put_unrelated(&self, contents: &[u8]) {
+        fs::write(self.path(UNRELATED), contents).unwrap();
+    }
+
+    fn newest(&self, path: &str) -> Option<Vec<u8>> {
+        self.history.lock().unwrap().files[Path::new(path)].last().unwrap().contents.clone()
+    }
+
+    fn write(&self, path: &str, size: usize) {
+        let place = self.path(path);
+        self.operation(path, Some(size), |new| self.writer.write(&place, new));
+    }
+
+    /// An operation that makes a new version of the file, of `size` bytes, or deletes it.
+    fn operation(&self, path: &str, size: Option<usize>, body: impl FnOnce(&[u8])) {
+        let (operation, contents) = self.begin(path, size);
+        self.meddle(operation, path, || body(contents.as_deref().unwrap_or_default()));
+        self.disk.mark(Event::Acknowledged(operation));
+    }
+
+    /// The beginning of an operation, its number, and the contents of the new version.
+    fn begin(&self, path: &str, size: Option<usize>) -> (usize, Option<Vec<u8>>) {
+        let mut history = self.history.lock().unwrap();
+        let operation = history.operations;
+        history.operations += 1;
+        let absent = || vec![Version { contents: None, mode: 0, operation: None }];
+        let versions = history.files.entry(path.into()).or_insert_with(absent);
+        let contents = size.map(|size| contents(path, versions.len(), size));
+        let mode = match versions.last().unwrap() {
+            Version { contents: None, .. } => NEW_MODE,
+            old => old.mode,
+        };
+        versions.push(Version { contents: contents.clone(), mode, operation: Some(operation) });
+        self.disk.mark(Event::Begin(operation));
+        (operation, contents)
+    }
+
+    /// Watches the system calls of the adapter in `body`.
+    fn meddle(&self, operation: usize, path: &str, body: impl FnOnce()) {
+        let Meddling { commits, left_out } = self.meddling;
+        let unrelated = self.path(UNRELATED);
+        let once = Random::new(&format!("commit in operation {operation} on {path}")).below(STEPS);
+        let mut steps = 0..;
+        let decide = move |call: &Call<'_>| {
+            let step = changes_or_follows(call).then(|| steps.next()).flatten();
+            let now = step.is_some_and(|step| match commits {
+                Commits::No => false,
+                Commits::Everywhere => true,
+                Commits::Once => step == once,
+            });
+            if now {
+                commit(&unrelated);
+            }
+            if left_out.is_some_and(|sync| sync.is(call)) { Action::Skip } else { Action::Proceed }
+        };
+        inject(decide, body);
+    }
+}
+
+/// Whether the call changes the disk, or is the first that is worth a look after one that did.
+fn changes_or_follows(call: &Call<'_>) -> bool {
+    use Syscall::{Close, Fchmod, Fchown, Fsync, Mkdirat, Renameat, Syncfs, Unlinkat, Write};
+    matches!(call.syscall, Mkdirat | Write | Fchown | Fchmod | Fsync | Syncfs | Renameat | Unlinkat | Close)
+}
+
+/// Commits the journal, by a change and a sync of a file that is not the workload's.
+fn commit(unrelated: &Path) {
+    let mut file = File::options().append(true).open(unrelated).unwrap();
+    file.write_all(b"+").unwrap();
+    file.sync_all().unwrap();
+}
+
+/// Contents that tell from which file and version they are, and of which no two blocks are the same.
+fn contents(path: &str, version: usize, size: usize) -> Vec<u8> {
+    let title = format!("{path}, version {version}, {size} bytes\n");
+    let blocks = (0u64..).flat_map(|block| xxh3_64(format!("{title}{block}").as_bytes()).to_le_bytes());
+    title.bytes().chain(blocks).take(size).collect()
+}
+
+/// Whether the file system may hold this path beside the workload's files.
+pub fn is_expected(path: &Path) -> bool {
+    [UNRELATED, "lost+found", "link", "elsewhere"].iter().any(|name| path == Path::new(name))
+}
