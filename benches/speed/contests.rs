@@ -253,6 +253,32 @@ pub const CONTESTS: &[Contest] = &[
         ],
     },
     Contest {
+        name: "write 100 files",
+        batch: LONG_BATCH,
+        ways: &[
+            Way {
+                name: "ours, by path, one by one",
+                prepare: |dir| {
+                    let (adapter, paths) = (adapter(dir), hundred(dir, "one-by-one"));
+                    repeat(move || paths.iter().for_each(|path| adapter.write_atomic(path, SMALL).unwrap()))
+                },
+            },
+            Way {
+                name: "ours, batch",
+                prepare: |dir| {
+                    let (adapter, paths) = (adapter(dir), hundred(dir, "batch"));
+                    repeat(move || {
+                        let mut batch = adapter.batch();
+                        for path in &paths {
+                            batch.write(path, SMALL);
+                        }
+                        batch.commit().unwrap();
+                    })
+                },
+            },
+        ],
+    },
+    Contest {
         name: "write 100 MB",
         batch: LONG_BATCH,
         ways: &[
@@ -417,6 +443,13 @@ fn small_file(dir: &Path) -> PathBuf {
     let path = dir.join("small");
     fs::write(&path, SMALL).unwrap();
     path
+}
+
+/// Paths in a directory of their own.
+fn hundred(dir: &Path, name: &str) -> Vec<PathBuf> {
+    let dir = dir.join(name);
+    fs::create_dir_all(&dir).unwrap();
+    (0..100).map(|n| dir.join(n.to_string())).collect()
 }
 
 fn large_file(dir: &Path) -> PathBuf {

@@ -35,6 +35,10 @@ pub(in super::super) trait Kernel {
     fn holder(&self, file: &Self::File, mode: LockMode) -> Option<u32>;
     fn now(&self) -> Instant;
     fn sleep(&self, time: Duration);
+    /// How often a thread whose turn is next looks again before it goes to sleep.
+    const LOOKS: u32;
+    /// Lets half a microsecond or so pass.
+    fn relax(&self);
 }
 
 impl<K: Kernel> Table<K> {

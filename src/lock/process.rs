@@ -96,4 +96,10 @@ impl Kernel for Posix {
     fn sleep(&self, time: Duration) {
         std::thread::sleep(time);
     }
+
+    const LOOKS: u32 = 20;
+
+    fn relax(&self) {
+        (0..20).for_each(|_| std::hint::spin_loop());
+    }
 }

@@ -222,6 +222,7 @@ impl<K: Kernel> Table<K> {
         state.next_ticket += 1;
         state.queue.push(Waiter { key, thread, ticket, draining: false, changed: None });
         let mut drain = None;
+        let mut looks = 0;
         let result = loop {
             let phase = state.entries.get(&key).map(|entry| entry.phase);
             match phase.filter(|_| state.is_first(key, ticket)) {
@@ -241,6 +242,14 @@ impl<K: Kernel> Table<K> {
                     }
                 }
                 _ if phase.is_none() => break Err(Refusal::Gone),
+                // Another thread is in a system call, mostly a short one: going to sleep and being woken takes longer.
+                Some(Phase::Busy) if looks < K::LOOKS => {
+                    looks += 1;
+                    drop(state);
+                    self.kernel.relax();
+                    state = self.state();
+                    continue;
+                }
                 _ => {}
             }
             let refusal;
