@@ -148,7 +148,9 @@ pub fn hear() -> String {
 pub fn syncs_whole_file_systems(dir: &Path) -> bool {
     #[cfg(target_os = "linux")]
     {
-        use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, statfs};
+        use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, statfs};
+        // nix has no name for it with musl.
+        const XFS_SUPER_MAGIC: FsType = FsType(0x5846_5342);
         let kind = statfs(dir).unwrap().filesystem_type();
         [BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC].contains(&kind)
     }

@@ -2,7 +2,6 @@
 //! the marks of a test are logged in one order.
 
 use std::collections::HashMap;
-use std::ffi::c_int;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -176,9 +175,10 @@ impl Drop for Disk {
 
 /// Gives this thread a table of descriptors of its own, without those of the process.
 pub fn own_descriptors() -> io::Result<()> {
-    let flags = libc::CLOSE_RANGE_UNSHARE as c_int;
+    let (all, flags) = (libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE);
     // SAFETY: what is closed are copies in a table that nobody but this thread uses, and this thread owns none of them.
-    match unsafe { libc::close_range(3, libc::c_uint::MAX, flags) } {
+    // (By its number, because musl has no name for it.)
+    match unsafe { libc::syscall(libc::SYS_close_range, 3, all, flags) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
