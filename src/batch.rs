@@ -10,11 +10,14 @@ use crate::error::{Error, Result, Step};
 use crate::file::{self, AtomicFile, WriteGuard};
 use crate::path::{Dir, current_dir};
 use crate::replace::{Durability, Replacement, check_removable, sync_dir, unlink};
+use crate::sys;
 
-/// How many files are in work at a time. Each needs three descriptors, for its lock file, its directory and its temporary
-/// file, and a fourth if its directory was missing.
-/// The smallest usual limit is 256, on Apple's systems.
-const AT_A_TIME: usize = 50;
+/// As many files are in work at a time, at the most.
+const AT_A_TIME: u64 = 128;
+
+/// As many descriptors must there be for each file in work. It needs three, for its lock file, its directory and
+/// its temporary file, and a fourth if its directory was missing.
+const DESCRIPTORS: u64 = 8;
 
 /// From so many files in one file system on, all of it is synced at once instead of each file.
 const MANY: usize = 8;
@@ -27,8 +30,8 @@ const MANY: usize = 8;
 /// rest, and after a crash some may be new and some old.
 ///
 /// What it saves is flushes of the device: the new versions are written first, then synced together, then renamed, and
-/// each directory is synced once. This is done for 50 files at a time, so that descriptors do not run out and no lock is
-/// held for long.
+/// each directory is synced once. This is done for up to 128 files at a time, so that no lock is held for long and
+/// descriptors do not run out: they take at most half of as many as the process may have (RLIMIT_NOFILE).
 ///
 /// On Linux, 8 or more files on one file system of type ext4 (with a journal), xfs or btrfs are synced by
 /// [syncfs(2)](https://man7.org/linux/man-pages/man2/syncfs.2.html), which writes out *everything* that is waiting there,
@@ -101,7 +104,7 @@ impl Batch {
 
     /// Makes all the changes; then the batch is empty.
     ///
-    /// The locks of 50 files at a time are taken, in the order that is common to all callers.
+    /// The locks of up to 128 files at a time are taken, in the order that is common to all callers.
     ///
     /// # Errors
     ///
@@ -112,10 +115,15 @@ impl Batch {
         let failed = self.failed.take().map_or(Ok(()), Err);
         let mut changes = mem::take(&mut self.changes);
         let committed = failed.and_then(|()| {
-            changes.chunks_mut(AT_A_TIME).try_for_each(|changes| commit(&self.config, changes, &mut replaced))
+            changes.chunks_mut(at_a_time()).try_for_each(|changes| commit(&self.config, changes, &mut replaced))
         });
         committed.map_err(|error| Error::Batch { replaced, source: Box::new(error) })
     }
+}
+
+fn at_a_time() -> usize {
+    let files = (sys::descriptor_limit() / DESCRIPTORS).clamp(1, AT_A_TIME);
+    usize::try_from(files).unwrap_or(1)
 }
 
 fn commit(config: &Arc<Config>, changes: &mut [Change], replaced: &mut Vec<PathBuf>) -> Result<()> {

@@ -13,14 +13,15 @@ use atomic_file_adapter::{AtomicFileAdapter, Durability, Error, FileKind};
 
 use crate::common::{Work, Worker, hear, names, tell, test};
 
-const WORKERS: &[(&str, Work)] = &[("few_descriptors", few_descriptors), ("swap_pairs", swap_pairs)];
+const WORKERS: &[(&str, Work)] =
+    &[("few_descriptors", few_descriptors), ("swap_pairs", swap_pairs), ("fail_half_way", fail_half_way)];
 
 fn main() -> ExitCode {
     common::main(
         vec![
             test("it_does_what_the_single_calls_do", it_does_what_the_single_calls_do),
             test("of_several_changes_of_a_file_the_last_one_counts", of_several_changes_the_last_one_counts),
-            test("an_error_says_which_files_were_replaced", an_error_says_which_files_were_replaced),
+            test("an_error_says_which_files_were_replaced", || Worker::start("fail_half_way", &[]).finish()),
             test("before_the_first_rename_an_error_changes_nothing", before_the_first_rename_an_error_changes_nothing),
             test("relative_paths_are_taken_when_they_are_added", relative_paths_are_taken_when_they_are_added),
             test("it_takes_the_locks", it_takes_the_locks),
@@ -129,8 +130,9 @@ fn of_several_changes_the_last_one_counts() {
     assert_eq!(fs::read(scratch.path("two")).unwrap(), b"written");
 }
 
-fn an_error_says_which_files_were_replaced() {
+fn fail_half_way(_: &[String]) {
     let scratch = Scratch::new();
+    limit_descriptors(400);
     let mut batch = scratch.adapter.batch();
     // 50 at a time: a directory is in the way of the 71st.
     for n in 0..100 {
@@ -237,11 +239,15 @@ fn swap_pairs(args: &[String]) {
     assert_eq!(hear(), "");
 }
 
-fn few_descriptors(_: &[String]) {
-    let scratch = Scratch::new();
-    let limit = libc::rlimit { rlim_cur: 256, rlim_max: 256 };
+fn limit_descriptors(most: libc::rlim_t) {
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
     // SAFETY: the pointer is to an rlimit of our own.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+}
+
+fn few_descriptors(_: &[String]) {
+    let scratch = Scratch::new();
+    limit_descriptors(256);
     let mut batch = scratch.adapter.batch();
     for n in 0..1000 {
         batch.write(scratch.path(&format!("{}/{n}", n % 70)), n.to_string());

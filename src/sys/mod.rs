@@ -277,6 +277,11 @@ pub(crate) fn effective_uid() -> u32 {
     way::infallible(Syscall::Geteuid, process::geteuid).as_raw()
 }
 
+/// `getrlimit(RLIMIT_NOFILE)`: how many descriptors this process may have open.
+pub(crate) fn descriptor_limit() -> u64 {
+    way::infallible(Syscall::Getrlimit, || process::getrlimit(process::Resource::Nofile)).current.unwrap_or(u64::MAX)
+}
+
 /// How a record lock is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LockMode {

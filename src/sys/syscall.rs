@@ -39,6 +39,8 @@ pub enum Syscall {
     Getcwd,
     /// [`getpid`](https://man7.org/linux/man-pages/man2/getpid.2.html), which cannot fail
     Getpid,
+    /// [`getrlimit`](https://man7.org/linux/man-pages/man2/getrlimit.2.html), which cannot fail as it is used here
+    Getrlimit,
     /// [`geteuid`](https://man7.org/linux/man-pages/man2/geteuid.2.html), which cannot fail
     Geteuid,
     /// [`fcntl(F_SETLKW)`](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html): waits for a record lock
