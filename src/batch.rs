@@ -15,8 +15,8 @@ use crate::sys;
 /// As many files are in work at a time, at the most.
 const AT_A_TIME: u64 = 128;
 
-/// As many descriptors must there be for each file in work. It needs three, for its lock file, its directory and
-/// its temporary file, and a fourth if its directory was missing.
+/// As many descriptors the process must be allowed for each file in work. It needs three, for its lock file, its directory
+/// and its temporary file, and a fourth if its directory was missing; half of them are left to others.
 const DESCRIPTORS: u64 = 8;
 
 /// From so many files in one file system on, all of it is synced at once instead of each file.
@@ -109,7 +109,8 @@ impl Batch {
     /// # Errors
     ///
     /// [`Error::Batch`], which says which files were replaced or removed before; of none of them is it known whether that
-    /// will survive a power cut. The others are what they were, and no temporary file is left. Its source is the error of [`AtomicFile::write`] or [`AtomicFile::delete`].
+    /// will survive a power cut. The others are what they were, and no temporary file is left. Its source is the error of
+    /// [`AtomicFile::write`] or [`AtomicFile::delete`].
     pub fn commit(&mut self) -> Result<()> {
         let mut replaced = Vec::new();
         let failed = self.failed.take().map_or(Ok(()), Err);
