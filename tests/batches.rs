@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use atomic_file_adapter::{AtomicFileAdapter, Durability, Error, FileKind};
 
-use crate::common::{Work, Worker, hear, names, tell, test};
+use crate::common::{Scratch, Work, Worker, hear, names, tell, test};
 
 const WORKERS: &[(&str, Work)] =
     &[("few_descriptors", few_descriptors), ("swap_pairs", swap_pairs), ("fail_half_way", fail_half_way)];
@@ -33,45 +33,25 @@ fn main() -> ExitCode {
     )
 }
 
-struct Scratch {
-    files: PathBuf,
-    adapter: AtomicFileAdapter,
-    _above: tempfile::TempDir,
-}
-
-impl Scratch {
-    fn new() -> Self {
-        let above = tempfile::tempdir().unwrap();
-        let real = above.path().canonicalize().unwrap();
-        fs::create_dir(real.join("files")).unwrap();
-        let adapter = AtomicFileAdapter::with_lock_dir(real.join("locks")).unwrap();
-        Scratch { files: real.join("files"), adapter, _above: above }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.files.join(name)
-    }
-
-    /// What is there: for each path, contents and mode.
-    fn tree(&self) -> BTreeMap<PathBuf, (Vec<u8>, u32)> {
-        let mut tree = BTreeMap::new();
-        let mut dirs = vec![self.files.clone()];
-        while let Some(dir) = dirs.pop() {
-            for entry in fs::read_dir(dir).unwrap() {
-                let path = entry.unwrap().path();
-                let meta = path.symlink_metadata().unwrap();
-                let relative = path.strip_prefix(&self.files).unwrap().to_owned();
-                if meta.is_dir() {
-                    dirs.push(path);
-                } else if meta.is_symlink() {
-                    tree.insert(relative, (path.read_link().unwrap().into_os_string().into_encoded_bytes(), 0));
-                } else {
-                    tree.insert(relative, (fs::read(&path).unwrap(), meta.mode()));
-                }
+/// What is there: for each path, contents and mode.
+fn tree(scratch: &Scratch) -> BTreeMap<PathBuf, (Vec<u8>, u32)> {
+    let mut tree = BTreeMap::new();
+    let mut dirs = vec![scratch.files.clone()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = path.symlink_metadata().unwrap();
+            let relative = path.strip_prefix(&scratch.files).unwrap().to_owned();
+            if meta.is_dir() {
+                dirs.push(path);
+            } else if meta.is_symlink() {
+                tree.insert(relative, (path.read_link().unwrap().into_os_string().into_encoded_bytes(), 0));
+            } else {
+                tree.insert(relative, (fs::read(&path).unwrap(), meta.mode()));
             }
         }
-        tree
     }
+    tree
 }
 
 fn it_does_what_the_single_calls_do() {
@@ -113,7 +93,7 @@ fn it_does_what_the_single_calls_do() {
         }
         assert_eq!(names(&together.files).len(), 152, "nothing happens before the commit");
         batch.commit().unwrap();
-        assert_eq!(together.tree(), single.tree(), "{durability:?}");
+        assert_eq!(tree(&together), tree(&single), "{durability:?}");
     }
 }
 
@@ -156,7 +136,7 @@ fn before_the_first_rename_an_error_changes_nothing() {
     for n in 0..10 {
         scratch.adapter.write_atomic(scratch.path(&n.to_string()), "old").unwrap();
     }
-    let before = scratch.tree();
+    let before = tree(&scratch);
     for what in ["an empty path", "a directory to delete"] {
         let mut batch = scratch.adapter.batch();
         for n in 0..10 {
@@ -168,7 +148,7 @@ fn before_the_first_rename_an_error_changes_nothing() {
             batch.delete(scratch.path("directory"))
         };
         let Err(Error::Batch { replaced, .. }) = batch.commit() else { panic!("it was committed") };
-        assert_eq!((replaced, scratch.tree()), (vec![], before.clone()), "{what}");
+        assert_eq!((replaced, tree(&scratch)), (vec![], before.clone()), "{what}");
         batch.commit().expect("it is empty now");
     }
 }
@@ -253,7 +233,7 @@ fn few_descriptors(_: &[String]) {
         batch.write(scratch.path(&format!("{}/{n}", n % 70)), n.to_string());
     }
     batch.commit().unwrap();
-    assert_eq!(scratch.tree().len(), 1000);
+    assert_eq!(tree(&scratch).len(), 1000);
 }
 
 fn an_empty_batch_does_nothing() {

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use atomic_file_adapter::AtomicFileAdapter;
 
-use crate::common::{Work, Worker, hear, names, tell, test};
+use crate::common::{Scratch, Work, Worker, hear, names, tell, test};
 
 const WORKERS: &[(&str, Work)] = &[("write_half", write_half)];
 
@@ -31,45 +31,25 @@ fn main() -> ExitCode {
     )
 }
 
-struct Scratch {
-    dir: PathBuf,
-    adapter: AtomicFileAdapter,
-    _above: tempfile::TempDir,
+/// A writer in another process that has written a half of a new version.
+fn writer(scratch: &Scratch, name: &str) -> Worker {
+    let locks = scratch.adapter.lock_dir().to_str().unwrap();
+    let mut writer = Worker::start("write_half", &[locks, scratch.path(name).to_str().unwrap()]);
+    writer.expect("half");
+    writer
 }
 
-impl Scratch {
-    fn new() -> Self {
-        let above = tempfile::tempdir().unwrap();
-        let real = above.path().canonicalize().unwrap();
-        fs::create_dir(real.join("files")).unwrap();
-        let adapter = AtomicFileAdapter::with_lock_dir(real.join("locks")).unwrap();
-        Scratch { dir: real.join("files"), adapter, _above: above }
-    }
+/// A temporary file, as a killed writer leaves it.
+fn leave(scratch: &Scratch, name: &str) -> PathBuf {
+    let before = names(&scratch.files);
+    writer(scratch, name).kill();
+    let left: Vec<_> = names(&scratch.files).into_iter().filter(|name| !before.contains(name)).collect();
+    assert_eq!(left.len(), 1);
+    scratch.path(&left[0])
+}
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
-    }
-
-    /// A writer in another process that has written a half of a new version.
-    fn writer(&self, name: &str) -> Worker {
-        let locks = self.adapter.lock_dir().to_str().unwrap();
-        let mut writer = Worker::start("write_half", &[locks, self.path(name).to_str().unwrap()]);
-        writer.expect("half");
-        writer
-    }
-
-    /// A temporary file, as a killed writer leaves it.
-    fn leave(&self, name: &str) -> PathBuf {
-        let before = names(&self.dir);
-        self.writer(name).kill();
-        let left: Vec<_> = names(&self.dir).into_iter().filter(|name| !before.contains(name)).collect();
-        assert_eq!(left.len(), 1);
-        self.path(&left[0])
-    }
-
-    fn sweep(&self, name: &str) -> Vec<PathBuf> {
-        self.adapter.sweep(self.path(name)).unwrap()
-    }
+fn sweep(scratch: &Scratch, name: &str) -> Vec<PathBuf> {
+    scratch.adapter.sweep(scratch.path(name)).unwrap()
 }
 
 fn write_half(args: &[String]) {
@@ -87,24 +67,24 @@ fn write_half(args: &[String]) {
 fn a_killed_writers_temporary_file_is_swept() {
     let scratch = Scratch::new();
     scratch.adapter.write_atomic(scratch.path("file"), "whole").unwrap();
-    let left = scratch.leave("file");
+    let left = leave(&scratch, "file");
     assert!(left.file_name().unwrap().to_str().unwrap().starts_with(".file."));
-    assert_eq!(scratch.sweep("another"), [""; 0].map(PathBuf::from));
-    assert_eq!(scratch.sweep("file"), [left]);
-    assert_eq!(names(&scratch.dir), ["file"]);
+    assert_eq!(sweep(&scratch, "another"), [""; 0].map(PathBuf::from));
+    assert_eq!(sweep(&scratch, "file"), [left]);
+    assert_eq!(names(&scratch.files), ["file"]);
     assert_eq!(fs::read(scratch.path("file")).unwrap(), b"whole");
 }
 
 fn a_live_writers_temporary_file_stays() {
     let scratch = Scratch::new();
-    let mut live = scratch.writer("file");
+    let mut live = writer(&scratch, "file");
     for path in ["file", "."] {
-        assert_eq!(scratch.sweep(path).len(), 0);
+        assert_eq!(sweep(&scratch, path).len(), 0);
     }
     live.tell("commit");
     live.expect("done");
     live.finish();
-    assert_eq!(names(&scratch.dir), ["file"]);
+    assert_eq!(names(&scratch.files), ["file"]);
     assert_eq!(fs::read(scratch.path("file")).unwrap(), b"half");
 }
 
@@ -114,9 +94,9 @@ fn ones_own_temporary_file_stays() {
     let guard = file.lock().unwrap();
     let mut writer = guard.writer().unwrap();
     writer.write_all(b"own").unwrap();
-    assert_eq!(scratch.sweep("file").len(), 0);
+    assert_eq!(sweep(&scratch, "file").len(), 0);
     std::thread::scope(|scope| {
-        scope.spawn(|| assert_eq!(scratch.sweep(".").len(), 0));
+        scope.spawn(|| assert_eq!(sweep(&scratch, ".").len(), 0));
     });
     writer.commit().unwrap();
     assert_eq!(guard.read().unwrap().as_deref(), Some(&b"own"[..]));
@@ -124,17 +104,17 @@ fn ones_own_temporary_file_stays() {
 
 fn a_directory_is_swept_file_by_file() {
     let scratch = Scratch::new();
-    let mut left = ["one", "two", "two", ".hidden"].map(|name| scratch.leave(name)).to_vec();
+    let mut left = ["one", "two", "two", ".hidden"].map(|name| leave(&scratch, name)).to_vec();
     left.sort();
-    let mut live = scratch.writer("three");
+    let mut live = writer(&scratch, "three");
     fs::create_dir(scratch.path("below")).unwrap();
     let below = scratch.path("below/.one.abcdefghij.tmp");
     fs::write(&below, "").unwrap();
-    assert_eq!(scratch.sweep("."), left);
+    assert_eq!(sweep(&scratch, "."), left);
     assert!(below.exists(), "directories below are not looked at");
     live.tell("commit");
     live.expect("done");
-    assert_eq!(names(&scratch.dir), ["below", "three"]);
+    assert_eq!(names(&scratch.files), ["below", "three"]);
 }
 
 fn long_names_are_told_apart() {
@@ -147,13 +127,13 @@ fn long_names_are_told_apart() {
             format!("{name}{}{last}", "_".repeat(room - last.len()))
         };
         let (one, two) = (long("1"), long("2"));
-        let (left_by_one, left_by_two) = (scratch.leave(&one), scratch.leave(&two));
-        assert_eq!(scratch.sweep(&one), [left_by_one]);
-        let mut live = scratch.writer(&one);
-        assert_eq!(scratch.sweep("."), [left_by_two], "{filler}");
+        let (left_by_one, left_by_two) = (leave(&scratch, &one), leave(&scratch, &two));
+        assert_eq!(sweep(&scratch, &one), [left_by_one]);
+        let mut live = writer(&scratch, &one);
+        assert_eq!(sweep(&scratch, "."), [left_by_two], "{filler}");
         live.kill();
-        assert_eq!(scratch.sweep(".").len(), 1, "{filler}");
-        assert_eq!(names(&scratch.dir), [""; 0]);
+        assert_eq!(sweep(&scratch, ".").len(), 1, "{filler}");
+        assert_eq!(names(&scratch.files), [""; 0]);
     }
 }
 
@@ -161,18 +141,18 @@ fn a_name_that_may_be_two_files_needs_both_locks() {
     let scratch = Scratch::new();
     // A file that is named like another one's temporary file, without its random part.
     let long = "x".repeat(255);
-    let left = scratch.leave(&long);
+    let left = leave(&scratch, &long);
     let left_name = left.file_name().unwrap().to_str().unwrap();
     let namesake = left_name.strip_prefix('.').unwrap().rsplitn(3, '.').nth(2).unwrap();
     for (holder, other) in [(namesake, long.as_str()), (&long, namesake)] {
         let held = scratch.adapter.file(scratch.path(holder)).unwrap();
         let guard = held.lock().unwrap();
         for path in [other, holder, "."] {
-            assert_eq!(scratch.sweep(path).len(), 0, "{path}");
+            assert_eq!(sweep(&scratch, path).len(), 0, "{path}");
         }
         drop(guard);
     }
-    assert_eq!(scratch.sweep(namesake), [left]);
+    assert_eq!(sweep(&scratch, namesake), [left]);
 }
 
 fn what_only_looks_similar_stays() {
@@ -193,11 +173,11 @@ fn what_only_looks_similar_stays() {
     }
     fs::create_dir(scratch.path(".file.abcdefghij.tmp")).unwrap();
     symlink("nowhere", scratch.path(".file.jihgfedcba.tmp")).unwrap();
-    let before = names(&scratch.dir);
+    let before = names(&scratch.files);
     for path in ["file", "."] {
-        assert_eq!(scratch.sweep(path).len(), 0);
+        assert_eq!(sweep(&scratch, path).len(), 0);
     }
-    assert_eq!(names(&scratch.dir), before);
+    assert_eq!(names(&scratch.files), before);
 }
 
 fn a_link_leads_to_the_files_directory() {
@@ -208,15 +188,15 @@ fn a_link_leads_to_the_files_directory() {
     for path in ["link", "directory", "elsewhere/../directory/"] {
         let left = scratch.path("elsewhere/.file.abcdefghij.tmp");
         fs::write(&left, "").unwrap();
-        assert_eq!(scratch.sweep(path), [left], "{path}");
+        assert_eq!(sweep(&scratch, path), [left], "{path}");
     }
 }
 
 fn where_there_is_nothing_nothing_is_swept() {
     let scratch = Scratch::new();
     for path in ["file", "missing/directory/file", "."] {
-        assert_eq!(scratch.sweep(path).len(), 0);
+        assert_eq!(sweep(&scratch, path).len(), 0);
     }
-    assert_eq!(names(&scratch.dir), [""; 0]);
+    assert_eq!(names(&scratch.files), [""; 0]);
     assert!(!Path::new(scratch.adapter.lock_dir()).exists());
 }

@@ -4,9 +4,10 @@
 use std::env;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 
+use atomic_file_adapter::AtomicFileAdapter;
 use libtest_mimic::{Arguments, Trial};
 
 /// A part of a test that runs in a process of its own.
@@ -158,6 +159,27 @@ pub fn syncs_whole_file_systems(dir: &Path) -> bool {
     {
         let _ = dir;
         false
+    }
+}
+
+/// An empty directory for files, with an adapter that has its lock directory beside it.
+pub struct Scratch {
+    pub files: PathBuf,
+    pub adapter: AtomicFileAdapter,
+    _above: tempfile::TempDir,
+}
+
+impl Scratch {
+    pub fn new() -> Self {
+        let above = tempfile::tempdir().unwrap();
+        let real = above.path().canonicalize().unwrap();
+        std::fs::create_dir(real.join("files")).unwrap();
+        let adapter = AtomicFileAdapter::with_lock_dir(real.join("locks")).unwrap();
+        Scratch { files: real.join("files"), adapter, _above: above }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.files.join(name)
     }
 }
 
