@@ -9,7 +9,7 @@ use std::ffi::CStr;
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 
-use crate::lock::path_hash;
+use crate::lock::{PATH_HASH_LEN, is_path_hash, path_hash};
 
 /// Linux allows 255 bytes a name (NAME_MAX). Apple's file systems allow no fewer: HFS+ has 255 UTF-16 units a name (Apple's
 /// Technical Note TN1150).
@@ -21,8 +21,6 @@ const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
 /// How long a name may be that need not be cut.
 const ROOM: usize = NAME_MAX - b"..".len() - RANDOM_LEN - SUFFIX.len();
-/// Hexadecimal digits of [`path_hash`].
-const HASH_LEN: usize = 16;
 /// As many bytes of a UTF-8 character as a cut may fall behind.
 const PART_OF_CHARACTER: usize = 3;
 
@@ -103,10 +101,8 @@ impl<'a> Owner<'a> {
         if !random.iter().all(|digit| DIGITS.contains(digit)) {
             return None;
         }
-        let (before, hash) = name.split_at_checked(name.len().saturating_sub(HASH_LEN))?;
-        let was_cut = name.len() + PART_OF_CHARACTER >= ROOM
-            && before.ends_with(b"~")
-            && hash.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        let (before, hash) = name.split_at_checked(name.len().saturating_sub(PATH_HASH_LEN))?;
+        let was_cut = name.len() + PART_OF_CHARACTER >= ROOM && before.ends_with(b"~") && is_path_hash(hash);
         Some(Owner { name, hash: was_cut.then_some(hash) })
     }
 }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub(crate) use self::dir::LockDir;
 use self::dir::c_path;
 use self::name::lock_name;
-pub(crate) use self::name::{is_like_lock_name, path_hash};
+pub(crate) use self::name::{PATH_HASH_LEN, is_like_lock_name, is_path_hash, path_hash};
 use self::process::Process;
 pub(crate) use self::recent::Recent;
 use self::table::{Key, Refusal, Request, Thread, Wait};

@@ -8,6 +8,9 @@ use xxhash_rust::xxh3::xxh3_64;
 /// How the name of every lock file ends.
 pub(super) const SUFFIX: &str = ".lock";
 
+/// Digits of a [`path_hash`].
+pub(crate) const PATH_HASH_LEN: usize = 16;
+
 /// `xxh3_64` (seed 0) of the canonical path's bytes, as 16 lower-case hexadecimal digits.
 pub(crate) fn path_hash(canonical: &Path) -> String {
     format!("{:016x}", xxh3_64(canonical.as_os_str().as_bytes()))
@@ -26,5 +29,10 @@ pub(crate) fn is_like_lock_name(name: &[u8]) -> bool {
 /// Whether a name in a lock directory is one of ours.
 pub(super) fn is_lock_name(name: &[u8]) -> bool {
     let Some(digits) = name.strip_suffix(SUFFIX.as_bytes()) else { return false };
-    digits.len() == 16 && digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+    is_path_hash(digits)
+}
+
+/// Whether this may be a [`path_hash`].
+pub(crate) fn is_path_hash(digits: &[u8]) -> bool {
+    digits.len() == PATH_HASH_LEN && digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
