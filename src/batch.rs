@@ -75,7 +75,8 @@ impl Batch {
         Batch { config: config.clone(), changes: Vec::new(), failed: None }
     }
 
-    /// Adds a write. Of several changes of one file, the last one is what is there in the end.
+    /// Adds a write. Of several changes of one file, the last one is what is there in the end; after a delete it makes a
+    /// new file, which has not the mode of the old one.
     ///
     /// A relative path starts at the directory that is current now. If that cannot be found, [`commit`](Self::commit)
     /// says so.
@@ -131,7 +132,7 @@ fn commit(config: &Arc<Config>, changes: &mut [Change], replaced: &mut Vec<PathB
     // By canonical path, so that a later change of one file takes the place of an earlier one.
     let mut latest: HashMap<Arc<Path>, usize> = HashMap::new();
     let mut files: Vec<AtomicFile> = Vec::new();
-    let mut contents: Vec<Option<Vec<u8>>> = Vec::new();
+    let mut versions: Vec<Version> = Vec::new();
     for change in changes {
         let file = AtomicFile::new(config, &change.path)?;
         let new = mem::take(&mut change.contents);
@@ -140,18 +141,18 @@ fn commit(config: &Arc<Config>, changes: &mut [Change], replaced: &mut Vec<PathB
             file.place().make_dir(config.replace.durability == Durability::Full)?;
         }
         match latest.get(file.path()) {
-            Some(earlier) => contents[*earlier] = new,
+            Some(earlier) => versions[*earlier].then(new),
             None => {
                 latest.insert(file.path().into(), files.len());
                 files.push(file);
-                contents.push(new);
+                versions.push(Version { contents: new, anew: false });
             }
         }
     }
     let guards = file::lock_many(config, &files)?;
     let mut new = Vec::with_capacity(files.len());
-    for ((file, guard), contents) in files.iter().zip(&guards).zip(&contents) {
-        new.push(prepare(config, file, guard, contents.as_ref())?);
+    for ((file, guard), version) in files.iter().zip(&guards).zip(&versions) {
+        new.push(prepare(config, file, guard, version)?);
     }
     sync_together(config, &new)?;
     let mut dirs = Vec::new();
@@ -161,15 +162,32 @@ fn commit(config: &Arc<Config>, changes: &mut [Change], replaced: &mut Vec<PathB
     renamed.and(synced)
 }
 
+/// What the changes of one file come to.
+struct Version {
+    /// `None`: the file is to be removed.
+    contents: Option<Vec<u8>>,
+    /// It was to be removed before, so the mode of the old version goes with it.
+    anew: bool,
+}
+
+impl Version {
+    fn then(&mut self, contents: Option<Vec<u8>>) {
+        self.anew |= self.contents.is_none();
+        self.contents = contents;
+    }
+}
+
 /// Does what can fail before the first rename: writes the new version, if there is to be one.
 fn prepare<'a>(
     config: &Config,
     file: &AtomicFile,
     guard: &'a WriteGuard,
-    contents: Option<&Vec<u8>>,
+    version: &Version,
 ) -> Result<Option<Replacement<'a>>> {
-    let Some(contents) = contents else { return check_removable(file.place(), config.replace).map(|_| None) };
-    let mut replacement = guard.writer()?;
+    let Some(contents) = &version.contents else {
+        return check_removable(file.place(), config.replace).map(|_| None);
+    };
+    let mut replacement = if version.anew { guard.writer_anew()? } else { guard.writer()? };
     replacement.fill(contents)?;
     replacement.set_owner_and_mode()?;
     Ok(Some(replacement))

@@ -139,7 +139,7 @@ impl AtomicFile {
     /// [`Durability::Full`]: crate::Durability::Full
     pub fn write(&self, contents: impl AsRef<[u8]>) -> Result<()> {
         let contents = contents.as_ref();
-        self.under_lock(LockMode::Exclusive, |held| self.0.writer(held)?.put_all(contents))
+        self.under_lock(LockMode::Exclusive, |held| self.0.writer(held, false)?.put_all(contents))
     }
 
     /// Reads, changes and replaces the contents under one exclusive lock, so that no other update gets in between.
@@ -373,8 +373,14 @@ impl WriteGuard {
     ///
     /// As [`write`](Self::write).
     pub fn writer(&self) -> Result<Replacement<'_>> {
-        self.0.checked()?.writer(&self.0.held)
+        self.0.checked()?.writer(&self.0.held, false)
     }
+
+    /// The same for a file that is to be as if it had been removed before.
+    pub(crate) fn writer_anew(&self) -> Result<Replacement<'_>> {
+        self.0.checked()?.writer(&self.0.held, true)
+    }
+
     /// Removes the file. False: there was none. See [`AtomicFile::delete`].
     ///
     /// # Errors
@@ -450,8 +456,8 @@ impl Inner {
         }
     }
 
-    fn writer<'lock>(&'lock self, held: &'lock Held) -> Result<Replacement<'lock>> {
-        Replacement::begin(held, &self.place, self.config.replace)
+    fn writer<'lock>(&'lock self, held: &'lock Held, anew: bool) -> Result<Replacement<'lock>> {
+        Replacement::begin(held, &self.place, self.config.replace, anew)
     }
 
     fn delete(&self) -> Result<bool> {

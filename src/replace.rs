@@ -93,7 +93,7 @@ pub struct Replacement<'lock> {
     dir: &'lock Dir,
     name: &'lock CStr,
     options: Options,
-    /// The file that will be replaced.
+    /// The file whose owner and mode the new version gets.
     old: Option<Meta>,
     file: Fd,
     temporary: TemporaryName,
@@ -109,13 +109,13 @@ enum State {
 }
 
 impl<'lock> Replacement<'lock> {
-    /// Whoever calls has seen that `held` is held by this process.
-    pub(crate) fn begin(held: &'lock Held, place: &'lock Place, options: Options) -> Result<Self> {
+    /// Whoever calls has seen that `held` is held by this process. `anew`: as if the file had been removed before.
+    pub(crate) fn begin(held: &'lock Held, place: &'lock Place, options: Options, anew: bool) -> Result<Self> {
         let path: &Path = place.path();
         let full = options.durability == Durability::Full;
         let dir = place.make_dir(full)?;
         check_syncable(dir, path, full)?;
-        let old = stat_regular(dir, place.name(), path)?;
+        let old = stat_regular(dir, place.name(), path)?.filter(|_| !anew);
         let mode =
             old.map_or(options.new_file_mode.unwrap_or(0o666) & 0o777, |old| for_another_group(old.mode) & 0o777);
         let mut temporary = TemporaryName::new(place.name(), path);

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         vec![
             test("it_does_what_the_single_calls_do", it_does_what_the_single_calls_do),
             test("of_several_changes_of_a_file_the_last_one_counts", of_several_changes_the_last_one_counts),
+            test("a_file_that_was_deleted_before_is_a_new_one", a_file_that_was_deleted_before_is_a_new_one),
             test("an_error_says_which_files_were_replaced", || Worker::start("fail_half_way", &[]).finish()),
             test("before_the_first_rename_an_error_changes_nothing", before_the_first_rename_an_error_changes_nothing),
             test("relative_paths_are_taken_when_they_are_added", relative_paths_are_taken_when_they_are_added),
@@ -108,6 +109,25 @@ fn of_several_changes_the_last_one_counts() {
     assert_eq!(names(&scratch.files), ["link", "one", "two"]);
     assert_eq!(fs::read(scratch.path("one")).unwrap(), b"through the link");
     assert_eq!(fs::read(scratch.path("two")).unwrap(), b"written");
+}
+
+fn a_file_that_was_deleted_before_is_a_new_one() {
+    let scratch = Scratch::new();
+    let builder = AtomicFileAdapter::builder().lock_dir(scratch.adapter.lock_dir()).new_file_mode(0o640);
+    let adapter = builder.build().unwrap();
+    for name in ["deleted", "written", "twice"] {
+        fs::write(scratch.path(name), "old").unwrap();
+        fs::set_permissions(scratch.path(name), Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut batch = adapter.batch();
+    batch.delete(scratch.path("deleted")).write(scratch.path("deleted"), "new");
+    batch.write(scratch.path("written"), "newer").write(scratch.path("written"), "new");
+    batch.delete(scratch.path("twice")).write(scratch.path("twice"), "newer").write(scratch.path("twice"), "new");
+    batch.commit().unwrap();
+    for (name, mode) in [("deleted", 0o640), ("written", 0o755), ("twice", 0o640)] {
+        assert_eq!(fs::read(scratch.path(name)).unwrap(), b"new", "{name}");
+        assert_eq!(scratch.path(name).metadata().unwrap().mode() & 0o7777, mode, "{name}");
+    }
 }
 
 fn fail_half_way(_: &[String]) {
