@@ -1,0 +1,270 @@
+//! A batch does what its changes do one by one; one that fails says what it has done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use atomic_file_adapter::{AtomicFileAdapter, Durability, Error};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::TestCaseResult;
+
+use crate::common::Scratch;
+use crate::names::{Contents, Pick, contents, pick};
+use crate::{Entry, check, this_file, tree};
+
+#[derive(Debug, Clone)]
+struct Case {
+    changes: Vec<Change>,
+    /// Before its rename or removal by that number, the disk fails.
+    fails: Option<usize>,
+    new_file_mode: Option<u32>,
+    files: Vec<Target>,
+}
+
+/// A file that may be there before.
+#[derive(Debug, Clone)]
+struct Target {
+    dir: &'static str,
+    old: Option<(Contents, u32)>,
+}
+
+#[derive(Debug, Clone)]
+struct Change {
+    path: At,
+    /// `None`: delete.
+    contents: Option<Contents>,
+}
+
+#[derive(Debug, Clone)]
+enum At {
+    File {
+        which: Pick,
+        spelling: Pick,
+    },
+    /// What can be neither written nor deleted.
+    Obstacle(Pick),
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let mode = || select(&[0o600, 0o644, 0o640, 0o755, 0o444, 0o666][..]);
+    let target = (select(&["", "sub", "missing", "missing/deep"][..]), option::of((contents(), mode())))
+        .prop_map(|(dir, old)| Target { dir, old: old.filter(|_| !dir.starts_with("missing")) });
+    let change = |obstacles: u32| {
+        let file = (pick(), pick()).prop_map(|(which, spelling)| At::File { which, spelling });
+        let path = prop_oneof![100 => file, obstacles => pick().prop_map(At::Obstacle)];
+        (path, option::weighted(0.7, contents())).prop_map(|(path, contents)| Change { path, contents })
+    };
+    let changes = prop_oneof![
+        6 => vec(change(1), 0..12),
+        3 => vec(change(20), 0..12),
+        // More than are done at a time.
+        1 => vec(change(1), 120..270),
+    ];
+    let files = vec(target, 1..8);
+    let fails = option::weighted(0.2, 0..12usize);
+    (files, changes, fails, option::of(mode())).prop_map(|(files, changes, fails, new_file_mode)| Case {
+        changes,
+        fails,
+        new_file_mode,
+        files,
+    })
+}
+
+impl Case {
+    fn scratch(&self) -> Scratch {
+        let mut scratch = Scratch::new();
+        let mut builder =
+            AtomicFileAdapter::builder().lock_dir(scratch.adapter.lock_dir()).durability(Durability::None);
+        if let Some(mode) = self.new_file_mode {
+            builder = builder.new_file_mode(mode);
+        }
+        scratch.adapter = builder.build().unwrap();
+        for dir in ["sub", "links", "a directory"] {
+            fs::create_dir(scratch.path(dir)).unwrap();
+        }
+        fs::write(scratch.path("a file"), "").unwrap();
+        symlink("a loop", scratch.path("a loop")).unwrap();
+        for (n, file) in self.files.iter().enumerate() {
+            symlink(Path::new("..").join(self.name(n)), scratch.path("links").join(n.to_string())).unwrap();
+            if let Some((contents, mode)) = &file.old {
+                fs::write(scratch.files.join(self.name(n)), contents.bytes()).unwrap();
+                fs::set_permissions(scratch.files.join(self.name(n)), Permissions::from_mode(*mode)).unwrap();
+            }
+        }
+        scratch
+    }
+
+    fn name(&self, n: usize) -> PathBuf {
+        Path::new(self.files[n].dir).join(n.to_string())
+    }
+
+    /// Which file it is; `None`: an obstacle.
+    fn file(&self, change: &Change) -> Option<usize> {
+        let At::File { which, .. } = change.path else { return None };
+        let numbers: Vec<usize> = (0..self.files.len()).collect();
+        Some(*which.get(&numbers))
+    }
+
+    fn path(&self, change: &Change, scratch: &Scratch) -> PathBuf {
+        match (&change.path, self.file(change)) {
+            (At::File { spelling, .. }, Some(n)) => {
+                let name = self.name(n);
+                let link = Path::new("links").join(n.to_string());
+                let up = Path::new("sub/..").join(&name);
+                let odd = Path::new(".//links/../sub/../links").join(n.to_string());
+                scratch.files.join(spelling.get(&[name.clone(), link, up, odd]))
+            }
+            (At::Obstacle(which), _) => {
+                let long = "x".repeat(256);
+                scratch.files.join(which.get(&["a directory", "a file/below", "a loop", &long, "a directory/"]))
+            }
+            (At::File { .. }, None) => unreachable!(),
+        }
+    }
+}
+
+pub fn a_batch_is_its_single_calls() {
+    check(this_file!(), 120, &case(), |case| {
+        let [together, single] = [case.scratch(), case.scratch()];
+        let before = tree(&together.files);
+        let mut errors = Vec::new();
+        for change in &case.changes {
+            let path = case.path(change, &single);
+            errors.extend(match &change.contents {
+                Some(contents) => single.adapter.write_atomic(path, contents.bytes()).err(),
+                None => single.adapter.delete_with_lock(path).err(),
+            });
+        }
+        let mut batch = together.adapter.batch();
+        for change in &case.changes {
+            let path = case.path(change, &together);
+            match &change.contents {
+                Some(contents) => batch.write(path, contents.bytes()),
+                None => batch.delete(path),
+            };
+        }
+        prop_assert_eq!(&tree(&together.files), &before, "nothing happens before the commit");
+        let (result, has_failed) = failing_at(case.fails, || batch.commit());
+        let after = tree(&together.files);
+        match result {
+            Ok(()) => {
+                prop_assert!(errors.is_empty() && !has_failed, "instead of {:?}", errors);
+                is_like(&after, &tree(&single.files))?;
+            }
+            Err(Error::Batch { replaced, source, .. }) => {
+                let alike = |single: &Error| {
+                    (std::mem::discriminant(single), single.kind()) == (std::mem::discriminant(&*source), source.kind())
+                };
+                let injected = has_failed
+                    && matches!(&*source, Error::Io { source, .. } if source.raw_os_error() == Some(libc::EIO));
+                prop_assert!(injected || errors.iter().any(alike), "{:?} instead of {:?}", source, errors);
+                did_what_it_says(&case, &together.files, &replaced, &before, &after)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        for n in 0..case.files.len() {
+            let file = together.adapter.file(together.files.join(case.name(n)))?;
+            prop_assert!(file.try_lock().is_ok());
+        }
+        batch.commit()?;
+        prop_assert_eq!(tree(&together.files), after, "a batch was not empty after its commit");
+        Ok(())
+    });
+}
+
+/// Compares what a batch made with what the single calls made.
+fn is_like(together: &BTreeMap<PathBuf, Entry>, single: &BTreeMap<PathBuf, Entry>) -> TestCaseResult {
+    prop_assert_eq!(together.keys().collect::<Vec<_>>(), single.keys().collect::<Vec<_>>());
+    for (path, entry) in together {
+        match (entry, &single[path]) {
+            (
+                Entry::File { contents, mode, .. },
+                Entry::File { contents: expected_contents, mode: expected_mode, .. },
+            ) => {
+                prop_assert!(contents == expected_contents, "{:?}", path);
+                prop_assert_eq!(mode, expected_mode, "{:?}", path);
+            }
+            (entry, expected) => prop_assert_eq!(entry, expected),
+        }
+    }
+    Ok(())
+}
+
+/// After an error: what is said to be replaced is, all else is as it was.
+fn did_what_it_says(
+    case: &Case,
+    top: &Path,
+    replaced: &[PathBuf],
+    before: &BTreeMap<PathBuf, Entry>,
+    after: &BTreeMap<PathBuf, Entry>,
+) -> TestCaseResult {
+    let replaced: BTreeSet<&Path> = replaced.iter().map(|path| path.strip_prefix(top).unwrap()).collect();
+    let names: BTreeSet<PathBuf> = (0..case.files.len()).map(|n| case.name(n)).collect();
+    prop_assert!(replaced.iter().all(|path| names.contains(*path)), "{:?}", replaced);
+    for (n, name) in (0..case.files.len()).map(|n| (n, case.name(n))) {
+        if !replaced.contains(&*name) {
+            prop_assert!(after.get(&name) == before.get(&name), "{:?} is not among {:?}", name, replaced);
+            continue;
+        }
+        let now = match after.get(&name) {
+            Some(Entry::File { contents, .. }) => Some(contents.clone()),
+            _ => None,
+        };
+        let mut changes = case.changes.iter().rev().filter(|change| case.file(change) == Some(n));
+        // So many are never done at a time that an earlier change of the file could have been made.
+        let all_at_once = case.changes.len() <= 32;
+        let made = |change: &Change| change.contents.as_ref().map(Contents::bytes) == now;
+        let was_made = if all_at_once { changes.next().is_some_and(made) } else { changes.any(made) };
+        prop_assert!(was_made, "{:?} was not replaced by what was to replace it", name);
+    }
+    let others = |tree: &BTreeMap<PathBuf, Entry>| -> BTreeMap<PathBuf, Entry> {
+        let mut others = tree.clone();
+        // Missing directories may have been made.
+        others.retain(|path, _| !names.contains(path) && !path.starts_with("missing"));
+        others
+    };
+    prop_assert_eq!(others(after), others(before));
+    let left = after.keys().filter(|path| path.starts_with("missing") && !names.contains(*path));
+    prop_assert!(left.clone().all(|path| after[path] == Entry::Directory), "{:?}", left.collect::<Vec<_>>());
+    Ok(())
+}
+
+/// Runs `body`, in which the rename or removal of a file by that number fails; and whether it came to that.
+#[cfg(feature = "fault-injection")]
+fn failing_at<T>(number: Option<usize>, body: impl FnOnce() -> T) -> (T, bool) {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use atomic_file_adapter::fault::{Action, Syscall, inject};
+
+    let (mut seen, failed) = (0, Rc::new(Cell::new(false)));
+    let fails = failed.clone();
+    let (value, _) = inject(
+        move |call| {
+            let target = match call.syscall {
+                Syscall::Renameat => call.new_path,
+                Syscall::Unlinkat => call.path,
+                _ => None,
+            };
+            // The names of the files are numbers, those of temporary files and others are not.
+            if target.and_then(Path::to_str).and_then(|name| name.parse::<usize>().ok()).is_none() {
+                return Action::Proceed;
+            }
+            let now = number == Some(seen);
+            seen += 1;
+            fails.set(fails.get() || now);
+            if now { Action::Fail(libc::EIO) } else { Action::Proceed }
+        },
+        body,
+    );
+    (value, failed.get())
+}
+
+#[cfg(not(feature = "fault-injection"))]
+fn failing_at<T>(_: Option<usize>, body: impl FnOnce() -> T) -> (T, bool) {
+    (body(), false)
+}

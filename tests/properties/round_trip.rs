@@ -1,0 +1,199 @@
+//! What one verb writes, all others read, whatever the name and the contents; and nothing else is in the directory.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Error};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+
+use crate::names::{Contents, contents, name};
+use crate::{check, scratch, this_file, tree};
+
+#[derive(Debug, Clone)]
+enum Change {
+    WriteAtomic(Contents),
+    Write(Contents),
+    GuardWrite(Contents),
+    Writer(Vec<Contents>),
+    WriterDropped(Contents),
+    /// Puts this behind what is there.
+    Append(Contents),
+    /// By the handle.
+    AppendToFile(Contents),
+    TryUpdateFails,
+    Batch(Contents),
+    Delete,
+    GuardDelete,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        contents().prop_map(Change::WriteAtomic),
+        contents().prop_map(Change::Write),
+        contents().prop_map(Change::GuardWrite),
+        vec(contents(), 0..6).prop_map(Change::Writer),
+        contents().prop_map(Change::WriterDropped),
+        contents().prop_map(Change::Append),
+        contents().prop_map(Change::AppendToFile),
+        Just(Change::TryUpdateFails),
+        contents().prop_map(Change::Batch),
+        Just(Change::Delete),
+        Just(Change::GuardDelete),
+    ]
+}
+
+pub fn what_is_written_is_read() {
+    // Of more than that no read or write moves at once.
+    let at_once = option::of(500..20_000usize);
+    check(this_file!(), 100, &(name(), vec(change(), 1..6), at_once), |(name, changes, at_once)| {
+        let scratch = scratch();
+        let path = scratch.files.join(&name);
+        let file = scratch.adapter.file(&path)?;
+        let mut expected = None;
+        for change in changes {
+            in_pieces(at_once, || -> TestCaseResult {
+                apply(&change, &scratch.adapter, &path, &file, &mut expected)?;
+                read_in_every_way(&scratch.adapter, &path, &file, expected.as_deref())
+            })?;
+            let there: Vec<OsString> = tree(&scratch.files).into_keys().map(Into::into).collect();
+            prop_assert_eq!(there, expected.iter().map(|_| name.clone()).collect::<Vec<_>>(), "after {:?}", change);
+        }
+        prop_assert_eq!(scratch.adapter.delete_with_lock(&path)?, expected.is_some());
+        prop_assert!(!scratch.adapter.delete_with_lock(&path)?);
+        prop_assert_eq!(tree(&scratch.files).len(), 0);
+        Ok(())
+    });
+}
+
+/// Makes a change, to the file and to what is expected of it.
+fn apply(
+    change: &Change,
+    adapter: &AtomicFileAdapter,
+    path: &Path,
+    file: &AtomicFile,
+    expected: &mut Option<Vec<u8>>,
+) -> TestCaseResult {
+    let appended = |old: Option<&[u8]>, more: &Contents| [old.unwrap_or_default(), &more.bytes()].concat();
+    let mut seen = expected.clone();
+    let new = match change {
+        Change::WriteAtomic(contents) | Change::Write(contents) | Change::GuardWrite(contents) => {
+            let bytes = contents.bytes();
+            match change {
+                Change::WriteAtomic(_) => adapter.write_atomic(path, &bytes)?,
+                Change::Write(_) => file.write(&bytes)?,
+                _ => file.lock()?.write(&bytes)?,
+            }
+            Some(bytes)
+        }
+        Change::Writer(pieces) => {
+            let guard = file.lock()?;
+            let mut writer = guard.writer()?;
+            for piece in pieces {
+                writer.write_all(&piece.bytes())?;
+            }
+            writer.commit()?;
+            Some(pieces.iter().flat_map(Contents::bytes).collect())
+        }
+        Change::WriterDropped(contents) => {
+            file.lock()?.writer()?.write_all(&contents.bytes())?;
+            expected.clone()
+        }
+        Change::Append(more) | Change::AppendToFile(more) => {
+            let append = |old: Option<&[u8]>| {
+                seen = old.map(<[u8]>::to_vec);
+                appended(old, more)
+            };
+            match change {
+                Change::Append(_) => adapter.update(path, append)?,
+                _ => file.update(append)?,
+            }
+            Some(appended(expected.as_deref(), more))
+        }
+        Change::TryUpdateFails => {
+            let failed = adapter.try_update(path, |old| {
+                seen = old.map(<[u8]>::to_vec);
+                Err::<Vec<u8>, io::Error>(io::Error::other("no"))
+            });
+            prop_assert_eq!(failed.unwrap_err().to_string(), "no");
+            expected.clone()
+        }
+        Change::Batch(contents) => {
+            adapter.batch().write(path, contents.bytes()).commit()?;
+            Some(contents.bytes())
+        }
+        Change::Delete | Change::GuardDelete => {
+            let was_there = if matches!(change, Change::Delete) { file.delete()? } else { file.lock()?.delete()? };
+            prop_assert_eq!(was_there, expected.is_some());
+            None
+        }
+    };
+    same("the update", seen.as_deref(), expected.as_deref())?;
+    *expected = new;
+    Ok(())
+}
+
+fn read_in_every_way(
+    adapter: &AtomicFileAdapter,
+    path: &Path,
+    file: &AtomicFile,
+    expected: Option<&[u8]>,
+) -> TestCaseResult {
+    let opened = |open: atomic_file_adapter::Result<Option<std::fs::File>>| -> Result<_, TestCaseError> {
+        let Some(mut file) = open? else { return Ok(None) };
+        let mut contents = Vec::new();
+        file.read_to_end(&mut contents)?;
+        Ok(Some(contents))
+    };
+    same("read_with_lock", adapter.read_with_lock(path)?.as_deref(), expected)?;
+    same("read", file.read()?.as_deref(), expected)?;
+    same("open", opened(file.open())?.as_deref(), expected)?;
+    same("ReadGuard::read", file.lock_shared()?.read()?.as_deref(), expected)?;
+    same("WriteGuard::read", file.lock()?.read()?.as_deref(), expected)?;
+    same("WriteGuard::open", opened(file.lock()?.open())?.as_deref(), expected)?;
+    prop_assert_eq!(adapter.exists(path), expected.is_some());
+    // Into a buffer that has something in it, and room or no room.
+    let mut buffer = vec![b'x'; expected.map_or(7, |expected| expected.len() / 2 + 1)];
+    for _ in 0..2 {
+        let read = file.read_into(&mut buffer)?;
+        prop_assert_eq!(read, expected.map(<[u8]>::len));
+        same("read_into", Some(&buffer), Some(expected.unwrap_or_default()))?;
+    }
+    match (adapter.read_to_string_with_lock(path), expected.map(std::str::from_utf8).transpose()) {
+        (Ok(text), Ok(expected)) => same("text", text.as_deref().map(str::as_bytes), expected.map(str::as_bytes)),
+        (Err(Error::NotUtf8 { path: of, valid_up_to, .. }), Err(expected)) => {
+            prop_assert_eq!((&*of, valid_up_to), (path, expected.valid_up_to()));
+            Ok(())
+        }
+        (Err(error), Ok(_)) => Err(error.into()),
+        (answer, Err(error)) => Err(TestCaseError::fail(format!("{answer:?} but {error}"))),
+    }
+}
+
+/// Without all the bytes in what it says.
+fn same(what: &str, found: Option<&[u8]>, expected: Option<&[u8]>) -> TestCaseResult {
+    let at = || Some(found?.iter().zip(expected?).take_while(|(found, expected)| found == expected).count());
+    prop_assert!(
+        found == expected,
+        "{what}: {:?} bytes instead of {:?}, the same up to {:?}",
+        found.map(<[u8]>::len),
+        expected.map(<[u8]>::len),
+        at()
+    );
+    Ok(())
+}
+
+/// Runs `body`, whose reads and writes move no more than that many bytes at once.
+#[cfg(feature = "fault-injection")]
+fn in_pieces<T>(at_once: Option<usize>, body: impl FnOnce() -> T) -> T {
+    use atomic_file_adapter::fault::{Action, inject};
+    inject(move |_| at_once.map_or(Action::Proceed, Action::Short), body).0
+}
+
+#[cfg(not(feature = "fault-injection"))]
+fn in_pieces<T>(_: Option<usize>, body: impl FnOnce() -> T) -> T {
+    body()
+}
