@@ -1,13 +1,17 @@
-//! What one verb writes, all others read, whatever the name and the contents; and nothing else is in the directory.
+//! What one verb writes, all others read, whatever the name and the contents; the mode stays, and nothing else is in the
+//! directory.
 
 use std::ffi::OsString;
+use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Error};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample::select;
 use proptest::test_runner::TestCaseResult;
 
 use crate::names::{Contents, contents, name};
@@ -28,6 +32,8 @@ enum Change {
     Batch(Contents),
     Delete,
     GuardDelete,
+    /// By another program.
+    SetMode(u32),
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -43,6 +49,7 @@ fn change() -> impl Strategy<Value = Change> {
         contents().prop_map(Change::Batch),
         Just(Change::Delete),
         Just(Change::GuardDelete),
+        select(&[0o600, 0o644, 0o755, 0o444, 0o666, 0o4750][..]).prop_map(Change::SetMode),
     ]
 }
 
@@ -55,18 +62,26 @@ pub fn what_is_written_is_read() {
         let file = scratch.adapter.file(&path)?;
         let mut expected = None;
         for change in changes {
+            let mode = mode_of(&path);
             in_pieces(at_once, || -> TestCaseResult {
                 apply(&change, &scratch.adapter, &path, &file, &mut expected)?;
                 read_in_every_way(&scratch.adapter, &path, &file, expected.as_deref())
             })?;
             let there: Vec<OsString> = tree(&scratch.files).into_keys().map(Into::into).collect();
             prop_assert_eq!(there, expected.iter().map(|_| name.clone()).collect::<Vec<_>>(), "after {:?}", change);
+            if !matches!(change, Change::SetMode(_)) && mode.is_some() && expected.is_some() {
+                prop_assert_eq!(mode_of(&path), mode, "after {:?}", change);
+            }
         }
         prop_assert_eq!(scratch.adapter.delete_with_lock(&path)?, expected.is_some());
         prop_assert!(!scratch.adapter.delete_with_lock(&path)?);
         prop_assert_eq!(tree(&scratch.files).len(), 0);
         Ok(())
     });
+}
+
+fn mode_of(path: &Path) -> Option<u32> {
+    path.metadata().ok().map(|meta| meta.mode())
 }
 
 /// Makes a change, to the file and to what is expected of it.
@@ -129,6 +144,12 @@ fn apply(
             let was_there = if matches!(change, Change::Delete) { file.delete()? } else { file.lock()?.delete()? };
             prop_assert_eq!(was_there, expected.is_some());
             None
+        }
+        Change::SetMode(mode) => {
+            if expected.is_some() {
+                fs::set_permissions(path, Permissions::from_mode(*mode))?;
+            }
+            expected.clone()
         }
     };
     same("the update", seen.as_deref(), expected.as_deref())?;
