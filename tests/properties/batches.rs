@@ -128,7 +128,7 @@ impl Case {
 }
 
 pub fn a_batch_is_its_single_calls() {
-    check(this_file!(), 120, &case(), |case| {
+    check(this_file!(), 60, &case(), |case| {
         let [together, single] = [case.scratch(), case.scratch()];
         let before = tree(&together.files);
         let mut errors = Vec::new();

@@ -4,6 +4,7 @@
 //! When an operation began and ended is written to a history, a file that all processes append to. So its order is one in
 //! which things happened.
 
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -43,7 +44,9 @@ use Operation::*;
 
 #[derive(Debug, Clone)]
 struct Life {
+    /// What it does, over and over.
     operations: Vec<Operation>,
+    rounds: usize,
     death: Death,
 }
 
@@ -69,44 +72,58 @@ fn life() -> impl Strategy<Value = Life> {
         1 => Just(Prune),
         1 => Just(Sweep),
     ];
-    vec(operation, 1..12).prop_flat_map(|operations| {
-        let count = operations.len();
-        let before = (0..count, 0..45usize).prop_map(|(operation, call)| Death::Before(operation, call));
-        let death = prop_oneof![2 => Just(Death::None), 4 => (0..count).prop_map(Death::After), 6 => before];
-        (Just(operations), death).prop_map(|(operations, death)| Life { operations, death })
+    (vec(operation, 1..12), 1..15usize).prop_flat_map(|(operations, rounds)| {
+        let count = operations.len() * rounds;
+        let before = (0..count, prop_oneof![4 => 0..22usize, 1 => 0..60usize])
+            .prop_map(|(operation, call)| Death::Before(operation, call));
+        let death = prop_oneof![3 => Just(Death::None), 4 => (0..count).prop_map(Death::After), 6 => before];
+        (Just(operations), Just(rounds), death).prop_map(|(operations, rounds, death)| Life {
+            operations,
+            rounds,
+            death,
+        })
     })
 }
 
 pub fn killed_processes_lose_and_hold_nothing() {
     let durability =
-        prop_oneof![8 => Just(Durability::None), 1 => Just(Durability::Ordered), 1 => Just(Durability::Full)];
-    check(this_file!(), 100, &(vec(life(), 1..4), durability), |(lives, durability)| {
-        let scratch = crate::scratch();
-        File::create(history(&scratch.files))?;
-        let mut workers: Vec<Worker> = lives
-            .iter()
+        prop_oneof![18 => Just(Durability::None), 1 => Just(Durability::Ordered), 1 => Just(Durability::Full)];
+    // It takes some chance to fail. Once it has, simpler cases get more chances.
+    let has_failed = Cell::new(false);
+    check(this_file!(), 60, &(vec(life(), 1..5), durability), |(lives, durability)| {
+        let chances = if has_failed.get() { 10 } else { 1 };
+        let result = (0..chances).try_for_each(|_| live_and_die(&lives, durability));
+        has_failed.set(has_failed.get() || result.is_err());
+        result
+    });
+}
+
+fn live_and_die(lives: &[Life], durability: Durability) -> TestCaseResult {
+    let scratch = crate::scratch();
+    File::create(history(&scratch.files))?;
+    let mut workers: Vec<Worker> = lives
+        .iter()
+        .enumerate()
+        .map(|(number, life)| {
+            let plan = format!("{number} {durability:?} {}", written(life));
+            Worker::start("operate", &[scratch.files.to_str().unwrap(), &plan])
+        })
+        .collect();
+    workers.iter_mut().for_each(|worker| worker.expect("ready"));
+    workers.iter_mut().for_each(|worker| worker.tell("go"));
+    std::thread::scope(|scope| {
+        let watches: Vec<_> = workers
+            .into_iter()
+            .zip(lives)
             .enumerate()
-            .map(|(number, life)| {
-                let plan = format!("{number} {durability:?} {}", written(life));
-                Worker::start("operate", &[scratch.files.to_str().unwrap(), &plan])
+            .map(|(number, (worker, life))| {
+                let files = &scratch.files;
+                scope.spawn(move || watch(worker, number, life, files))
             })
             .collect();
-        workers.iter_mut().for_each(|worker| worker.expect("ready"));
-        workers.iter_mut().for_each(|worker| worker.tell("go"));
-        std::thread::scope(|scope| {
-            let watches: Vec<_> = workers
-                .into_iter()
-                .zip(&lives)
-                .enumerate()
-                .map(|(number, (worker, life))| {
-                    let files = &scratch.files;
-                    scope.spawn(move || watch(worker, number, life, files))
-                })
-                .collect();
-            watches.into_iter().try_for_each(|watch| watch.join().unwrap())
-        })?;
-        judge(&scratch, &lives)
-    });
+        watches.into_iter().try_for_each(|watch| watch.join().unwrap())
+    })?;
+    judge(&scratch, lives)
 }
 
 /// Kills a worker when its time has come, and waits for its end.
@@ -148,7 +165,8 @@ fn written(life: &Life) -> String {
         Prune => "prune".to_owned(),
         Sweep => "sweep".to_owned(),
     });
-    format!("{operation} {call} {}", operations.collect::<Vec<_>>().join(" "))
+    let round = operations.collect::<Vec<_>>().join(" ");
+    format!("{operation} {call} {}", [&*round].repeat(life.rounds).join(" "))
 }
 
 fn operation(text: &str) -> Operation {
@@ -190,6 +208,8 @@ pub fn operate(args: &[String]) {
     tell("ready");
     assert_eq!(hear(), "go");
     for (number, text) in operations.iter().enumerate() {
+        // Before it is replaced by what may be whole.
+        look(&adapter, files).unwrap();
         let tag = tag(worker.parse().unwrap(), number);
         note(files, &format!("start {worker} {number}"));
         let body = || run(operation(text), &adapter, files, tag).unwrap();
@@ -228,21 +248,27 @@ fn run(operation: Operation, adapter: &AtomicFileAdapter, files: &Path, tag: u64
             .commit()?,
         Count(which) => adapter.update(files.join(COUNTERS[which]), |old| {
             let count = old.map_or(0, |old| whole(old).expect("a torn counter"));
+            // So that others come in between, if they can.
+            std::thread::yield_now();
             version(count + 1, usize::try_from(count * 7919 % 9000).unwrap())
         })?,
-        Read => {
-            for file in REGISTERS.iter().chain(&COUNTERS) {
-                if let Some(version) = adapter.read_with_lock(files.join(file))? {
-                    whole(&version).expect("a torn version");
-                }
-            }
-        }
+        Read => look(adapter, files)?,
         Prune => drop(adapter.prune()?),
         Sweep => {
             adapter.sweep(files)?;
             if files.join("below").exists() {
                 adapter.sweep(files.join("below"))?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Reads everything.
+fn look(adapter: &AtomicFileAdapter, files: &Path) -> atomic_file_adapter::Result<()> {
+    for file in REGISTERS.iter().chain(&COUNTERS) {
+        if let Some(version) = adapter.read_with_lock(files.join(file))? {
+            whole(&version).expect("a torn version");
         }
     }
     Ok(())
@@ -344,7 +370,7 @@ fn changes(history: &str, lives: &[Life]) -> Vec<Change> {
         let (worker, number): (usize, usize) = (worker.parse().unwrap(), number.parse().unwrap());
         match *what {
             "start" => changes.push(Change {
-                operation: lives[worker].operations[number],
+                operation: lives[worker].operations[number % lives[worker].operations.len()],
                 tag: tag(worker, number),
                 start: at,
                 end: usize::MAX,

@@ -119,8 +119,8 @@ fn case() -> impl Strategy<Value = Case> {
     let above = (0..3usize).prop_flat_map(|len| (0..len).map(|n| numbered(10 + n)).collect::<Vec<_>>());
     let more = (1..4usize).prop_flat_map(|len| (0..len).map(|n| numbered(20 + n)).collect::<Vec<_>>());
     let links = vec(any::<bool>(), 0..4);
-    (select(&OBSTACLES), above, any::<bool>(), name(), more, links, pick()).prop_map(
-        |(obstacle, above, by_link, name, more, links, writes)| {
+    (select(&OBSTACLES), above, any::<bool>(), more, links, pick(), name()).prop_map(
+        |(obstacle, above, by_link, more, links, writes, name)| {
             let links = if obstacle.can_be_linked_to() { links } else { Vec::new() };
             Case { obstacle, above, by_link, name, more, links, writes }
         },

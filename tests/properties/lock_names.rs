@@ -2,7 +2,7 @@
 //! one. What a spelling means is told by [`fs::canonicalize`], and by hand where nothing exists.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::ErrorKind;
@@ -231,6 +231,9 @@ pub fn every_spelling_of_a_file_has_one_lock() {
             prop_assert!(!file.exists());
         }
         all_agree("afterwards")?;
+        // The verbs took those locks and no others.
+        let taken: BTreeSet<PathBuf> = scratch.adapter.locks()?.into_iter().map(|lock| lock.path).collect();
+        prop_assert_eq!(taken, spellings.iter().map(|(file, _)| lock_file(&scratch, file)).collect());
         let after = tree(&scratch.files);
         prop_assert!(before.iter().all(|(path, entry)| after.get(path) == Some(entry)), "a link has changed");
         Ok(())

@@ -18,9 +18,11 @@ pub fn name() -> BoxedStrategy<OsString> {
             .boxed();
     }
     let byte = (1..=u8::MAX).prop_filter("not a separator", |byte| *byte != b'/');
+    // Of long names, the length is the sooner shrunk.
+    let long = (vec(byte.clone(), 1..20), prop_oneof![1..=NAME_MAX, 230..=NAME_MAX]);
     prop_oneof![
-        4 => vec(byte.clone(), 1..=NAME_MAX),
-        2 => vec(byte, 230..=NAME_MAX),
+        4 => vec(byte, 1..20),
+        4 => long.prop_map(|(piece, len)| piece.into_iter().cycle().take(len).collect()),
         1 => r"[^\x00/]{1,63}".prop_map(String::into_bytes),
         1 => temporary("[a-z.]{1,200}").prop_map(String::into_bytes),
         // As where the name is cut.
