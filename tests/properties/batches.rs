@@ -51,7 +51,7 @@ enum At {
 
 fn case() -> impl Strategy<Value = Case> {
     let mode = || select(&[0o600, 0o644, 0o640, 0o755, 0o444, 0o666][..]);
-    let target = (select(&["", "sub", "missing", "missing/deep"][..]), option::of((contents(), mode())))
+    let target = (select(&["", "", "sub", "missing", "missing/deep"][..]), option::of((contents(), mode())))
         .prop_map(|(dir, old)| Target { dir, old: old.filter(|_| !dir.starts_with("missing")) });
     let change = |obstacles: u32| {
         let file = (pick(), pick()).prop_map(|(which, spelling)| At::File { which, spelling });
@@ -59,13 +59,13 @@ fn case() -> impl Strategy<Value = Case> {
         (path, option::weighted(0.7, contents())).prop_map(|(path, contents)| Change { path, contents })
     };
     let changes = prop_oneof![
-        6 => vec(change(1), 0..12),
-        3 => vec(change(20), 0..12),
+        14 => vec(change(1), 0..12),
+        4 => vec(change(20), 0..12),
         // More than are done at a time.
         1 => vec(change(1), 120..270),
     ];
     let files = vec(target, 1..8);
-    let fails = option::weighted(0.2, 0..12usize);
+    let fails = option::weighted(0.4, 0..6usize);
     (files, changes, fails, option::of(mode())).prop_map(|(files, changes, fails, new_file_mode)| Case {
         changes,
         fails,
@@ -128,7 +128,7 @@ impl Case {
 }
 
 pub fn a_batch_is_its_single_calls() {
-    check(this_file!(), 60, &case(), |case| {
+    check(this_file!(), 100, &case(), |case| {
         let [together, single] = [case.scratch(), case.scratch()];
         let before = tree(&together.files);
         let mut errors = Vec::new();

@@ -118,7 +118,7 @@ struct Case {
 fn case() -> impl Strategy<Value = Case> {
     let above = (0..3usize).prop_flat_map(|len| (0..len).map(|n| numbered(10 + n)).collect::<Vec<_>>());
     let more = (1..4usize).prop_flat_map(|len| (0..len).map(|n| numbered(20 + n)).collect::<Vec<_>>());
-    let links = vec(any::<bool>(), 0..4);
+    let links = prop_oneof![Just(Vec::new()), vec(any::<bool>(), 1..4)];
     (select(&OBSTACLES), above, any::<bool>(), more, links, pick(), name()).prop_map(
         |(obstacle, above, by_link, more, links, writes, name)| {
             let links = if obstacle.can_be_linked_to() { links } else { Vec::new() };
@@ -236,7 +236,7 @@ fn unpacked(error: Error) -> Error {
 }
 
 pub fn obstacles_have_their_errors() {
-    check(this_file!(), 200, &case(), |case| {
+    check(this_file!(), 300, &case(), |case| {
         let scratch = scratch();
         let (path, real) = case.build(&scratch);
         let expected = case.obstacle.expected();
