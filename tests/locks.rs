@@ -36,6 +36,8 @@ fn main() -> ExitCode {
             test("of_three_threads_in_a_ring_one_is_told", of_three_threads_in_a_ring_one_is_told),
             test("of_two_processes_in_a_cycle_one_is_told", of_two_processes_in_a_cycle_one_is_told),
             test("a_cycle_through_the_queue_of_threads_is_found", a_cycle_through_the_queue_is_found),
+            #[cfg(feature = "fault-injection")]
+            test("a_cycle_is_told_to_many_locks_behind_another_thread", a_cycle_is_told_to_many_locks),
             test("a_false_deadlock_of_a_thread_that_holds_nothing_is_not_reported", a_false_deadlock_here),
             test_on_linux(
                 "a_false_deadlock_of_a_process_that_holds_something_is_not_reported",
@@ -469,6 +471,55 @@ fn a_cycle_through_the_queue_is_found() {
         assert!(!head.is_finished());
         assert_eq!(other.order("unlock b"), "ok");
         assert_eq!(said(&head.join().unwrap()), "ok");
+    });
+}
+
+/// As above, but who waits behind the head of the queue takes its locks in the common order. Nobody else can end it: the
+/// other process sleeps in the kernel, and the head holds nothing. It takes half a minute to be believed.
+#[cfg(feature = "fault-injection")]
+fn a_cycle_is_told_to_many_locks() {
+    use atomic_file_adapter::fault::{Action, Syscall, inject};
+
+    let scratch = Scratch::new();
+    let mut files = [scratch.file("a"), scratch.file("b")];
+    files.sort_by(|one, other| one.lock_path().cmp(other.lock_path()));
+    let [first, second] = &files;
+    let name = |file: &AtomicFile| file.path().file_name().unwrap().to_str().unwrap().to_owned();
+    let mut other = scratch.worker("talk", &[]);
+    assert_eq!(other.order(&format!("lock {}", name(second))), "ok");
+    thread::scope(|scope| {
+        // Ends with this closure, so that nobody waits for it when the test fails.
+        let mut other = other;
+        let (asks, is_asking) = channel();
+        let (go, may_go) = channel::<()>();
+        let head = scope.spawn(move || {
+            let pause = move |call: &atomic_file_adapter::fault::Call<'_>| {
+                if call.syscall == Syscall::FcntlSetlkw {
+                    asks.send(()).unwrap();
+                    // Only the first time; later there is nobody to say it.
+                    let _ = may_go.recv();
+                }
+                Action::Proceed
+            };
+            said(&inject(pause, || second.lock()).0)
+        });
+        is_asking.recv().unwrap();
+        let (task, tasks) = channel();
+        let many = scope.spawn({
+            let scratch = &scratch;
+            move || {
+                task.send(this_task()).unwrap();
+                said(&scratch.adapter.lock_many(["a", "b"].map(|name| scratch.path(name))))
+            }
+        });
+        until_in(&tasks.recv().unwrap(), PARKED);
+        other.tell(&format!("lock {}", name(first)));
+        until_blocked(other.pid(), first);
+        drop(go);
+        assert_eq!(many.join().unwrap(), format!("{} would deadlock with {}", name(second), name(first)));
+        other.expect("ok");
+        assert_eq!(other.order(&format!("unlock {}", name(second))), "ok");
+        assert_eq!(head.join().unwrap(), "ok");
     });
 }
 

@@ -20,6 +20,11 @@ const DEADLOCK_PERSISTS: Duration = Duration::from_secs(1);
 const DEADLOCK_PERSISTS_IN_ORDER: Duration = Duration::from_secs(30);
 const DEADLOCK_RETRY: Duration = Duration::from_millis(20);
 
+/// How long that is for a thread that holds `held` locks, `in_order` of them in the common order.
+pub(super) fn deadlock_persists(in_order: usize, held: usize) -> Duration {
+    if in_order > 0 && held <= in_order { DEADLOCK_PERSISTS_IN_ORDER } else { DEADLOCK_PERSISTS }
+}
+
 /// The system calls that the table needs.
 pub(in super::super) trait Kernel {
     /// An open lock file.
@@ -87,6 +92,7 @@ impl<K: Kernel> Table<K> {
         }
         if let Some(entry) = state.entries.get_mut(&key) {
             entry.phase = if result.is_ok() { Phase::Held(mode) } else { Phase::Free };
+            entry.stuck_since = None;
         }
         (state, result)
     }
@@ -121,7 +127,7 @@ impl<K: Kernel> Table<K> {
     /// for a while, with the same process in the way.
     ///
     /// The kernel does not see who waits behind this thread in the queue. One of them may hold what the cycle is
-    /// about, so a confirmed deadlock is made known to them too.
+    /// about, so they are told, too, since when it has lasted.
     fn wait_in_kernel(
         &self,
         file: &K::File,
@@ -129,9 +135,9 @@ impl<K: Kernel> Table<K> {
         held: Vec<Arc<Path>>,
     ) -> Result<(), Refusal<K::Error>> {
         let Request { key, mode, in_order, .. } = *request;
-        let alone_in_order = in_order > 0 && held.len() <= in_order;
-        let persists = if alone_in_order { DEADLOCK_PERSISTS_IN_ORDER } else { DEADLOCK_PERSISTS };
+        let persists = deadlock_persists(in_order, held.len());
         let mut unchanged: Option<(Option<u32>, Instant)> = None;
+        let mut told = None;
         loop {
             if self.kernel.lock(file, mode).map_err(Refusal::Kernel)? {
                 return Ok(());
@@ -142,14 +148,14 @@ impl<K: Kernel> Table<K> {
                 _ => now,
             };
             unchanged = Some((holder, since));
-            if now.saturating_duration_since(since) >= persists {
-                if !held.is_empty() {
-                    return Err(Refusal::Deadlock(held));
-                }
-                unchanged = None;
+            if !held.is_empty() && now.saturating_duration_since(since) >= persists {
+                return Err(Refusal::Deadlock(held));
+            }
+            if now.saturating_duration_since(told.unwrap_or(since).max(since)) >= DEADLOCK_PERSISTS {
+                told = Some(now);
                 let mut state = self.state();
                 if let Some(entry) = state.entries.get_mut(&key) {
-                    entry.deadlocks += 1;
+                    entry.stuck_since = Some(since);
                 }
                 state.wake_all(key);
             }

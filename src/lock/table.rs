@@ -21,6 +21,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(super) use self::kernel::Kernel;
+use self::kernel::deadlock_persists;
 use super::sync::{Condvar, Mutex, MutexGuard};
 use crate::sys::LockMode;
 
@@ -121,9 +122,8 @@ struct Entry<F> {
     phase: Phase,
     /// Handles that will come back.
     users: usize,
-    /// How often the kernel has confirmed a deadlock of the thread that asks it. Those in the queue behind that
-    /// thread may be what it waits for.
-    deadlocks: u64,
+    /// Since when the kernel has told the thread that asks it of a deadlock, and nothing has moved.
+    stuck_since: Option<Instant>,
 }
 
 /// What the process has of a lock, in the kernel's eyes.
@@ -149,8 +149,8 @@ struct Waiter {
     ticket: u64,
     /// A reader that could go in, and only gives those inside a chance to leave: it waits for nobody.
     draining: bool,
-    /// Of its own, so that only the first in the queue is woken. None until it has to wait.
-    changed: Option<Arc<Condvar>>,
+    /// Of its own, so that only the first in the queue is woken; and since when it waits. None until it has to.
+    asleep: Option<(Arc<Condvar>, Instant)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -194,7 +194,7 @@ impl<K: Kernel> Table<K> {
             spare: Vec::new(),
             phase: Phase::Free,
             users: 0,
-            deadlocks: 0,
+            stuck_since: None,
         });
         match entry.file {
             None => entry.file = Some(Arc::new(file)),
@@ -231,7 +231,7 @@ impl<K: Kernel> Table<K> {
         let mut state = self.state();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
-        state.queue.push(Waiter { key, thread, ticket, draining: false, changed: None });
+        state.queue.push(Waiter { key, thread, ticket, draining: false, asleep: None });
         let mut drain = None;
         let mut looks = 0;
         let result = loop {
@@ -355,9 +355,6 @@ impl<K: Kernel> Table<K> {
     ) -> (MutexGuard<'a, State<K::File>>, Option<Refusal<K::Error>>) {
         let Request { key, wait, in_order, thread, .. } = *request;
         let now = self.kernel.now();
-        let Some(deadlocks) = state.entries.get(&key).map(|entry| entry.deadlocks) else {
-            return (state, Some(Refusal::Gone));
-        };
         if wait == Wait::Never {
             return (state, Some(Refusal::WouldBlock));
         }
@@ -365,8 +362,8 @@ impl<K: Kernel> Table<K> {
             return (state, Some(Refusal::Gone));
         };
         me.draining = drain.is_some();
-        let begins = me.changed.is_none();
-        let changed = me.changed.get_or_insert_with(|| Arc::new(Condvar::new())).clone();
+        let begins = me.asleep.is_none();
+        let (changed, since) = me.asleep.get_or_insert_with(|| (Arc::new(Condvar::new()), now)).clone();
         // Only when somebody begins to wait can a cycle close.
         if begins && drain.is_none() && state.would_wait_for_itself(key, thread, ticket) {
             let held = state.held_by(thread);
@@ -384,9 +381,13 @@ impl<K: Kernel> Table<K> {
                 changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
             }
         };
-        let confirmed = state.entries.get(&key).is_some_and(|entry| entry.deadlocks != deadlocks);
-        let held = if confirmed { state.held_by(thread) } else { Vec::new() };
-        let refusal = if held.len() > in_order { Some(Refusal::Deadlock(held)) } else { None };
+        // What the first in the queue was told may be about this thread.
+        let refusal = state.entries.get(&key).and_then(|entry| entry.stuck_since).and_then(|stuck_since| {
+            let stuck_for = self.kernel.now().saturating_duration_since(since.max(stuck_since));
+            let held = state.held_by(thread);
+            let persists = stuck_for >= deadlock_persists(in_order, held.len());
+            (!held.is_empty() && persists).then_some(Refusal::Deadlock(held))
+        });
         (state, refusal)
     }
 }
@@ -460,13 +461,13 @@ impl<F> State<F> {
     /// Wakes the first in the queue, the only one that can do something. When that one has gone in or given up, it
     /// wakes the next.
     fn wake(&self, key: Key) {
-        if let Some(changed) = self.queue.iter().find(|waiter| waiter.key == key).and_then(|w| w.changed.as_ref()) {
+        if let Some((changed, _)) = self.queue.iter().find(|waiter| waiter.key == key).and_then(|w| w.asleep.as_ref()) {
             changed.notify_one();
         }
     }
 
     fn wake_all(&self, key: Key) {
-        for changed in self.queue.iter().filter(|waiter| waiter.key == key).filter_map(|w| w.changed.as_ref()) {
+        for (changed, _) in self.queue.iter().filter(|waiter| waiter.key == key).filter_map(|w| w.asleep.as_ref()) {
             changed.notify_one();
         }
     }
