@@ -15,12 +15,18 @@ use super::table::{Kernel, State, Table};
 use crate::sys::{self, Errno, Fd, LockMode};
 
 /// A process and its table.
-#[derive(Debug)]
 pub(super) struct Process {
     /// 0: not known yet.
     pid: AtomicU32,
     pub(super) table: Table<Posix>,
     child: OnceLock<Box<Process>>,
+}
+
+/// Not the table, which is what all files have in common.
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Process").field("pid", &self.pid).finish_non_exhaustive()
+    }
 }
 
 /// Ready before anybody can fork.
