@@ -1,0 +1,194 @@
+//! A stand-in for the kernel. It knows processes only, drops a process's locks on a file at any close, and looks for
+//! cycles of processes, as `posix_locks_deadlock` in fs/locks.c does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::sync::{Condvar, Mutex};
+use crate::sys::LockMode::{self, Shared};
+use crate::table::{Kernel, Key};
+
+pub(crate) type Pid = u32;
+
+#[derive(Debug)]
+pub(crate) struct Locks {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    held: BTreeMap<(Pid, Key), LockMode>,
+    waiting: Vec<(Pid, Key, LockMode)>,
+    open_files: usize,
+    failing_lock: Option<u8>,
+    failing_unlock: Option<u8>,
+    /// What a failed unlock has left, which a close is meant to drop.
+    stuck: Vec<(Pid, Key)>,
+}
+
+impl Locks {
+    pub(crate) fn new(failing_lock: Option<u8>, failing_unlock: Option<u8>) -> Arc<Self> {
+        let state = State { failing_lock, failing_unlock, ..State::default() };
+        Arc::new(Locks { state: Mutex::new(state), changed: Condvar::new() })
+    }
+
+    pub(crate) fn held_by(&self, pid: Pid, key: Key) -> Option<LockMode> {
+        self.state.lock().unwrap().held.get(&(pid, key)).copied()
+    }
+
+    pub(crate) fn assert_unused(&self) {
+        let state = self.state.lock().unwrap();
+        assert!(state.held.is_empty(), "locks are left: {:?}", state.held);
+        assert_eq!(state.open_files, 0, "lock files are left open");
+    }
+}
+
+impl State {
+    /// The processes that keep one from a lock.
+    fn in_the_way(&self, pid: Pid, key: Key, mode: LockMode) -> impl Iterator<Item = Pid> {
+        self.held
+            .iter()
+            .filter(move |((other, held_key), held)| {
+                *other != pid && *held_key == key && (**held, mode) != (Shared, Shared)
+            })
+            .map(|((other, _), _)| *other)
+    }
+
+    fn grant(&mut self, pid: Pid, key: Key, mode: LockMode) -> bool {
+        let free = self.in_the_way(pid, key, mode).next().is_none();
+        if free {
+            // The kernel would grant it all the same, and change the mode of what another thread relies on.
+            assert_eq!(self.held.insert((pid, key), mode), None, "a process has asked for a lock that it has");
+        }
+        free
+    }
+
+    fn would_wait_for_itself(&self, pid: Pid, key: Key, mode: LockMode) -> bool {
+        let mut todo: Vec<Pid> = self.in_the_way(pid, key, mode).collect();
+        let mut seen = todo.clone();
+        while let Some(other) = todo.pop() {
+            for (_, key, mode) in self.waiting.iter().filter(|(waiter, ..)| *waiter == other) {
+                for next in self.in_the_way(other, *key, *mode) {
+                    if next == pid {
+                        return true;
+                    }
+                    if !seen.contains(&next) {
+                        seen.push(next);
+                        todo.push(next);
+                    }
+                }
+            }
+        }
+        false
+    }
+}
+
+/// The kernel as one process sees it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: Pid,
+    pub(crate) locks: Arc<Locks>,
+}
+
+impl Process {
+    pub(crate) fn open(&self, key: Key) -> File {
+        self.locks.state.lock().unwrap().open_files += 1;
+        File { key, pid: self.pid, locks: self.locks.clone() }
+    }
+}
+
+/// An open lock file.
+#[derive(Debug)]
+pub(crate) struct File {
+    key: Key,
+    pid: Pid,
+    locks: Arc<Locks>,
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let mut state = self.locks.state.lock().unwrap();
+        state.open_files -= 1;
+        let mine = (self.pid, self.key);
+        let meant = state.stuck.contains(&mine);
+        state.stuck.retain(|stuck| *stuck != mine);
+        let dropped = state.held.remove(&mine);
+        assert!(meant || dropped.is_none(), "closing a descriptor dropped the {dropped:?} lock of {:?}", self.key);
+        drop(state);
+        self.locks.changed.notify_all();
+    }
+}
+
+impl Kernel for Process {
+    type File = File;
+    type Error = &'static str;
+
+    fn lock(&self, file: &File, mode: LockMode) -> Result<bool, &'static str> {
+        let mut state = self.locks.state.lock().unwrap();
+        fail(&mut state.failing_lock, "ENOLCK")?;
+        loop {
+            if state.grant(self.pid, file.key, mode) {
+                return Ok(true);
+            }
+            if state.would_wait_for_itself(self.pid, file.key, mode) {
+                return Ok(false);
+            }
+            let me = (self.pid, file.key, mode);
+            state.waiting.push(me);
+            state = self.locks.changed.wait(state).unwrap();
+            let mine = state.waiting.iter().position(|waiting| *waiting == me);
+            state.waiting.swap_remove(mine.expect("my entry"));
+        }
+    }
+
+    fn try_lock(&self, file: &File, mode: LockMode) -> Result<bool, &'static str> {
+        let mut state = self.locks.state.lock().unwrap();
+        fail(&mut state.failing_lock, "ENOLCK")?;
+        Ok(state.grant(self.pid, file.key, mode))
+    }
+
+    fn unlock(&self, file: &File) -> Result<(), &'static str> {
+        let mut state = self.locks.state.lock().unwrap();
+        let mine = (self.pid, file.key);
+        if let Err(error) = fail(&mut state.failing_unlock, "EIO") {
+            state.stuck.push(mine);
+            return Err(error);
+        }
+        assert!(state.held.remove(&mine).is_some(), "unlocked what was not locked");
+        drop(state);
+        self.locks.changed.notify_all();
+        Ok(())
+    }
+
+    fn holder(&self, file: &File, mode: LockMode) -> Option<u32> {
+        self.locks.state.lock().unwrap().in_the_way(self.pid, file.key, mode).next()
+    }
+
+    fn now(&self) -> Instant {
+        clock::now()
+    }
+
+    fn sleep(&self, time: Duration) {
+        clock::sleep(time);
+    }
+
+    const LOOKS: u32 = 1;
+
+    fn relax(&self) {
+        shuttle::thread::yield_now();
+    }
+}
+
+/// Counts down to the one call that fails.
+fn fail(left: &mut Option<u8>, error: &'static str) -> Result<(), &'static str> {
+    match left.take() {
+        Some(0) => Err(error),
+        left_before => {
+            *left = left_before.map(|left| left - 1);
+            Ok(())
+        }
+    }
+}

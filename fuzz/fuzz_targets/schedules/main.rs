@@ -1,0 +1,154 @@
+//! Arbitrary interleavings of threads that lock, try, wait for a while and let go, through the table of `src/lock`: one
+//! table a process, one or two processes, and a stand-in for the kernel that knows processes only.
+//!
+//! The reference is a readers-writer lock for threads: nobody is beside a writer, a refusal has a reason, and everybody
+//! who waits for what becomes free gets it. shuttle runs the threads one at a time; who is next, and when time passes, is
+//! what the input says. It reports threads that are left waiting for each other.
+
+#![no_main]
+
+use std::sync::Arc;
+
+use arbitrary::{Arbitrary, Unstructured};
+use libfuzzer_sys::{Corpus, fuzz_target};
+use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
+
+use crate::world::{Thread, World};
+
+mod clock;
+mod kernel;
+mod world;
+
+#[allow(dead_code, reason = "the library uses the rest")]
+#[path = "../../../src/lock/table.rs"]
+mod table;
+
+/// What the table is built on.
+mod sync {
+    pub(super) use shuttle::sync::{Mutex, MutexGuard};
+
+    pub(super) use crate::clock::Condvar;
+}
+
+mod sys {
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum LockMode {
+        Shared,
+        Exclusive,
+    }
+}
+
+#[derive(Debug, Clone, Arbitrary)]
+struct Input {
+    two_processes: bool,
+    threads: [Option<Vec<Op>>; 4],
+    /// How many calls of the kernel go well before one fails.
+    failing_lock: Option<u8>,
+    failing_unlock: Option<u8>,
+}
+
+/// What a thread does. In the end it lets go of everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Arbitrary)]
+enum Op {
+    Lock {
+        b: bool,
+        exclusive: bool,
+        wait: Patience,
+    },
+    /// Both exclusive locks, in the order that is common to all such calls.
+    LockBoth,
+    /// Lets go of the lock that was taken last.
+    Unlock,
+    /// Removes a lock file, if nobody holds its lock.
+    Prune {
+        b: bool,
+    },
+    /// Somebody enters and leaves the table, as a call does that only looks.
+    Look {
+        b: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Arbitrary)]
+enum Patience {
+    Never,
+    Milliseconds(u8),
+    Forever,
+}
+
+/// The rest of the input: who is next.
+struct Choices {
+    bytes: Vec<u8>,
+    used: usize,
+    turn: usize,
+    begun: bool,
+}
+
+impl Scheduler for Choices {
+    fn new_execution(&mut self) -> Option<Schedule> {
+        let first = !std::mem::replace(&mut self.begun, true);
+        first.then(|| Schedule::new(0))
+    }
+
+    fn next_task(&mut self, runnable: &[&Task], _: Option<TaskId>, _: bool) -> Option<TaskId> {
+        if runnable.len() == 1 {
+            return Some(runnable[0].id());
+        }
+        let choice = match self.bytes.get(self.used) {
+            Some(byte) => {
+                self.used += 1;
+                usize::from(*byte)
+            }
+            // At the end of the input, everybody in turn: no thread can keep the others waiting.
+            None => {
+                self.turn += 1;
+                self.turn
+            }
+        };
+        Some(runnable[choice % runnable.len()].id())
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        0
+    }
+}
+
+fuzz_target!(|data: &[u8]| -> Corpus {
+    let mut data = Unstructured::new(data);
+    let Ok(input) = data.arbitrary::<Input>() else { return Corpus::Reject };
+    if std::env::var_os("SHOW").is_some() {
+        println!("{input:#?}");
+    }
+    let choices = Choices { bytes: data.take_rest().to_vec(), used: 0, turn: 0, begun: false };
+    let mut config = shuttle::Config::new();
+    config.failure_persistence = shuttle::FailurePersistence::None;
+    config.max_steps = shuttle::MaxSteps::FailAfter(100_000);
+    shuttle::Runner::new(choices, config).run(move || run(&input));
+    Corpus::Keep
+});
+
+fn run(input: &Input) {
+    let world = Arc::new(World::new(input));
+    let clock = shuttle::thread::spawn(clock::run);
+    let threads: Vec<_> = input
+        .threads
+        .iter()
+        .enumerate()
+        .filter_map(|(number, ops)| {
+            let (world, ops) = (world.clone(), ops.clone()?);
+            Some(shuttle::thread::spawn(move || {
+                let mut thread = Thread::new(&world, number);
+                ops.iter().take(8).for_each(|op| thread.run(*op));
+                thread.unlock_all();
+            }))
+        })
+        .collect();
+    for thread in threads {
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+    world.assert_free();
+    clock::stop();
+    let _ = clock.join();
+}

@@ -1,0 +1,267 @@
+//! The tables of one execution, and the readers-writer lock for threads that they have to be.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::kernel::{Locks, Pid, Process};
+use crate::sys::LockMode::{self, Exclusive, Shared};
+use crate::table::{Key, Refusal, Request, State, Table, Wait};
+use crate::{Input, Op, Patience, clock};
+
+pub(crate) struct World {
+    locks: Arc<Locks>,
+    /// One a process.
+    tables: Vec<Table<Process>>,
+    /// Which file has the name of each of the two lock files now.
+    names: [Mutex<u64>; 2],
+    model: Mutex<Model>,
+    kernel_may_fail: bool,
+    /// Somebody does not wait for ever.
+    deadlines: bool,
+}
+
+/// What is true of the threads, whatever the tables believe. It is looked at between two steps of the schedule.
+#[derive(Default)]
+struct Model {
+    /// Who is inside.
+    inside: Vec<(usize, usize, LockMode)>,
+    /// Who is asking for, has, or is letting go of a lock.
+    interest: Vec<Interest>,
+}
+
+struct Interest {
+    thread: usize,
+    name: usize,
+    /// Somebody else has been interested in the same lock meanwhile.
+    contended: bool,
+}
+
+impl Model {
+    fn begin(&mut self, thread: usize, name: usize) {
+        let mut contended = false;
+        for other in self.interest.iter_mut().filter(|other| other.name == name) {
+            other.contended = true;
+            contended = true;
+        }
+        self.interest.push(Interest { thread, name, contended });
+    }
+
+    /// The end of what began last.
+    fn end(&mut self, thread: usize, name: usize) -> bool {
+        let mine = self.interest.iter().rposition(|mine| (mine.thread, mine.name) == (thread, name));
+        self.interest.remove(mine.expect("it has begun")).contended
+    }
+
+    fn enter(&mut self, thread: usize, name: usize, mode: LockMode) {
+        for (other, _, held) in self.inside.iter().filter(|(_, other, _)| *other == name) {
+            assert_eq!((*held, mode), (Shared, Shared), "threads {other} and {thread} are inside {name} together");
+        }
+        self.inside.push((thread, name, mode));
+    }
+
+    fn leave(&mut self, thread: usize, name: usize) {
+        let mine = self.inside.iter().position(|inside| (inside.0, inside.1) == (thread, name));
+        self.inside.swap_remove(mine.expect("it is inside"));
+    }
+
+    /// Whether a thread that asks for a lock may wait for itself, if everybody waits for everybody who is interested in
+    /// the same lock.
+    fn may_wait_for_itself(&self, thread: usize, name: usize) -> bool {
+        let (mut todo, mut seen) = (vec![name], vec![name]);
+        while let Some(name) = todo.pop() {
+            for other in self.interest.iter().filter(|other| other.name == name) {
+                if other.thread == thread {
+                    return true;
+                }
+                for next in self.interest.iter().filter(|next| next.thread == other.thread) {
+                    if !seen.contains(&next.name) {
+                        seen.push(next.name);
+                        todo.push(next.name);
+                    }
+                }
+            }
+        }
+        false
+    }
+}
+
+impl World {
+    pub(crate) fn new(input: &Input) -> Self {
+        clock::start();
+        let locks = Locks::new(input.failing_lock, input.failing_unlock);
+        let table = |pid| Table::new(Process { pid, locks: locks.clone() }, crate::sync::Mutex::new(State::new()));
+        let tables = (0..1 + Pid::from(input.two_processes)).map(table).collect();
+        let ops = input.threads.iter().flatten().flatten();
+        let deadlines = ops.into_iter().any(|op| matches!(op, Op::Lock { wait, .. } if *wait != Patience::Forever));
+        World {
+            locks: locks.clone(),
+            tables,
+            names: [Mutex::new(0), Mutex::new(1)],
+            model: Mutex::default(),
+            kernel_may_fail: input.failing_lock.is_some(),
+            deadlines,
+        }
+    }
+
+    fn model(&self) -> MutexGuard<'_, Model> {
+        // No step of the schedule begins while it is held, so it is always free.
+        self.model.try_lock().expect("the model is free")
+    }
+
+    fn named(&self, name: usize) -> Key {
+        (7, *self.names[name].try_lock().expect("a name is free"))
+    }
+
+    /// After all threads have ended.
+    pub(crate) fn assert_free(self: &Arc<Self>) {
+        for process in 0..self.tables.len() {
+            // The last calls may fail that have not failed so far.
+            let mut thread = Thread { world: self.clone(), number: 100 + process, process, held: Vec::new() };
+            for name in 0..2 {
+                let result = thread.lock(name, Exclusive, Wait::Never, 0);
+                assert!(
+                    result == Ok(()) || result == Err(Refusal::Kernel("ENOLCK")),
+                    "lock {name} cannot be had any more: {result:?}"
+                );
+            }
+            thread.unlock_all();
+        }
+        self.locks.assert_unused();
+    }
+}
+
+pub(crate) struct Thread {
+    world: Arc<World>,
+    number: usize,
+    process: usize,
+    held: Vec<(usize, Key)>,
+}
+
+impl Thread {
+    pub(crate) fn new(world: &Arc<World>, number: usize) -> Self {
+        Thread { world: world.clone(), number, process: number % world.tables.len(), held: Vec::new() }
+    }
+
+    fn table(&self) -> &Table<Process> {
+        &self.world.tables[self.process]
+    }
+
+    pub(crate) fn run(&mut self, op: Op) {
+        match op {
+            Op::Lock { b, exclusive, wait } => {
+                let wait = match wait {
+                    Patience::Never => Wait::Never,
+                    Patience::Milliseconds(time) => Wait::Until(clock::now() + Duration::from_millis(time.into())),
+                    Patience::Forever => Wait::Forever,
+                };
+                let _either = self.lock(b.into(), if exclusive { Exclusive } else { Shared }, wait, 0);
+            }
+            Op::LockBoth => {
+                if self.lock(0, Exclusive, Wait::Forever, 0) == Ok(()) {
+                    let _either = self.lock(1, Exclusive, Wait::Forever, 1);
+                }
+            }
+            Op::Unlock => self.unlock(),
+            Op::Prune { b } => self.prune(b.into()),
+            Op::Look { b } => {
+                let key = self.enter(b.into());
+                self.table().leave(key);
+            }
+        }
+    }
+
+    fn enter(&self, name: usize) -> Key {
+        let identify = || Ok(Some(self.world.named(name)));
+        let open = || {
+            let key = self.world.named(name);
+            let process = Process { pid: self.process as Pid, locks: self.world.locks.clone() };
+            Ok::<_, ()>((key, process.open(key)))
+        };
+        self.table().enter(identify, open).expect("it can be opened")
+    }
+
+    /// Takes a lock as the library does, and judges the answer.
+    fn lock(&mut self, name: usize, mode: LockMode, wait: Wait, in_order: usize) -> Result<(), Refusal<&'static str>> {
+        self.world.model().begin(self.number, name);
+        let result = self.ask(name, mode, wait, in_order);
+        let holds_it = self.held.iter().any(|(held, _)| *held == name);
+        match &result {
+            Ok(key) => {
+                assert!(!holds_it, "thread {} was granted what it has", self.number);
+                self.world.model().enter(self.number, name, mode);
+                self.held.push((name, *key));
+                let held = self.world.locks.held_by(self.process as Pid, *key);
+                assert_eq!(held, Some(mode), "the kernel's lock is not what the thread was granted");
+            }
+            Err(refusal) => {
+                let mut model = self.world.model();
+                let contended = model.end(self.number, name);
+                match refusal {
+                    Refusal::WouldBlock => {
+                        assert_eq!(wait, Wait::Never);
+                        assert!(contended, "a free lock would block");
+                    }
+                    Refusal::TimedOut(_) => {
+                        let Wait::Until(deadline) = wait else { panic!("timed out without a deadline") };
+                        assert!(clock::now() >= deadline, "timed out too early");
+                        assert!(contended, "timed out waiting for a free lock");
+                    }
+                    Refusal::Deadlock(held) => {
+                        assert!(wait != Wait::Never);
+                        assert_eq!(held.len(), self.held.len(), "the error names what the thread holds");
+                        assert!(!held.is_empty(), "a deadlock of one that holds nothing");
+                        if self.world.tables.len() == 1 && !self.world.deadlines {
+                            let true_cycle = model.may_wait_for_itself(self.number, name);
+                            assert!(true_cycle, "a deadlock without a cycle");
+                        }
+                    }
+                    Refusal::Kernel(_) => assert!(self.world.kernel_may_fail),
+                    Refusal::Gone => unreachable!("it was asked for again"),
+                }
+            }
+        }
+        result.map(|_| ())
+    }
+
+    fn ask(&self, name: usize, mode: LockMode, wait: Wait, in_order: usize) -> Result<Key, Refusal<&'static str>> {
+        loop {
+            let key = self.enter(name);
+            let label: Arc<Path> = Path::new("label").into();
+            let thread = self.number as u64;
+            let result = self.table().acquire(&Request { key, mode, wait, in_order, thread, label: &label });
+            match result {
+                Ok(()) if self.world.named(name) == key => return Ok(key),
+                // It was pruned meanwhile.
+                Ok(()) => self.table().release(key, thread),
+                Err(Refusal::Gone) => {}
+                Err(refusal) => {
+                    self.table().leave(key);
+                    return Err(refusal);
+                }
+            }
+            self.table().leave(key);
+        }
+    }
+
+    fn unlock(&mut self) {
+        let Some((name, key)) = self.held.pop() else { return };
+        self.world.model().leave(self.number, name);
+        self.table().release(key, self.number as u64);
+        self.table().leave(key);
+        self.world.model().end(self.number, name);
+    }
+
+    pub(crate) fn unlock_all(&mut self) {
+        while !self.held.is_empty() {
+            self.unlock();
+        }
+    }
+
+    fn prune(&mut self, name: usize) {
+        if self.lock(name, Exclusive, Wait::Never, 0) == Ok(()) {
+            *self.world.names[name].try_lock().expect("a name is free") += 2;
+            self.unlock();
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What the input says: which files, which adapters, what is done with them, and what goes wrong.
+
+use arbitrary::Arbitrary;
+use atomic_file_adapter::Durability;
+use libc::{
+    EACCES, EAGAIN, EDQUOT, EEXIST, EINVAL, EIO, ELOOP, EMFILE, ENAMETOOLONG, ENOLCK, ENOMEM, ENOSPC, ENOTSUP, EPERM,
+    EROFS,
+};
+
+/// The files, by their canonical paths in the tree. The directory of one does not exist in the beginning.
+pub(super) const FILES: [&str; 6] = ["a", "b", "d/x", "d/z", "new/y", LONG];
+const LONG: &str = "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn\
+                    nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn\
+                    nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn";
+
+/// How the files are called, and which each is.
+const SPELLINGS: [(&str, usize); 9] =
+    [("a", 0), ("b", 1), ("link", 0), ("d/../a", 0), ("d/x", 2), ("ghost", 3), ("d/z", 3), ("new/y", 4), (LONG, 5)];
+
+pub(super) const ADAPTERS: usize = 4;
+pub(super) const DURABILITY: [Durability; ADAPTERS] =
+    [Durability::None, Durability::Full, Durability::Ordered, Durability::None];
+pub(super) const NEW_FILE_MODE: [u32; ADAPTERS] = [0o644, 0o644, 0o644, 0o600];
+
+/// A file, in one of its spellings, through one of the adapters, by path or by a handle that is kept.
+#[derive(Debug, Clone, Copy, Arbitrary)]
+pub struct Target {
+    pub(super) spelling: u8,
+    pub(super) adapter: u8,
+    pub(super) handle: bool,
+}
+
+impl Target {
+    pub(super) fn spelling(self) -> (&'static str, usize) {
+        SPELLINGS[usize::from(self.spelling) % SPELLINGS.len()]
+    }
+
+    pub(super) fn file(self) -> usize {
+        self.spelling().1
+    }
+
+    pub(super) fn adapter(self) -> usize {
+        usize::from(self.adapter) % ADAPTERS
+    }
+
+    pub(super) fn new_mode(self) -> u32 {
+        NEW_FILE_MODE[self.adapter()]
+    }
+}
+
+#[derive(Debug, Clone, Copy, Arbitrary)]
+pub struct Contents {
+    byte: u8,
+    len: u16,
+}
+
+impl Contents {
+    pub(super) fn bytes(self) -> Vec<u8> {
+        vec![self.byte; usize::from(self.len % 9000)]
+    }
+}
+
+#[derive(Debug, Clone, Arbitrary)]
+pub enum Op {
+    Read(Target, Reading),
+    Exists(Target),
+    Write(Target, Contents),
+    Update {
+        target: Target,
+        more: Contents,
+        fails: bool,
+    },
+    Delete(Target),
+    Batch {
+        adapter: u8,
+        changes: Vec<(Target, Option<Contents>)>,
+    },
+    Lock(Target, How),
+    LockMany {
+        adapter: u8,
+        files: [Option<Target>; 3],
+        shared: bool,
+    },
+    Inside {
+        guard: u8,
+        act: Act,
+    },
+    Release {
+        guard: u8,
+    },
+    Prune {
+        adapter: u8,
+    },
+    Sweep {
+        target: Target,
+        directory: bool,
+    },
+    /// Without the adapter.
+    Chmod(Target, u8),
+    Outsider(Target, Option<Contents>),
+    LeaveTemporary(Target),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Arbitrary)]
+pub enum Reading {
+    Whole,
+    Into,
+    Text,
+    Open,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Arbitrary)]
+pub enum How {
+    Lock,
+    Shared,
+    Try,
+    TryShared,
+    Timeout,
+    SharedTimeout,
+}
+
+/// What is done under a guard; with a shared one, it is read.
+#[derive(Debug, Clone, Arbitrary)]
+pub enum Act {
+    Read,
+    Write(Contents),
+    Stream { pieces: Vec<Contents>, commit: bool },
+    Delete,
+}
+
+/// Which calls of one operation go wrong: so many calls go well, then one does not.
+#[derive(Debug, Clone, Arbitrary)]
+pub struct Faults(pub(super) Vec<(u8, Fault)>);
+
+#[derive(Debug, Clone, Copy, Arbitrary)]
+pub(super) enum Fault {
+    Interrupted,
+    Short(u16),
+    Fails(u8),
+}
+
+/// Not ENOENT, which is an answer rather than a failure, nor EDEADLK, which is believed only after a second.
+pub(super) const ERRORS: [i32; 15] = [
+    EIO,
+    ENOSPC,
+    EACCES,
+    EPERM,
+    EMFILE,
+    ENOMEM,
+    EROFS,
+    EDQUOT,
+    ENOLCK,
+    EAGAIN,
+    ELOOP,
+    EINVAL,
+    ENAMETOOLONG,
+    ENOTSUP,
+    EEXIST,
+];
