@@ -63,9 +63,11 @@ enum Op {
     Prune {
         b: bool,
     },
-    /// Somebody enters and leaves the table, as a call does that only looks.
+    /// Somebody enters and leaves the table, as a call does that only looks. `stale`: the name led to another file when it
+    /// was looked at, and leads to this one when it is opened.
     Look {
         b: bool,
+        stale: bool,
     },
 }
 

@@ -9,6 +9,9 @@ use crate::sys::LockMode::{self, Exclusive, Shared};
 use crate::table::{Key, Refusal, Request, State, Table, Wait};
 use crate::{Input, Op, Patience, clock};
 
+/// Of a lock file that has gone.
+const NO_FILE: Key = (7, u64::MAX);
+
 pub(crate) struct World {
     locks: Arc<Locks>,
     /// One a process.
@@ -164,15 +167,15 @@ impl Thread {
             }
             Op::Unlock => self.unlock(),
             Op::Prune { b } => self.prune(b.into()),
-            Op::Look { b } => {
-                let key = self.enter(b.into());
+            Op::Look { b, stale } => {
+                let key = self.enter(b.into(), stale);
                 self.table().leave(key);
             }
         }
     }
 
-    fn enter(&self, name: usize) -> Key {
-        let identify = || Ok(Some(self.world.named(name)));
+    fn enter(&self, name: usize, stale: bool) -> Key {
+        let identify = || Ok(Some(if stale { NO_FILE } else { self.world.named(name) }));
         let open = || {
             let key = self.world.named(name);
             let process = Process { pid: self.process as Pid, locks: self.world.locks.clone() };
@@ -226,7 +229,7 @@ impl Thread {
 
     fn ask(&self, name: usize, mode: LockMode, wait: Wait, in_order: usize) -> Result<Key, Refusal<&'static str>> {
         loop {
-            let key = self.enter(name);
+            let key = self.enter(name, false);
             let label: Arc<Path> = Path::new("label").into();
             let thread = self.number as u64;
             let result = self.table().acquire(&Request { key, mode, wait, in_order, thread, label: &label });
