@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
-use atomic_file_adapter::{AtomicFileAdapter, Error};
+use atomic_file_adapter::{AtomicFileAdapter, Error, Step};
 
 fn scratch() -> (tempfile::TempDir, AtomicFileAdapter) {
     let dir = tempfile::tempdir().unwrap();
@@ -179,6 +179,11 @@ fn what_decide_owns_is_dropped_at_the_end() {
 
 // What other tests cannot bring about.
 
+fn opens_lock_file(call: &Call<'_>) -> bool {
+    let is_lock = call.path.is_some_and(|path| path.extension().is_some_and(|extension| extension == "lock"));
+    call.syscall == Syscall::Openat && is_lock
+}
+
 #[test]
 fn a_lock_file_that_was_opened_for_reading_only_is_opened_anew() {
     let (dir, adapter) = scratch();
@@ -187,8 +192,7 @@ fn a_lock_file_that_was_opened_for_reading_only_is_opened_anew() {
     let refuse_once = || {
         let mut refused = false;
         move |call: &Call<'_>| {
-            let is_lock = call.path.is_some_and(|path| path.extension().is_some_and(|extension| extension == "lock"));
-            if call.syscall == Syscall::Openat && is_lock && !refused {
+            if opens_lock_file(call) && !refused {
                 refused = true;
                 return Action::Fail(13);
             }
@@ -203,6 +207,45 @@ fn a_lock_file_that_was_opened_for_reading_only_is_opened_anew() {
     file.write("new").unwrap();
     adapter.write_atomic(&path, "by path").unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"by path");
+}
+
+#[test]
+fn a_lock_file_is_not_opened_anew_for_ever() {
+    let (dir, adapter) = scratch();
+    const EBADF: i32 = 9;
+    let mut asked = 0;
+    // A third time is one too many, and must not hang the test.
+    let refuse = move |call: &Call<'_>| {
+        asked += usize::from(call.syscall == Syscall::FcntlSetlkw);
+        if call.syscall == Syscall::FcntlSetlkw && asked < 3 { Action::Fail(EBADF) } else { Action::Proceed }
+    };
+    let error = inject(refuse, || adapter.write_atomic(dir.path().join("file"), "new")).0.unwrap_err();
+    assert!(matches!(error, Error::Io { step: Step::OpenLock, .. }), "{error:?}");
+    assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+}
+
+#[test]
+fn a_lock_file_that_is_pruned_while_it_is_looked_at_is_not_listed() {
+    let (dir, adapter) = scratch();
+    for name in ["one", "two"] {
+        adapter.write_atomic(dir.path().join(name), "contents").unwrap();
+    }
+    // This one has both of them open, and need not open them again.
+    drop(adapter);
+    let adapter = AtomicFileAdapter::with_lock_dir(dir.path().join("locks")).unwrap();
+    let pruned = adapter.lock_path(dir.path().join("one")).unwrap();
+    let prune = {
+        let pruned = pruned.clone();
+        move |call: &Call<'_>| {
+            if opens_lock_file(call) && call.path == Some(&pruned) {
+                fs::remove_file(&pruned).unwrap();
+            }
+            Action::Proceed
+        }
+    };
+    let listed: Vec<_> = inject(prune, || adapter.locks()).0.unwrap().into_iter().map(|lock| lock.path).collect();
+    assert_eq!(listed, [adapter.lock_path(dir.path().join("two")).unwrap()]);
+    assert!(!pruned.exists());
 }
 
 #[test]

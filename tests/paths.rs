@@ -682,6 +682,13 @@ fn an_empty_file_is_not_a_missing_one() {
     let file = scratch.adapter.file(&path).unwrap();
     file.lock().unwrap().writer().unwrap().commit().unwrap();
     assert_eq!(contents(&path), "");
+    // To write nothing is no error; only where something could not be taken it is (`WriteZero`).
+    let guard = file.lock().unwrap();
+    let mut writer = guard.writer().unwrap();
+    assert_eq!(writer.write(b"").unwrap(), 0);
+    writer.commit().unwrap();
+    assert_eq!(contents(&path), "");
+    drop(guard);
     assert!(scratch.adapter.exists(&path));
     scratch.holds_only(&["file"]);
 }
@@ -870,7 +877,8 @@ fn what_is_not_a_regular_file_is_refused_without_blocking_and_left_alone() {
 fn a_link_to_a_directory_is_refused_as_one_however_it_is_written() {
     let scratch = Scratch::new();
     fs::create_dir(scratch.path("dir")).unwrap();
-    for target in ["dir", "dir/", "dir/.", "dir/..", ".", "./", "..", "/"] {
+    let missing = ["missing/", "missing/.", "missing/.."];
+    for target in ["dir", "dir/", "dir/.", "dir/..", ".", "./", "..", "/"].into_iter().chain(missing) {
         let link = scratch.link(target, "link");
         for (what, error) in errors(&scratch.adapter, &link) {
             let is_directory = matches!(error, Error::NotRegularFile { kind: FileKind::Directory, .. });

@@ -5,10 +5,11 @@ mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::rc::Rc;
 
-use atomic_file_adapter::fault::{Action, Syscall, inject};
+use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 use atomic_file_adapter::{AtomicFileAdapter, Durability};
 
 /// The system's allocator, which counts for each thread.
@@ -146,6 +147,39 @@ mod counts {
                 assert_eq!((count(Syncfs), count(Fsync)), (0, 100 + 1 + makes));
             }
             assert_eq!(count(Renameat), 100);
+        }
+    }
+
+    #[test]
+    #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: elsewhere there is no syncfs")]
+    fn a_batch_on_two_file_systems_syncs_both() {
+        const EACH: usize = 20;
+        let (_dir, adapter) = scratch();
+        // A disk if there is one, since syncfs is not used in memory.
+        let places = [std::env::temp_dir(), "/var/tmp".into()];
+        let disk = places.iter().find(|place| common::syncs_whole_file_systems(place)).unwrap_or(&places[0]);
+        let [disk, memory] = [disk, Path::new("/dev/shm")].map(|place| tempfile::tempdir_in(place).unwrap());
+        for order in [[&disk, &memory], [&memory, &disk]] {
+            let files: Vec<_> = (0..2 * EACH).map(|n| order[n / EACH].path().join(n.to_string())).collect();
+            let (mut batch, synced) = (adapter.batch(), Rc::new(RefCell::new(Vec::new())));
+            for file in &files {
+                batch.write(file, "new");
+            }
+            let watched = synced.clone();
+            let watch = move |call: &Call<'_>| {
+                if matches!(call.syscall, Fsync | Syncfs) {
+                    let file: std::fs::File = call.fd.unwrap().try_clone_to_owned().unwrap().into();
+                    let meta = file.metadata().unwrap();
+                    watched.borrow_mut().push((meta.dev(), (call.syscall == Fsync).then_some(meta.ino())));
+                }
+                Action::Proceed
+            };
+            inject(watch, || batch.commit()).0.unwrap();
+            for file in &files {
+                let meta = file.metadata().unwrap();
+                let ways = [(meta.dev(), Some(meta.ino())), (meta.dev(), None)];
+                assert!(ways.iter().any(|way| synced.borrow().contains(way)), "{file:?} was not synced");
+            }
         }
     }
 
