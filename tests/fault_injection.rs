@@ -199,7 +199,9 @@ fn a_lock_file_that_was_opened_for_reading_only_is_opened_anew() {
             Action::Proceed
         }
     };
-    let adapter = AtomicFileAdapter::with_lock_dir(adapter.lock_dir()).unwrap();
+    // This one has it open for writing.
+    drop(adapter);
+    let adapter = AtomicFileAdapter::with_lock_dir(dir.path().join("locks")).unwrap();
     let file = adapter.file(&path).unwrap();
     assert!(inject(refuse_once(), || file.read()).0.unwrap().is_some());
     let reader = adapter.file(&path).unwrap().lock_shared().unwrap();
@@ -246,6 +248,39 @@ fn a_lock_file_that_is_pruned_while_it_is_looked_at_is_not_listed() {
     let listed: Vec<_> = inject(prune, || adapter.locks()).0.unwrap().into_iter().map(|lock| lock.path).collect();
     assert_eq!(listed, [adapter.lock_path(dir.path().join("two")).unwrap()]);
     assert!(!pruned.exists());
+}
+
+#[test]
+fn a_new_version_that_may_be_lost_says_so() {
+    let (dir, adapter) = scratch();
+    let path = dir.path().join("file");
+    adapter.write_atomic(&path, "old").unwrap();
+    let mut renamed = false;
+    let fail_after_rename = move |call: &Call<'_>| {
+        renamed |= call.syscall == Syscall::Renameat;
+        let syncs = matches!(call.syscall, Syscall::Fsync | Syscall::FcntlFullfsync);
+        if syncs && renamed { Action::Fail(EIO) } else { Action::Proceed }
+    };
+    let error = inject(fail_after_rename, || adapter.write_atomic(&path, "new")).0.unwrap_err();
+    assert!(matches!(error, Error::NotDurable { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("was replaced") && text.contains("power cut"), "{text}");
+    let source = std::error::Error::source(&error).unwrap().downcast_ref::<std::io::Error>().unwrap();
+    assert_eq!(source.raw_os_error(), Some(EIO));
+    assert_eq!(fs::read(&path).unwrap(), b"new");
+}
+
+#[test]
+fn a_lock_directory_that_exists_need_not_be_made() {
+    // On a read-only file system mkdir says so, whether the directory is there or not.
+    const EROFS: i32 = 30;
+    let (dir, adapter) = scratch();
+    let path = dir.path().join("file");
+    let write = || inject(fail(Syscall::Mkdirat, EROFS), || adapter.write_atomic(&path, "new")).0;
+    let refused = write().unwrap_err();
+    assert!(matches!(refused, Error::Io { step: Step::CreateLockDirectory, .. }), "{refused:?}");
+    fs::create_dir(adapter.lock_dir()).unwrap();
+    write().unwrap();
 }
 
 #[test]

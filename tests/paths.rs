@@ -751,6 +751,8 @@ fn text_that_is_not_utf8_is_an_error_that_says_where() {
         let Error::NotUtf8 { path: named, valid_up_to, .. } = &error else { panic!("{error:?}") };
         assert_eq!((named, *valid_up_to), (&path, expected), "{bytes:?}");
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let text = format!("the contents of {} are not UTF-8 from byte {expected} on", path.display());
+        assert_eq!(error.to_string(), text);
         // It is an error about the text alone.
         assert_eq!(scratch.adapter.read_with_lock(&path).unwrap().unwrap(), bytes);
         scratch.holds_only(&["file"]);
@@ -847,20 +849,21 @@ fn what_is_not_a_regular_file_is_refused_without_blocking_and_left_alone() {
     scratch.link("fifo", "link-to-fifo");
     let entries = ["dir", "fifo", "link-to-dir", "link-to-fifo", "socket"];
     let cases = [
-        (scratch.path("dir"), FileKind::Directory),
-        (scratch.path("link-to-dir"), FileKind::Directory),
-        (scratch.path("fifo"), FileKind::Fifo),
-        (scratch.path("link-to-fifo"), FileKind::Fifo),
-        (scratch.path("socket"), FileKind::Socket),
-        (PathBuf::from("/dev/null"), FileKind::Device),
+        (scratch.path("dir"), FileKind::Directory, "a directory"),
+        (scratch.path("link-to-dir"), FileKind::Directory, "a directory"),
+        (scratch.path("fifo"), FileKind::Fifo, "a FIFO"),
+        (scratch.path("link-to-fifo"), FileKind::Fifo, "a FIFO"),
+        (scratch.path("socket"), FileKind::Socket, "a socket"),
+        (PathBuf::from("/dev/null"), FileKind::Device, "a device"),
     ];
-    for (path, expected) in cases {
+    for (path, expected, text) in cases {
         let identity = |path: &Path| path.metadata().map(|meta| (meta.dev(), meta.ino(), meta.mode())).unwrap();
         let before = identity(&path);
         let (adapter, theirs) = (scratch.adapter.clone(), path.clone());
         for (what, error) in promptly(move || errors(&adapter, &theirs)) {
             let Error::NotRegularFile { path: named, kind, .. } = &error else { panic!("{what}: {error:?}") };
             assert_eq!((*kind, named.canonicalize().unwrap()), (expected, path.canonicalize().unwrap()), "{what}");
+            assert_eq!(error.to_string(), format!("{} is not a regular file but {text}", named.display()));
             let is_directory = error.kind() == io::ErrorKind::IsADirectory;
             assert_eq!(is_directory, expected == FileKind::Directory, "{what}: {error:?}");
         }

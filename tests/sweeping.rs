@@ -25,6 +25,7 @@ fn main() -> ExitCode {
             test("a_name_that_may_be_two_files_needs_both_locks", a_name_that_may_be_two_files_needs_both_locks),
             test("what_only_looks_similar_stays", what_only_looks_similar_stays),
             test("a_link_leads_to_the_files_directory", a_link_leads_to_the_files_directory),
+            test("a_gitignore_that_was_never_finished_is_swept", a_gitignore_that_was_never_finished_is_swept),
             test("where_there_is_nothing_nothing_is_swept", where_there_is_nothing_nothing_is_swept),
         ],
         WORKERS,
@@ -190,6 +191,27 @@ fn a_link_leads_to_the_files_directory() {
         fs::write(&left, "").unwrap();
         assert_eq!(sweep(&scratch, path), [left], "{path}");
     }
+}
+
+fn a_gitignore_that_was_never_finished_is_swept() {
+    let scratch = Scratch::new();
+    scratch.adapter.write_atomic(scratch.path("file"), "whole").unwrap();
+    let locks = scratch.adapter.lock_dir();
+    for stays in [".gitignore.tmp.", ".gitignore.tmp.1x", ".gitignore.tmp", "gitignore.tmp.1", "1"] {
+        fs::write(locks.join(stays), "").unwrap();
+    }
+    fs::create_dir(locks.join(".gitignore.tmp.2")).unwrap();
+    symlink("nowhere", locks.join(".gitignore.tmp.3")).unwrap();
+    let before = names(locks);
+    // Whose number it was does not matter: it may be another process's by now.
+    let left = [locks.join(".gitignore.tmp.1234"), locks.join(format!(".gitignore.tmp.{}", std::process::id()))];
+    left.iter().for_each(|path| fs::write(path, "*").unwrap());
+    let mut swept = sweep(&scratch, "file");
+    swept.sort();
+    let mut expected = left.to_vec();
+    expected.sort();
+    assert_eq!(swept, expected);
+    assert_eq!(names(locks), before);
 }
 
 fn where_there_is_nothing_nothing_is_swept() {
