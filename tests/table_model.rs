@@ -47,6 +47,15 @@ struct StubState {
     failing_unlocks: usize,
     /// Time that has passed.
     clock: Duration,
+    /// How long a sleep takes at the least. loom counts no further than to 65535 in one run.
+    least_sleep: Duration,
+    /// When the other process lets go by itself.
+    theirs_end: Option<Duration>,
+    /// Whether it takes a wait for the other process for a deadlock.
+    sees_deadlocks: bool,
+    /// Whether it is another process every time.
+    holders_change: bool,
+    holder: u32,
 }
 
 /// An open lock file.
@@ -75,6 +84,9 @@ impl Stub {
 
 impl StubState {
     fn grant(&mut self, key: Key, mode: LockMode) -> bool {
+        if self.theirs_end.is_some_and(|end| end <= self.clock) {
+            self.theirs.clear();
+        }
         let free = match (self.theirs.get(&key), mode) {
             (None, _) | (Some(Shared), Shared) => true,
             (Some(_), _) => false,
@@ -98,6 +110,9 @@ impl Kernel for Stub {
             return Err("ENOLCK");
         }
         while !state.grant(file.key, mode) {
+            if state.sees_deadlocks {
+                return Ok(false);
+            }
             state = self.changed.wait(state).unwrap();
         }
         Ok(true)
@@ -117,7 +132,9 @@ impl Kernel for Stub {
     }
 
     fn holder(&self, _: &File, _: LockMode) -> Option<u32> {
-        None
+        let mut state = self.state.lock().unwrap();
+        state.holder += u32::from(state.holders_change);
+        Some(state.holder)
     }
 
     fn now(&self) -> Instant {
@@ -125,7 +142,10 @@ impl Kernel for Stub {
     }
 
     fn sleep(&self, time: Duration) {
-        self.state.lock().unwrap().clock += time;
+        let mut state = self.state.lock().unwrap();
+        let least = state.least_sleep;
+        state.clock += time.max(least);
+        drop(state);
         loom::thread::yield_now();
     }
 
@@ -184,8 +204,19 @@ impl World {
     }
 
     fn acquire(&self, thread: u64, key: Key, mode: LockMode, wait: Wait) -> Result<(), Refusal<&'static str>> {
+        self.acquire_in_order(0, thread, key, mode, wait)
+    }
+
+    fn acquire_in_order(
+        &self,
+        in_order: usize,
+        thread: u64,
+        key: Key,
+        mode: LockMode,
+        wait: Wait,
+    ) -> Result<(), Refusal<&'static str>> {
         let label: Arc<Path> = Path::new("label").into();
-        self.table.acquire(&Request { key, mode, wait, in_order: 0, thread, label: &label })
+        self.table.acquire(&Request { key, mode, wait, in_order, thread, label: &label })
     }
 
     fn unlock(&self, thread: u64, key: Key) {
@@ -229,6 +260,22 @@ impl World {
         self.flag.1.notify_all();
     }
 
+    fn is_flag_raised(&self) -> bool {
+        *self.flag.0.lock().unwrap()
+    }
+
+    fn lower_flag(&self) {
+        *self.flag.0.lock().unwrap() = false;
+    }
+
+    fn clock(&self) -> Duration {
+        self.kernel.lock().unwrap().clock
+    }
+
+    fn pass(&self, time: Duration) {
+        self.kernel.lock().unwrap().clock += time;
+    }
+
     fn await_flag(&self) {
         let mut raised = self.flag.0.lock().unwrap();
         while !*raised {
@@ -251,6 +298,8 @@ type Part = fn(&World, u64);
 fn explore(preemptions: usize, state: fn() -> StubState, parts: &'static [Part]) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
+    // Half a minute of polling takes a few.
+    builder.max_branches = 100_000;
     builder.check(move || {
         let world = World::new(state());
         let threads: Vec<_> = (0..parts.len())
@@ -374,6 +423,19 @@ fn two_locks_in_two_orders() {
 }
 
 #[test]
+fn somebody_who_waits_for_one_lock_is_not_in_the_way_of_another() {
+    fn holds_one_and_asks_for_another(world: &World, thread: u64) {
+        assert_eq!(world.lock(thread, A, Exclusive, Wait::Forever), Ok(()));
+        assert_eq!(world.visit(thread, B, Exclusive, Wait::Forever), Ok(()));
+        world.unlock(thread, A);
+    }
+    fn write_b(world: &World, thread: u64) {
+        assert_eq!(world.visit(thread, B, Exclusive, Wait::Forever), Ok(()));
+    }
+    explore(1, nothing_held, &[holds_one_and_asks_for_another, write_a, write_b]);
+}
+
+#[test]
 fn a_thread_asks_for_what_it_holds() {
     fn twice(world: &World, thread: u64) {
         assert_eq!(world.lock(thread, A, Shared, Wait::Forever), Ok(()));
@@ -456,6 +518,21 @@ fn a_lock_file_is_opened_twice() {
 }
 
 #[test]
+fn to_ask_about_a_lock_file_does_not_close_it() {
+    fn asks(world: &World, thread: u64) {
+        world.enter(A);
+        assert_eq!(world.table.with_file(A, |file| file.key), Some(A));
+        // `Gone` otherwise.
+        assert_eq!(world.acquire(thread, A, Exclusive, Wait::Never), Ok(()));
+        assert_eq!(world.table.with_file(A, |file| file.key), Some(A));
+        world.inside(A, Exclusive);
+        world.unlock(thread, A);
+        assert_eq!(world.table.with_file(A, |file| file.key), None, "its last user has left");
+    }
+    explore(3, nothing_held, &[asks]);
+}
+
+#[test]
 fn the_last_user_leaves_while_another_thread_waits() {
     // Two threads share a handle, and one of them has found that the lock file was pruned.
     fn leaves(world: &World, thread: u64) {
@@ -480,4 +557,143 @@ fn the_last_user_leaves_while_another_thread_waits() {
     }
     explore(3, nothing_held, &[leaves, waits]);
     explore(2, nothing_held, &[leaves, waits, waits]);
+}
+
+// Deadlocks that the kernel sees.
+
+const SECOND: Duration = Duration::from_secs(1);
+/// What polling may take longer.
+const SOON: Duration = Duration::from_millis(50);
+
+fn deadlock_for_3_seconds() -> StubState {
+    StubState { sees_deadlocks: true, theirs_end: Some(3 * SECOND), ..held_elsewhere() }
+}
+
+#[test]
+fn a_deadlock_of_a_thread_that_holds_something_is_believed_when_it_lasts() {
+    const C: Key = (7, 2);
+    fn asks(world: &World, thread: u64) {
+        let told_after = |in_order| {
+            let before = world.clock();
+            world.enter(A);
+            let result = world.acquire_in_order(in_order, thread, A, Exclusive, Wait::Forever);
+            assert!(matches!(result, Err(Refusal::Deadlock(_))), "{result:?}");
+            world.table.leave(A);
+            world.clock() - before
+        };
+        let assert_told = |in_order, least: Duration| {
+            let after = told_after(in_order);
+            assert!(least <= after && after < least + SOON, "{after:?} instead of {least:?}");
+        };
+        assert_eq!(world.lock(thread, B, Exclusive, Wait::Forever), Ok(()));
+        assert_told(0, SECOND);
+        // Whoever takes all in the common order is mostly in no cycle.
+        assert_told(1, 30 * SECOND);
+        assert_eq!(world.lock(thread, C, Exclusive, Wait::Forever), Ok(()));
+        assert_told(1, SECOND);
+        world.unlock(thread, B);
+        world.unlock(thread, C);
+        world.kernel.lock().unwrap().theirs.clear();
+    }
+    let for_ever = || StubState { sees_deadlocks: true, least_sleep: SOON / 5, ..held_elsewhere() };
+    explore(0, for_ever, &[asks]);
+}
+
+#[test]
+fn a_deadlock_with_another_process_each_time_is_none() {
+    fn asks(world: &World, thread: u64) {
+        assert_eq!(world.lock(thread, B, Exclusive, Wait::Forever), Ok(()));
+        assert_eq!(world.visit(thread, A, Exclusive, Wait::Forever), Ok(()));
+        assert!((3 * SECOND..3 * SECOND + SOON).contains(&world.clock()), "{:?}", world.clock());
+        world.unlock(thread, B);
+    }
+    explore(0, || StubState { holders_change: true, ..deadlock_for_3_seconds() }, &[asks]);
+}
+
+#[test]
+fn a_deadlock_of_a_thread_that_holds_nothing_is_told_to_those_behind_it() {
+    fn behind(world: &World, thread: u64) {
+        assert_eq!(world.lock(thread, B, Exclusive, Wait::Forever), Ok(()));
+        let before = world.clock();
+        let result = world.visit(thread, A, Exclusive, Wait::Forever);
+        assert!(matches!(&result, Err(Refusal::Deadlock(held)) if held.len() == 1), "{result:?}");
+        assert!(world.clock() - before < SECOND + SOON, "{:?}", world.clock() - before);
+        world.unlock(thread, B);
+    }
+    explore(0, deadlock_for_3_seconds, &[write_a, behind]);
+}
+
+// Turns. Time passes only where a test or the table says so.
+
+const TURN: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_micros(200);
+const MOMENT: Duration = Duration::from_micros(1);
+
+#[test]
+fn a_process_pauses_at_the_end_of_its_turn() {
+    fn in_turns(world: &World, thread: u64) {
+        // Returns the pause before it.
+        let hold = |wait, time| {
+            let before = world.clock();
+            assert_eq!(world.lock(thread, A, Exclusive, wait), Ok(()));
+            let pause = world.clock() - before;
+            world.pass(time);
+            world.unlock(thread, A);
+            pause
+        };
+        let hold_for = |time| hold(Wait::Forever, time);
+        assert_eq!(hold_for(TURN), Duration::ZERO);
+        assert_eq!(hold_for(MOMENT), Duration::ZERO, "the turn is not over yet");
+        assert_eq!(hold_for(MOMENT), PAUSE);
+        assert_eq!(hold_for(TURN), Duration::ZERO, "another turn begins after the pause");
+        // Others have had their chance meanwhile, and the turn to come has all its time.
+        world.pass(PAUSE);
+        assert_eq!(hold_for(MOMENT), Duration::ZERO);
+        assert_eq!(hold_for(TURN + MOMENT), Duration::ZERO);
+        world.pass(PAUSE - MOMENT);
+        assert_eq!(hold_for(TURN + MOMENT), PAUSE);
+        assert_eq!(hold(Wait::Never, MOMENT), Duration::ZERO, "who does not wait does not pause");
+        assert_eq!(hold_for(TURN), Duration::ZERO);
+        let before = world.clock();
+        assert_eq!(world.visit(thread, B, Exclusive, Wait::Forever), Ok(()));
+        assert_eq!(world.clock(), before, "of another lock the turn is not over");
+    }
+    explore(1, nothing_held, &[in_turns]);
+}
+
+#[test]
+fn readers_give_way_at_the_end_of_a_turn_for_longer_each_time() {
+    const MS: Duration = Duration::from_millis(1);
+    const DRAINS: [Duration; 3] = [Duration::from_millis(2), Duration::from_millis(4), Duration::from_millis(8)];
+    const TURN_PER_DRAIN: u32 = 5;
+    fn stays_inside(world: &World, thread: u64) {
+        // Other threads than this one to the table.
+        let (joins, tries) = (thread + 10, thread + 20);
+        assert_eq!(world.lock(thread, A, Shared, Wait::Forever), Ok(()));
+        for drain in DRAINS {
+            world.pass(drain * TURN_PER_DRAIN);
+            // To wait here would be for ever.
+            assert_eq!(world.visit(joins, A, Shared, Wait::Forever), Ok(()), "the turn is not over yet");
+            world.pass(MOMENT);
+            assert_eq!(world.visit(tries, A, Shared, Wait::Never), Ok(()), "nobody is in the way");
+            world.raise_flag();
+            while world.is_flag_raised() {
+                world.pass(MS);
+                // loom's condition variables do not time out by themselves; whoever gives up wakes the next.
+                let _either = world.visit(tries, A, Shared, Wait::Never);
+                loom::thread::yield_now();
+            }
+        }
+        world.unlock(thread, A);
+    }
+    fn gives_way(world: &World, thread: u64) {
+        for drain in DRAINS {
+            world.await_flag();
+            let before = world.clock();
+            assert_eq!(world.visit(thread, A, Shared, Wait::Forever), Ok(()));
+            assert!(world.clock() - before >= drain, "{:?} of {drain:?}", world.clock() - before);
+            world.lower_flag();
+        }
+    }
+    explore(0, nothing_held, &[stays_inside, gives_way]);
 }
