@@ -132,6 +132,14 @@ fn a_file_in_the_place_of_the_directory_is_a_clear_error() {
 }
 
 #[test]
+fn a_directory_without_a_name_is_refused() {
+    // It would be the current directory, which is hardly what was meant.
+    let refused = AtomicFileAdapter::with_lock_dir("").unwrap_err();
+    assert!(matches!(refused, Error::InvalidPath { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("the lock directory's path is empty"), "{refused}");
+}
+
+#[test]
 fn a_lock_file_is_not_handled_as_data() {
     // To read it would drop the locks on it, to replace it would split them.
     let dir = tempfile::tempdir().unwrap();

@@ -54,6 +54,9 @@ fn main() -> ExitCode {
             test("a_half_written_version_survives_a_forked_child", || in_a_process("half_written")),
             test("a_forked_child_takes_locks_of_its_own", || in_a_process("own_locks")),
             test("a_grandchild_inherits_nothing_either", || in_a_process("grandchild")),
+            test_on_linux("a_forked_child_closes_the_lock_files_of_its_parent", || {
+                in_a_process("inherited_descriptors")
+            }),
             test("an_update_that_forks_changes_the_file_once", || in_a_process("update_that_forks")),
             test("forks_beside_busy_threads_do_not_hang", || in_a_process("fork_storm")),
             test_on_linux("a_command_inherits_no_lock_descriptor", a_command_inherits_no_lock_descriptor),
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
             ("half_written", half_written),
             ("own_locks", own_locks),
             ("grandchild", grandchild),
+            ("inherited_descriptors", inherited_descriptors),
             ("update_that_forks", update_that_forks),
             ("fork_storm", fork_storm),
             ("write_often", write_often),
@@ -957,6 +961,25 @@ fn grandchild(args: &[String]) {
     assert_eq!(of_child.read().unwrap().unwrap(), b"from the child");
     assert_eq!(free.read().unwrap().unwrap(), b"1");
     third.finish();
+}
+
+fn inherited_descriptors(args: &[String]) {
+    let dir = Path::new(&args[0]);
+    let lock_dir = fs::canonicalize(dir).unwrap().join("locks");
+    let open = || {
+        let fds = fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+        fds.filter(|path| path.starts_with(&lock_dir)).count()
+    };
+    let files = ["a", "b", "c"].map(|name| adapter(dir).file(dir.join(name)).unwrap());
+    files.iter().for_each(|file| file.write("").unwrap());
+    assert_eq!(open(), 3);
+    Forked::start(|_| {
+        files[0].write("from the child").unwrap();
+        // Opened anew, for this one call.
+        assert_eq!(open(), 0);
+    })
+    .finish();
+    assert_eq!(open(), 3);
 }
 
 fn update_that_forks(args: &[String]) {

@@ -686,6 +686,7 @@ fn an_empty_file_is_not_a_missing_one() {
     let guard = file.lock().unwrap();
     let mut writer = guard.writer().unwrap();
     assert_eq!(writer.write(b"").unwrap(), 0);
+    writer.flush().unwrap();
     writer.commit().unwrap();
     assert_eq!(contents(&path), "");
     drop(guard);
@@ -804,6 +805,19 @@ fn a_writer_that_is_dropped_has_done_nothing() {
         assert_eq!(names(&scratch.dir), before);
         assert_eq!(guard.read().unwrap().as_deref(), old.map(str::as_bytes));
     }
+}
+
+#[test]
+fn a_guard_deletes_under_its_lock() {
+    let scratch = Scratch::new();
+    let file = scratch.adapter.file(scratch.make("file")).unwrap();
+    let guard = file.lock().unwrap();
+    assert!(guard.delete().unwrap());
+    scratch.holds_only(&[]);
+    assert!(!guard.delete().unwrap());
+    assert_eq!(guard.read().unwrap(), None);
+    guard.write("new").unwrap();
+    scratch.holds_only(&["file"]);
 }
 
 #[test]
