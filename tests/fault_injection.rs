@@ -248,6 +248,10 @@ fn a_lock_file_that_is_pruned_while_it_is_looked_at_is_not_listed() {
     let listed: Vec<_> = inject(prune, || adapter.locks()).0.unwrap().into_iter().map(|lock| lock.path).collect();
     assert_eq!(listed, [adapter.lock_path(dir.path().join("two")).unwrap()]);
     assert!(!pruned.exists());
+    // One that is there and cannot be looked at is not left out.
+    let refuse = |call: &Call<'_>| if opens_lock_file(call) { Action::Fail(EIO) } else { Action::Proceed };
+    let error = inject(refuse, || adapter.locks()).0.unwrap_err();
+    assert!(matches!(error, Error::Io { step: Step::OpenLock, .. }), "{error:?}");
 }
 
 #[test]

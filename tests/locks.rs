@@ -759,6 +759,7 @@ fn waiting_burns_no_cpu() {
     thread::scope(|scope| {
         scope.spawn(|| waits("thread", &here));
         scope.spawn(|| waits("process", &elsewhere));
+        scope.spawn(|| waits("process, behind a thread that does", &elsewhere));
     });
 }
 

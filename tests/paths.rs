@@ -197,6 +197,12 @@ fn as_many_links_are_followed_as_the_kernel_follows() {
         assert_eq!(os_error(&error), Some(libc::ELOOP), "{what}: {error:?}");
     }
     assert_eq!(names(&scratch.dir), before);
+    // On the way to what does not exist yet, too.
+    scratch.link(".", "here");
+    let [enough, too_many] = [most, most + 1].map(|n| scratch.path("here/".repeat(n) + "missing/file"));
+    assert_eq!(scratch.adapter.file(enough).unwrap().path(), scratch.path("missing/file"));
+    let error = scratch.adapter.file(too_many).unwrap_err();
+    assert_eq!(os_error(&error), Some(libc::ELOOP), "{error:?}");
 }
 
 #[test]

@@ -81,6 +81,16 @@ mod counts {
     }
 
     #[test]
+    fn a_lock_file_that_is_open_is_not_opened_again() {
+        let (dir, adapter) = scratch();
+        let file = adapter.file(dir.path().join("file")).unwrap();
+        file.write("contents").unwrap();
+        let other = AtomicFileAdapter::with_lock_dir(adapter.lock_dir()).unwrap().file(file.path()).unwrap();
+        let expected = [Getpid, Fstatat, FcntlSetlkw, Fstatat, Getpid, FcntlUnlock];
+        assert_eq!(calls(|| drop(other.lock().unwrap())), expected);
+    }
+
+    #[test]
     fn a_read_through_a_handle() {
         let (dir, adapter) = scratch();
         let file = adapter.file(dir.path().join("file")).unwrap();
