@@ -66,6 +66,7 @@ fn main() -> ExitCode {
             test("a_writer_elsewhere_gets_in_between_slow_readers", || a_writer_gets_in("forever", SLOWLY)),
             test("a_writer_that_comes_back_at_once_lets_another_process_in", a_writer_that_comes_back_lets_others_in),
             test("two_processes_of_four_writers_share_a_lock", two_processes_of_four_writers_share_a_lock),
+            test_on_linux("a_reader_does_not_overtake_a_writer_that_waits", a_reader_does_not_overtake_a_writer),
             test("a_reader_may_join_a_reader_that_waits_for_it", a_reader_may_join_a_reader_that_waits_for_it),
             test("a_reader_whom_nobody_is_in_the_way_of_is_never_refused", a_reader_is_never_refused_beside_readers),
             test("hundreds_of_waiting_threads_all_get_their_turn", hundreds_of_threads_get_their_turn),
@@ -1206,6 +1207,25 @@ fn share(args: &[String]) {
         }
     });
     tell(&count.into_inner().to_string());
+}
+
+fn a_reader_does_not_overtake_a_writer() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file");
+    let guard = file.lock_shared().unwrap();
+    thread::scope(|scope| {
+        let (task, tasks) = channel();
+        let file = &file;
+        let writer = scope.spawn(move || {
+            task.send(this_task()).unwrap();
+            file.lock().map(drop)
+        });
+        until_in(&tasks.recv().unwrap(), PARKED);
+        let overtakes = scope.spawn(|| said(&file.try_lock_shared())).join().unwrap();
+        drop(guard);
+        writer.join().unwrap().unwrap();
+        assert_eq!(overtakes, "would block");
+    });
 }
 
 fn a_reader_may_join_a_reader_that_waits_for_it() {

@@ -185,6 +185,8 @@ mod counts {
                 Action::Proceed
             };
             inject(watch, || batch.commit()).0.unwrap();
+            let all_at_once = synced.borrow().iter().filter(|(_, file)| file.is_none()).count();
+            assert_eq!(all_at_once, usize::from(common::syncs_whole_file_systems(disk.path())));
             for file in &files {
                 let meta = file.metadata().unwrap();
                 let ways = [(meta.dev(), Some(meta.ino())), (meta.dev(), None)];
