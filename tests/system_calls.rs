@@ -91,6 +91,14 @@ mod counts {
     }
 
     #[test]
+    fn the_lock_directory_is_made_once() {
+        let (dir, adapter) = scratch();
+        let makes_it = |name| calls(|| adapter.write_atomic(dir.path().join(name), "").unwrap()).contains(&Mkdirat);
+        assert!(makes_it("one"));
+        assert!(!makes_it("two"));
+    }
+
+    #[test]
     fn a_read_through_a_handle() {
         let (dir, adapter) = scratch();
         let file = adapter.file(dir.path().join("file")).unwrap();
