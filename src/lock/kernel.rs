@@ -19,6 +19,8 @@ const DEADLOCK_PERSISTS: Duration = Duration::from_secs(1);
 /// their processes very well; only somebody out of order can.
 const DEADLOCK_PERSISTS_IN_ORDER: Duration = Duration::from_secs(30);
 const DEADLOCK_RETRY: Duration = Duration::from_millis(20);
+/// How often those behind in the queue are told of it, once it has been believed.
+const DEADLOCK_TOLD: Duration = Duration::from_millis(100);
 
 /// How long that is for a thread that holds `held` locks, `in_order` of them in the common order.
 pub(super) fn deadlock_persists(in_order: usize, held: usize) -> Duration {
@@ -137,7 +139,7 @@ impl<K: Kernel> Table<K> {
         let Request { key, mode, in_order, .. } = *request;
         let persists = deadlock_persists(in_order, held.len());
         let mut unchanged: Option<(Option<u32>, Instant)> = None;
-        let mut told = None;
+        let mut told: Option<Instant> = None;
         loop {
             if self.kernel.lock(file, mode).map_err(Refusal::Kernel)? {
                 return Ok(());
@@ -151,7 +153,8 @@ impl<K: Kernel> Table<K> {
             if !held.is_empty() && now.saturating_duration_since(since) >= persists {
                 return Err(Refusal::Deadlock(held));
             }
-            if now.saturating_duration_since(told.unwrap_or(since).max(since)) >= DEADLOCK_PERSISTS {
+            let tell = told.is_none_or(|told| now.saturating_duration_since(told) >= DEADLOCK_TOLD);
+            if tell && now.saturating_duration_since(since) >= DEADLOCK_PERSISTS {
                 told = Some(now);
                 let mut state = self.state();
                 if let Some(entry) = state.entries.get_mut(&key) {
