@@ -101,6 +101,7 @@ fn no_increment_is_lost() {
     // On a busy machine the two may hardly meet in one round.
     while pruned <= 10 {
         rounds += 1;
+        assert!(rounds < 50, "pruned {pruned} times only: the two do not meet");
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| {
                 workers.iter_mut().for_each(|worker| worker.tell("go"));
