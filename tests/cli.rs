@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use common::{Worker, names};
+use common::{Worker, names, until_it_waits_for_a_lock};
 
 const TOOL: &str = env!("CARGO_BIN_EXE_atomic-file");
 
@@ -135,25 +135,6 @@ fn send(signal: Signal, worker: &Worker) {
 
 fn line(path: &Path) -> String {
     format!("{}\n", path.display())
-}
-
-/// Returns when the kernel has put the process to sleep in its wait for a record lock. Where nobody can tell, it returns
-/// when the process has had time enough.
-fn until_it_waits_for_a_lock(worker: &Worker) {
-    if common::not_linux().is_some() {
-        return std::thread::sleep(Duration::from_millis(300));
-    }
-    let pid = worker.pid().to_string();
-    let end = Instant::now() + Duration::from_secs(60);
-    // "7: -> POSIX  ADVISORY  WRITE 4711 fe:00:1234 0 EOF" (proc_locks(5))
-    let waits = |line: &str| {
-        let mut words = line.split_whitespace().skip(1);
-        words.next() == Some("->") && words.nth(3) == Some(&pid)
-    };
-    while !fs::read_to_string("/proc/locks").unwrap().lines().any(waits) {
-        assert!(Instant::now() < end, "process {pid} does not wait for a lock");
-        std::thread::yield_now();
-    }
 }
 
 // read and write

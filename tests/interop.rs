@@ -4,6 +4,7 @@ mod common;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -14,11 +15,15 @@ use std::time::Duration;
 use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Error};
 use tempfile::TempDir;
 
-use common::{Worker, names, no_program, test_if};
+use common::{Worker, names, no_program, test_if, until_it_waits_for_a_lock};
+
+/// The command line tool, if it was built.
+const TOOL: Option<&str> = option_env!("CARGO_BIN_EXE_atomic-file");
 
 fn main() -> ExitCode {
     let xxhash = no_program("python3", &["-c", "import xxhash"], "needs python3 with xxhash");
     let python = no_program("python3", &["--version"], "needs python3");
+    let reader = xxhash.or(TOOL.is_none().then_some("needs the feature cli"));
     let git = no_program("git", &["--version"], "needs git");
     let tests = vec![
         test_if(xxhash, "lock_names_are_those_of_another_xxh3", lock_names_are_those_of_another_xxh3),
@@ -38,6 +43,22 @@ fn main() -> ExitCode {
         test_if(python, "our_read_guard_lets_pythons_readers_in_only", our_read_guard_lets_pythons_readers_in_only),
         test_if(python, "a_killed_python_leaves_no_lock_behind", a_killed_python_leaves_no_lock_behind),
         test_if(python, "no_update_is_lost_between_python_and_us", no_update_is_lost_between_python_and_us),
+        test_if(
+            reader,
+            "the_readmes_reader_reads_what_the_command_writes",
+            the_readmes_reader_reads_what_the_command_writes,
+        ),
+        test_if(reader, "the_readmes_reader_waits_for_the_command", the_readmes_reader_waits_for_the_command),
+        test_if(
+            reader,
+            "the_readmes_reader_keeps_the_commands_writers_out",
+            the_readmes_reader_keeps_the_commands_writers_out,
+        ),
+        test_if(
+            reader,
+            "the_readmes_reader_notices_that_its_lock_file_was_removed",
+            the_readmes_reader_notices_that_its_lock_file_was_removed,
+        ),
         test_if(git, "git_sees_the_users_file_only", git_sees_the_users_file_only),
         test_if(git, "a_gitignore_of_the_users_own_stays_as_it_is", a_gitignore_of_the_users_own_stays_as_it_is),
         test_if(git, "nothing_of_somebody_elses_is_hidden_from_git", nothing_of_somebody_elses_is_hidden_from_git),
@@ -380,6 +401,103 @@ for _ in range(times):
     pythons.into_iter().for_each(Worker::finish);
     assert_eq!(fs::read_to_string(file.path()).unwrap(), (4 * EACH).to_string());
     assert_eq!(names(&scratch.path), [".jerry", "file"]);
+}
+
+// The reader in the README, and the command
+
+/// Writes the README's Python to `reader.py`.
+fn reader_of_the_readme(scratch: &Scratch) {
+    let blocks: Vec<&str> = include_str!("../README.md").split("\n```python\n").skip(1).collect();
+    let [block] = blocks[..] else { panic!("{} blocks of Python in the README", blocks.len()) };
+    let (program, _) = block.split_once("\n```\n").unwrap();
+    fs::write(scratch.path.join("reader.py"), program).unwrap();
+}
+
+fn in_scratch(scratch: &Scratch, program: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(&scratch.path).args(args);
+    command
+}
+
+/// The command with the lock of `file`, until it is told a line, which it then makes the contents.
+fn holder(scratch: &Scratch) -> Worker {
+    let args = ["run", "file", "--", "sh", "-c", "echo held; read new; echo $new >file"];
+    let mut holder = Worker::spawn(&mut in_scratch(scratch, TOOL.unwrap(), &args));
+    holder.expect("held");
+    holder
+}
+
+fn the_readmes_reader_reads_what_the_command_writes() {
+    let scratch = Scratch::new();
+    reader_of_the_readme(&scratch);
+    let every_byte: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    fs::create_dir(scratch.path.join("real")).unwrap();
+    symlink("real", scratch.path.join("dir")).unwrap();
+    symlink("dir/../real/ünï", scratch.path.join("link")).unwrap();
+    let read = |path: &str| {
+        let mut reader = assert_cmd::Command::from_std(in_scratch(&scratch, "python3", &["reader.py", path]));
+        reader.assert().success().stderr("").get_output().stdout.clone()
+    };
+    assert_eq!(read("link"), b"");
+    let mut write = assert_cmd::Command::from_std(in_scratch(&scratch, TOOL.unwrap(), &["write", "real/ünï"]));
+    write.write_stdin(every_byte.clone()).assert().success();
+    for spelling in ["real/ünï", "dir/ünï", "./link", scratch.path.join("real/../link").to_str().unwrap()] {
+        assert!(read(spelling) == every_byte, "{spelling}");
+    }
+    // They all have had one lock file, that of the command.
+    assert_eq!(names(scratch.lock_dir()).iter().filter(|name| name.ends_with(".lock")).count(), 1);
+}
+
+fn the_readmes_reader_waits_for_the_command() {
+    let scratch = Scratch::new();
+    reader_of_the_readme(&scratch);
+    fs::write(scratch.path.join("file"), "old\n").unwrap();
+    let mut holder = holder(&scratch);
+    let mut reader = Worker::spawn(&mut in_scratch(&scratch, "python3", &["reader.py", "file"]));
+    until_it_waits_for_a_lock(&reader);
+    holder.tell("new");
+    holder.finish();
+    reader.expect("new");
+    reader.finish();
+}
+
+fn the_readmes_reader_keeps_the_commands_writers_out() {
+    // Its own locking, held a while longer: what it opens under the lock is a FIFO that somebody has to write to.
+    let scratch = Scratch::new();
+    reader_of_the_readme(&scratch);
+    nix::unistd::mkfifo(&scratch.path.join("file"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut reader = Worker::spawn(&mut in_scratch(&scratch, "python3", &["reader.py", "file"]));
+    // Opens when the reader opens it.
+    let mut fifo = fs::OpenOptions::new().write(true).open(scratch.path.join("file")).unwrap();
+    let try_run = |how: &[&str]| {
+        let args = [&["--timeout", "0", "run"], how, &["file", "--", "true"]].concat();
+        in_scratch(&scratch, TOOL.unwrap(), &args).output().unwrap().status.code()
+    };
+    assert_eq!((try_run(&[]), try_run(&["--shared"])), (Some(4), Some(0)));
+    fifo.write_all(b"contents\n").unwrap();
+    drop(fifo);
+    reader.expect("contents");
+    reader.finish();
+    assert_eq!(try_run(&[]), Some(0));
+}
+
+fn the_readmes_reader_notices_that_its_lock_file_was_removed() {
+    let scratch = Scratch::new();
+    reader_of_the_readme(&scratch);
+    fs::write(scratch.path.join("file"), "old\n").unwrap();
+    let mut first = holder(&scratch);
+    let mut reader = Worker::spawn(&mut in_scratch(&scratch, "python3", &["reader.py", "file"]));
+    until_it_waits_for_a_lock(&reader);
+    fs::remove_file(scratch.file().lock_path()).unwrap();
+    let mut second = holder(&scratch);
+    first.tell("torn");
+    first.finish();
+    // It has got the lock that it waited for, and now has to wait for another.
+    until_it_waits_for_a_lock(&reader);
+    second.tell("new");
+    second.finish();
+    reader.expect("new");
+    reader.finish();
 }
 
 // git

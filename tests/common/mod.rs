@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use atomic_file_adapter::AtomicFileAdapter;
 use libtest_mimic::{Arguments, Trial};
@@ -143,6 +144,25 @@ pub fn hear() -> String {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
     line.trim_end().to_owned()
+}
+
+/// Returns when the kernel has put the process to sleep in its wait for a record lock. Where nobody can tell, it returns
+/// when the process has had time enough.
+pub fn until_it_waits_for_a_lock(worker: &Worker) {
+    if not_linux().is_some() {
+        return std::thread::sleep(Duration::from_millis(300));
+    }
+    let pid = worker.pid().to_string();
+    let end = Instant::now() + Duration::from_secs(60);
+    // "7: -> POSIX  ADVISORY  WRITE 4711 fe:00:1234 0 EOF" (proc_locks(5))
+    let waits = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some("->") && words.nth(3) == Some(&pid)
+    };
+    while !std::fs::read_to_string("/proc/locks").unwrap().lines().any(waits) {
+        assert!(Instant::now() < end, "process {pid} does not wait for a lock");
+        std::thread::yield_now();
+    }
 }
 
 /// Whether a batch in this directory is synced by syncfs: on Linux, on file systems whose crash states were looked at.
