@@ -13,6 +13,7 @@ use assert_cmd::assert::Assert;
 use atomic_file_adapter::AtomicFileAdapter;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use common::{Worker, names, until_it_waits_for_a_lock};
@@ -611,15 +612,61 @@ fn lock_path_names_the_file_that_is_locked() {
 fn locks_says_who_holds_what() {
     let scratch = Scratch::new();
     scratch.run(&["read", "free"]).success();
-    let (exclusive, shared) = (scratch.hold("exclusive"), scratch.hold_shared("shared"));
-    let row = |name: &str, rest: String| format!("{}\t{rest}\n", scratch.lock_path(name).display());
+    let holders = [scratch.hold("exclusive"), scratch.hold_shared("shared")];
+    let path = |name| scratch.lock_path(name).into_os_string().into_string().unwrap();
+    let [exclusive, shared] = holders.each_ref().map(|holder| holder.pid().to_string());
     let mut rows = [
-        row("free", "free\t-".into()),
-        row("exclusive", format!("exclusive\t{}", exclusive.pid())),
-        row("shared", format!("shared\t{}", shared.pid())),
+        (path("free"), "free", "-"),
+        (path("exclusive"), "exclusive", &exclusive),
+        (path("shared"), "shared", &shared),
     ];
     rows.sort();
-    scratch.run(&["locks"]).success().stdout(rows.concat()).stderr("");
+    let width = exclusive.len().max(shared.len()).max(3);
+    let mut table = format!("STATE      {:>width$}  LOCK FILE\n", "PID");
+    for (path, state, pid) in &rows {
+        table += &format!("{state:9}  {pid:>width$}  {path}\n");
+    }
+    scratch.run(&["locks"]).success().stdout(table).stderr("");
+
+    let json: Value = serde_json::from_str(&stdout(&scratch.run(&["locks", "--json"]).success().stderr(""))).unwrap();
+    let object = |(path, state, pid): &(String, &str, &str)| {
+        let pid = pid.parse::<u32>().ok();
+        serde_json::json!({"path": path, "held": *state != "free", "exclusive": *state == "exclusive", "pid": pid})
+    };
+    assert_eq!(json, rows.iter().map(object).collect::<Value>());
+}
+
+#[test]
+fn locks_are_one_line_and_json_is_valid_whatever_is_in_the_path() {
+    let scratch = Scratch::new();
+    let dir = "a\"b\\c\n\t\u{1b}[31m\u{7f}\u{9b}é🦀";
+    let args = |verb: &[&'static str]| [&["--lock-dir", dir], verb].concat();
+    scratch.run(&args(&["read", "file"])).success();
+    let lock = scratch.adapter(dir).lock_path(scratch.at("file")).unwrap();
+    let table = stdout(&scratch.run(&args(&["locks"])).success());
+    assert!(table.lines().count() == 2 && table.contains(r#"a"b\c\n\t\u{1b}[31m\u{7f}\u{9b}é🦀/"#), "{table}");
+    let json = stdout(&scratch.run(&args(&["locks", "--json"])).success());
+    assert!(json.chars().all(|c| c == '\n' || !c.is_control()), "{json:?}");
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json[0]["path"], lock.to_str().unwrap());
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: Apple's file systems refuse such names")]
+fn json_is_utf_8_even_if_the_path_is_not() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let scratch = Scratch::new();
+    let tool = |args: &[&str]| {
+        let mut tool = scratch.tool(args);
+        tool.arg("--lock-dir").arg(OsStr::from_bytes(b"locks\xFF"));
+        tool.assert().success()
+    };
+    tool(&["read", "file"]);
+    let json: Value = serde_json::from_str(&stdout(&tool(&["locks", "--json"]))).unwrap();
+    let dir = scratch.at("locks\u{FFFD}").into_os_string().into_string().unwrap();
+    let name = json[0]["path"].as_str().unwrap().strip_prefix(&format!("{dir}/")).unwrap();
+    assert!(scratch.path.join(OsStr::from_bytes(b"locks\xFF")).join(name).is_file());
 }
 
 #[test]
@@ -666,7 +713,11 @@ fn locks_lists_nothing_but_lock_files() {
     let scratch = Scratch::new();
     scratch.run(&["read", "file"]).success();
     fs::write(scratch.at(".jerry/local/locks/notes.lock"), "").unwrap();
-    scratch.run(&["locks"]).success().stdout(format!("{}\tfree\t-\n", scratch.lock_path("file").display()));
+    let table = stdout(&scratch.run(&["locks"]).success());
+    assert_eq!(
+        table.lines().skip(1).collect::<Vec<_>>(),
+        [format!("free         -  {}", scratch.lock_path("file").display())]
+    );
 }
 
 // --timeout

@@ -1,0 +1,214 @@
+//! What the command understands, and what its help and its man page say about it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{StyledStr, Styles};
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Locked reads and durable atomic writes of files that several processes share.
+///
+/// Whoever reads gets one whole version of a file, and no writer loses another's update. When a write has returned, the new
+/// version survives a power cut; until then, the old one does.
+#[derive(Parser)]
+#[command(name = "atomic-file", version, max_term_width = 100, after_long_help = long_help())]
+pub struct Cli {
+    /// Directory of the lock files [default: .jerry/local/locks]
+    ///
+    /// Only programs with the same one keep out of each other's way. It is made if there is none.
+    #[arg(long, value_name = "DIR", global = true)]
+    pub lock_dir: Option<PathBuf>,
+    /// Give up waiting for a lock after so many seconds; 0 tries once [default: wait for ever]
+    #[arg(long, value_name = "SECONDS", global = true, value_parser = seconds)]
+    pub timeout: Option<Duration>,
+    /// What a write promises about a power cut
+    #[arg(long, value_name = "LEVEL", global = true, default_value = "full")]
+    pub durability: Level,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Level {
+    /// The new version is on the device when the command ends
+    Full,
+    /// The old or the new version, whole
+    Ordered,
+    /// Nothing: atomic for other processes only
+    None,
+}
+
+#[derive(Subcommand)]
+pub enum Verb {
+    /// Write the contents to standard output
+    Read {
+        /// The file
+        path: PathBuf,
+        /// Status 3 if there is no such file, instead of nothing and 0
+        #[arg(long)]
+        must_exist: bool,
+    },
+    /// Replace the contents with standard input
+    ///
+    /// Input of up to 1 MiB is read before the lock is taken; of a larger one, the rest is read under it.
+    Write {
+        /// The file; directories above it are made
+        path: PathBuf,
+    },
+    /// Pass the contents through a command
+    ///
+    /// CMD gets the old contents on standard input; its standard output becomes the new file, all under one exclusive
+    /// lock. If CMD fails, nothing changes and its status is passed on.
+    Update {
+        /// The file; it need not exist
+        path: PathBuf,
+        /// The command and its arguments
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// Remove the file; status 3 if there was none
+    Delete {
+        /// The file
+        path: PathBuf,
+    },
+    /// Run a command while the lock of a path is held
+    ///
+    /// CMD must not ask for the same lock itself. SIGTERM and SIGHUP are passed on to it, and SIGINT and SIGQUIT are left
+    /// to it. If this program is killed with SIGKILL, the lock is free although CMD goes on.
+    Run {
+        /// The file; it need not exist
+        path: PathBuf,
+        /// Hold the shared lock, not the exclusive one
+        #[arg(long)]
+        shared: bool,
+        /// The command and its arguments
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// Print the path of the lock file
+    LockPath {
+        /// The file, which need not exist
+        path: PathBuf,
+    },
+    /// List the lock files and who holds them
+    ///
+    /// A table for people, or nothing if there are none. If several processes share a lock, one of them is named; none is if
+    /// the system does not say.
+    Locks {
+        /// A JSON array of objects, for programs
+        ///
+        /// Each has "path" (a string), "held" and "exclusive" (true or false) and "pid" (a number, or null). In a path that is
+        /// not UTF-8, U+FFFD stands for what is not; the name after its last slash is always ASCII.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the lock files that nobody holds, and print their paths
+    Prune,
+    /// Remove the temporary files that killed writers have left, and print their paths
+    ///
+    /// If PATH is a directory, those of all files in it; else those of that file. What a live writer is using is left.
+    Sweep {
+        /// A file or a directory
+        path: PathBuf,
+    },
+    /// Print the completions for a shell
+    ///
+    /// In ~/.bashrc: eval "$(atomic-file completions bash)"
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page
+    ///
+    /// To read it: atomic-file man | man -l -
+    Man,
+}
+
+pub const FAILED: u8 = 1;
+pub const MISSING: u8 = 3;
+pub const TIMED_OUT: u8 = 4;
+
+/// A section of the long help and of the manual page.
+pub struct Section {
+    pub title: &'static str,
+    pub entries: &'static [(&'static str, &'static str)],
+    /// Said below the entries.
+    pub note: &'static str,
+}
+
+pub const SECTIONS: [Section; 4] = [
+    Section {
+        title: "Examples",
+        entries: &[
+            ("atomic-file read settings.toml", "Print one whole version, whoever writes meanwhile."),
+            ("make-settings | atomic-file write settings.toml", "Replace it as a whole, or not at all."),
+            (
+                "atomic-file update settings.toml -- sed s/red/blue/",
+                "Edit it under one lock; if sed fails, nothing changes.",
+            ),
+            (
+                "atomic-file run settings.toml -- my-editor settings.toml",
+                "Keep everybody else out while the editor runs.",
+            ),
+            (
+                "atomic-file --timeout 5 delete settings.toml",
+                "Give up, with status 4, if the lock is not free in time.",
+            ),
+            ("atomic-file locks --json | jq '.[] | select(.held)'", "The locks that are held now."),
+        ],
+        note: "",
+    },
+    Section {
+        title: "Exit status",
+        entries: &[
+            ("0", "Done."),
+            ("1", "Failed; standard error says at what, in one line."),
+            ("2", "Wrong usage; nothing was done."),
+            ("3", "There is no such file (delete, read --must-exist)."),
+            ("4", "The lock was not free in time (--timeout)."),
+        ],
+        note: "If CMD of update or run fails, its status is passed on, or 128 + N if signal N ended it.",
+    },
+    Section {
+        title: "Environment",
+        entries: &[("NO_COLOR", "If it is set, no colours; they are for terminals only anyway.")],
+        note: "",
+    },
+    Section {
+        title: "See also",
+        entries: &[
+            ("fcntl(2), fsync(2), rename(2)", "What it is made of."),
+            ("flock(1)", "Another kind of lock, which excludes nobody here."),
+            ("https://docs.rs/atomic-file-adapter", "The library, and the protocol for programs in other languages."),
+        ],
+        note: "",
+    },
+];
+
+fn long_help() -> StyledStr {
+    let styles = Styles::styled();
+    let (header, literal) = (styles.get_header(), styles.get_literal());
+    let section = |section: &Section| {
+        let mut text = format!("{header}{}:{header:#}\n", section.title);
+        let width = section.entries.iter().map(|(term, _)| term.len()).max().unwrap_or(0);
+        for (term, what) in section.entries {
+            // Beside each other if that fits into a terminal.
+            match width < 10 {
+                true => text += &format!("  {literal}{term:width$}{literal:#}  {what}\n"),
+                false => text += &format!("  {literal}{term}{literal:#}\n          {what}\n"),
+            }
+        }
+        if !section.note.is_empty() {
+            text += &format!("  {}\n", section.note);
+        }
+        text
+    };
+    SECTIONS.iter().map(section).collect::<Vec<_>>().join("\n").trim_end().to_owned().into()
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number")?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}

@@ -1,0 +1,171 @@
+//! The command line tool: the library's verbs for shells and scripts.
+#![forbid(unsafe_code)]
+
+mod args;
+mod child;
+mod locks;
+mod man;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
+
+use atomic_file_adapter::{AtomicFileAdapter, Durability, Error, Replacement};
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, FAILED, Level, MISSING, TIMED_OUT, Verb};
+use child::{Running, passed_on};
+
+/// Input up to this size is read before the lock is taken, and everything is copied in pieces of it.
+const PIECE: usize = 1 << 20;
+
+/// Why the program ends with another status than 0.
+enum Failure {
+    Adapter(Error),
+    Io(String, io::Error),
+    /// Nothing is to be said about it.
+    Status(u8),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Adapter(error)
+    }
+}
+
+fn main() -> ExitCode {
+    let (status, message) = match run(Cli::parse()) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Status(status)) => return status.into(),
+        Err(Failure::Adapter(error @ Error::Timeout { .. })) => (TIMED_OUT, error.to_string()),
+        Err(Failure::Adapter(error)) => (FAILED, error.to_string()),
+        Err(Failure::Io(what, error)) => (FAILED, format!("{what}: {error}")),
+    };
+    // If standard error is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "atomic-file: {}", one_line(&message));
+    status.into()
+}
+
+/// One line and no commands to the terminal, whatever is in a path.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() }).collect()
+}
+
+fn run(Cli { lock_dir, timeout, durability, verb }: Cli) -> Result<(), Failure> {
+    // Completions and manual page are to be had in any directory, even in one that is gone.
+    let adapter = || {
+        let mut builder = AtomicFileAdapter::builder().durability(match durability {
+            Level::Full => Durability::Full,
+            Level::Ordered => Durability::Ordered,
+            Level::None => Durability::None,
+        });
+        if let Some(dir) = lock_dir {
+            builder = builder.lock_dir(dir);
+        }
+        if let Some(timeout) = timeout {
+            builder = builder.lock_timeout(timeout);
+        }
+        builder.build()
+    };
+    match verb {
+        Verb::Read { path, must_exist } => match adapter()?.file(path)?.open()? {
+            Some(mut file) => to_stdout(|out| io::copy(&mut file, out).map(drop)),
+            None if must_exist => Err(Failure::Status(MISSING)),
+            None => Ok(()),
+        },
+        Verb::Write { path } => write(&adapter()?, path),
+        Verb::Update { path, command } => update(&adapter()?, path, &command),
+        Verb::Delete { path } => match adapter()?.delete_with_lock(path)? {
+            true => Ok(()),
+            false => Err(Failure::Status(MISSING)),
+        },
+        Verb::Run { path, shared, command } => {
+            let file = adapter()?.file(path)?;
+            let _guard = if shared { (Some(file.lock_shared()?), None) } else { (None, Some(file.lock()?)) };
+            let child = Running::start(&command, |command| command)?;
+            passed_on(child.wait()?)
+        }
+        Verb::LockPath { path } => print_paths(&[adapter()?.lock_path(path)?]),
+        Verb::Locks { json } => {
+            let locks = adapter()?.locks()?;
+            let text = if json { locks::json(&locks) } else { locks::table(&locks) };
+            to_stdout(|out| out.write_all(text.as_bytes()))
+        }
+        Verb::Prune => print_paths(&adapter()?.prune()?),
+        Verb::Sweep { path } => print_paths(&adapter()?.sweep(path)?),
+        Verb::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "atomic-file", &mut script);
+            // Bash would know no options of verbs, because the name has a hyphen: github.com/clap-rs/clap/issues/6421
+            let script = String::from_utf8_lossy(&script).replace("atomic__subcmd__file", "atomic__file");
+            to_stdout(|out| out.write_all(script.as_bytes()))
+        }
+        Verb::Man => to_stdout(|out| out.write_all(&man::page(Cli::command())?)),
+    }
+}
+
+fn write(adapter: &AtomicFileAdapter, path: PathBuf) -> Result<(), Failure> {
+    let reading = |error| Failure::Io("cannot read standard input".into(), error);
+    let file = adapter.file(path)?;
+    // A slow writer at the other end of the pipe should keep nobody waiting.
+    let mut first = Vec::new();
+    let mut stdin = io::stdin().lock();
+    stdin.by_ref().take(PIECE as u64).read_to_end(&mut first).map_err(reading)?;
+    let guard = file.lock()?;
+    if first.len() < PIECE {
+        return Ok(guard.write(first)?);
+    }
+    let mut replacement = guard.writer()?;
+    let written = replacement.write_all(&first);
+    drop(first);
+    written.and_then(|()| copy(stdin, &mut replacement)).map_err(|error| copying(error, "standard input"))?;
+    Ok(replacement.commit()?)
+}
+
+fn update(adapter: &AtomicFileAdapter, path: PathBuf, command: &[OsString]) -> Result<(), Failure> {
+    let guard = adapter.file(path)?.lock()?;
+    let old = guard.open()?.map_or(Stdio::null(), Stdio::from);
+    let mut replacement = guard.writer()?;
+    let mut child = Running::start(command, |command| command.stdin(old).stdout(Stdio::piped()))?;
+    let copied = match child.child.stdout.take() {
+        Some(output) => copy(output, &mut replacement),
+        None => Ok(()),
+    };
+    // Its output is closed by now, so it ends even if the copy failed half-way.
+    let status = child.wait()?;
+    copied.map_err(|error| copying(error, "the output of the command"))?;
+    passed_on(status)?;
+    Ok(replacement.commit()?)
+}
+
+fn copy(from: impl Read, to: &mut Replacement<'_>) -> io::Result<()> {
+    io::copy(&mut BufReader::with_capacity(PIECE, from), to).map(drop)
+}
+
+/// The error of a copy is the library's if it came from writing; that one names the file and the step itself.
+fn copying(error: io::Error, from: &str) -> Failure {
+    match error.downcast::<Error>() {
+        Ok(error) => Failure::Adapter(error),
+        Err(error) => Failure::Io(format!("cannot read {from}"), error),
+    }
+}
+
+fn print_paths(paths: &[PathBuf]) -> Result<(), Failure> {
+    let lines: Vec<_> = paths.iter().map(|path| [path.as_os_str().as_bytes(), b"\n"].concat()).collect();
+    to_stdout(|out| out.write_all(&lines.concat()))
+}
+
+fn to_stdout(print: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Failure> {
+    let failed = |error| Failure::Io("cannot write to standard output".into(), error);
+    // A plain descriptor lets the kernel copy from file to file.
+    let mut out = io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(failed)?;
+    match print(&mut out) {
+        // Whoever reads has seen enough, as in `atomic-file read PATH | head`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(failed),
+    }
+}

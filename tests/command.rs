@@ -1,0 +1,153 @@
+//! What the command line tool prints: help, manual page, tables and errors.
+//!
+//! Most of it is in `tests/command`, as it looks in a terminal. `TRYCMD=overwrite cargo test --features cli --test command`
+//! writes it anew.
+
+mod common;
+
+use std::env;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::pty::{Winsize, openpty};
+
+use common::{no_program, test, test_if};
+
+const TOOL: &str = env!("CARGO_BIN_EXE_atomic-file");
+
+fn main() -> ExitCode {
+    let bash = no_program("bash", &["--version"], "needs bash");
+    let mandoc = no_program("mandoc", &["-l", "/dev/null"], "needs mandoc");
+    let tests = vec![
+        test("it_prints_what_it_printed_before", it_prints_what_it_printed_before),
+        test("every_shell_gets_completions", every_shell_gets_completions),
+        test_if(bash, "bash_completes_verbs_options_and_values", bash_completes_verbs_options_and_values),
+        test_if(mandoc, "mandoc_finds_nothing_wrong_with_the_manual_page", mandoc_finds_nothing_wrong),
+        test("the_manual_page_says_all_that_the_help_says", the_manual_page_says_all_that_the_help_says),
+        test("help_and_wrong_usage_have_colours_on_a_terminal_only", colours_are_for_terminals_only),
+    ];
+    common::main(tests, &[])
+}
+
+fn tool(args: &[&str]) -> Command {
+    let mut tool = Command::new(TOOL);
+    tool.args(args).env("TERM", "xterm");
+    // As if whoever runs the tests had no wishes.
+    for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+        tool.env_remove(name);
+    }
+    tool
+}
+
+/// What it prints, as text, when all goes well.
+#[track_caller]
+fn stdout(command: &mut Command) -> String {
+    let output = command.stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn it_prints_what_it_printed_before() {
+    let path = env::var("PATH").unwrap_or_default();
+    let cases = trycmd::TestCases::new();
+    cases.case("tests/command/*.trycmd").register_bin("atomic-file", Path::new(TOOL));
+    // So that a CMD may be the tool itself.
+    cases.env("PATH", format!("{}:{path}", Path::new(TOOL).parent().unwrap().display()));
+    // As wide as that says, since no stream is a terminal.
+    cases.env("COLUMNS", "100");
+    cases.insert_var("[VERSION]", env!("CARGO_PKG_VERSION")).unwrap();
+    cases.timeout(Duration::from_secs(60)).run();
+}
+
+fn every_shell_gets_completions() {
+    for (shell, first) in [
+        ("bash", "_atomic__file() {"),
+        ("elvish", ""),
+        ("fish", "# Print an optspec for argparse"),
+        ("powershell", ""),
+        ("zsh", "#compdef atomic-file"),
+    ] {
+        let script = stdout(&mut tool(&["completions", shell]));
+        assert!(script.starts_with(first), "{shell}: {script}");
+        assert!(script.contains("lock-path"), "{shell}");
+    }
+}
+
+fn bash_completes_verbs_options_and_values() {
+    for (words, expected) in [
+        ("atomic-file loc", "lock-path locks"),
+        ("atomic-file locks --js", "--json"),
+        ("atomic-file --durability o", "ordered"),
+        ("atomic-file completions z", "zsh"),
+    ] {
+        let script = format!(
+            "eval \"$(\"$0\" completions bash)\"; \
+             f=$(complete -p atomic-file) && f=${{f##*-F }} && f=${{f%% *}}; \
+             COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             $f atomic-file \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"; \
+             echo \"${{COMPREPLY[*]}}\""
+        );
+        assert_eq!(stdout(Command::new("bash").args(["-c", &script, TOOL])).trim_end(), expected, "{words}");
+    }
+}
+
+// The manual page
+
+fn mandoc_finds_nothing_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = dir.path().join("atomic-file.1");
+    fs::write(&page, stdout(&mut tool(&["man"]))).unwrap();
+    let lint = Command::new("mandoc").args(["-T", "lint", "-W", "warning"]).arg(&page).output().unwrap();
+    let said = String::from_utf8_lossy(&lint.stdout);
+    assert!(lint.status.success(), "{said}");
+}
+
+fn the_manual_page_says_all_that_the_help_says() {
+    // As one line, without the marks for fonts, hyphens and quotes, and without the indentation.
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut page = stdout(&mut tool(&["man"])).replace("\\*(Aq", "'");
+    for mark in ["\\fB", "\\fI", "\\fR", "\\"] {
+        page = page.replace(mark, "");
+    }
+    let page = words(&page);
+    let help = stdout(&mut tool(&["--help"]));
+    let (_, sections) = help.split_once("\nExamples:\n").expect("the sections at the end of the help");
+    for line in sections.lines().filter(|line| line.starts_with(' ')) {
+        // A column of terms, or a line for each.
+        let (term, what) = line.trim().split_once("  ").unwrap_or((line.trim(), ""));
+        for part in [term, what] {
+            assert!(page.contains(&words(part)), "{part:?} is not in {page}");
+        }
+    }
+}
+
+// Terminals
+
+/// Runs the tool with a terminal for its standard error, and says how it ended and what the terminal got.
+fn on_a_terminal(command: &mut Command) -> (ExitStatus, String) {
+    let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    let terminal = openpty(&size, None).unwrap();
+    command.stderr(terminal.slave);
+    let mut child = command.spawn().unwrap();
+    // The command has a copy of the other end, and as long as that is open there is no end to what is read here.
+    command.stderr(Stdio::null());
+    let mut shown = Vec::new();
+    let mut piece = [0; 4096];
+    let mut terminal = File::from(terminal.master);
+    // At the end Linux says EIO.
+    while let Ok(count @ 1..) = terminal.read(&mut piece) {
+        shown.extend_from_slice(&piece[..count]);
+    }
+    (child.wait().unwrap(), String::from_utf8(shown).unwrap())
+}
+
+fn colours_are_for_terminals_only() {
+    const WRONG: [&str; 3] = ["--timeout", "soon", "locks"];
+    assert!(on_a_terminal(&mut tool(&WRONG)).1.contains("\x1b["));
+    assert!(!on_a_terminal(tool(&WRONG).env("NO_COLOR", "1")).1.contains('\x1b'));
+    assert!(!tool(&WRONG).output().unwrap().stderr.contains(&b'\x1b'));
+    assert!(!stdout(&mut tool(&["--help"])).contains('\x1b'));
+}
