@@ -1,4 +1,4 @@
-//! What the command line tool prints: help, manual page, tables and errors.
+//! What the command line tool prints: help, manual page, tables, errors and progress bars.
 //!
 //! Most of it is in `tests/command`, as it looks in a terminal. `TRYCMD=overwrite cargo test --features cli --test command`
 //! writes it anew.
@@ -28,6 +28,8 @@ fn main() -> ExitCode {
         test_if(mandoc, "mandoc_finds_nothing_wrong_with_the_manual_page", mandoc_finds_nothing_wrong),
         test("the_manual_page_says_all_that_the_help_says", the_manual_page_says_all_that_the_help_says),
         test("help_and_wrong_usage_have_colours_on_a_terminal_only", colours_are_for_terminals_only),
+        test("a_large_file_has_a_bar_on_a_terminal_and_leaves_nothing_there", a_large_file_has_a_bar),
+        test("there_is_no_bar_where_nobody_would_see_it", there_is_no_bar_where_nobody_would_see_it),
     ];
     common::main(tests, &[])
 }
@@ -142,6 +144,74 @@ fn on_a_terminal(command: &mut Command) -> (ExitStatus, String) {
         shown.extend_from_slice(&piece[..count]);
     }
     (child.wait().unwrap(), String::from_utf8(shown).unwrap())
+}
+
+/// What is left on the line in the end, if nothing but carriage returns and erased lines moves the cursor.
+fn left_on_the_screen(shown: &str) -> &str {
+    shown.rsplit("\x1b[2K").next().unwrap_or_default().trim_matches('\r')
+}
+
+const LARGE: u64 = 17 << 20;
+
+/// A directory with a large file in it.
+fn scratch() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    File::create(dir.path().join("large")).unwrap().set_len(LARGE).unwrap();
+    dir
+}
+
+fn in_dir(dir: &tempfile::TempDir, args: &[&str]) -> Command {
+    let mut tool = tool(&[&["--durability", "none"], args].concat());
+    tool.current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::null());
+    tool
+}
+
+fn a_large_file_has_a_bar() {
+    let dir = scratch();
+    let large = || File::open(dir.path().join("large")).unwrap();
+    let (status, shown) = on_a_terminal(in_dir(&dir, &["write", "copy"]).stdin(large()));
+    assert!(status.success());
+    assert!(shown.contains("% of 17.00 MiB") && left_on_the_screen(&shown).is_empty(), "{shown:?}");
+    assert_eq!(fs::metadata(dir.path().join("copy")).unwrap().len(), LARGE);
+
+    // Nobody knows how long a pipe is.
+    let mut sh = Command::new("sh");
+    sh.args(["-c", "cat large | \"$0\" --durability none write copy", TOOL]).current_dir(dir.path());
+    let (status, shown) = on_a_terminal(sh.env("TERM", "xterm"));
+    assert!(status.success());
+    assert!(shown.contains(" MiB, ") && !shown.contains('%') && left_on_the_screen(&shown).is_empty(), "{shown:?}");
+
+    // To a pipe or a file.
+    let copy = File::create(dir.path().join("out")).unwrap();
+    let (status, shown) = on_a_terminal(in_dir(&dir, &["read", "large"]).stdout(copy));
+    assert!(status.success());
+    assert!(shown.contains("% of 17.00 MiB") && left_on_the_screen(&shown).is_empty(), "{shown:?}");
+    assert_eq!(fs::metadata(dir.path().join("out")).unwrap().len(), LARGE);
+}
+
+fn there_is_no_bar_where_nobody_would_see_it() {
+    let dir = scratch();
+    fs::write(dir.path().join("small"), "x").unwrap();
+    let open = |name| File::open(dir.path().join(name)).unwrap();
+    assert_eq!(on_a_terminal(&mut in_dir(&dir, &["read", "small"])).1, "");
+    assert_eq!(on_a_terminal(in_dir(&dir, &["write", "copy"]).stdin(open("small"))).1, "");
+    for mut command in [in_dir(&dir, &["read", "large"]), in_dir(&dir, &["write", "copy"])] {
+        let output = command.stdin(open("large")).stdout(Stdio::null()).stderr(Stdio::piped()).output().unwrap();
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    }
+    // The contents go to the same terminal.
+    let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    let terminal = openpty(&size, None).unwrap();
+    let mut read = in_dir(&dir, &["read", "large"]);
+    read.stdout(terminal.slave);
+    let reader = std::thread::spawn(move || {
+        let mut terminal = File::from(terminal.master);
+        let mut piece = [0; 1 << 16];
+        while let Ok(1..) = terminal.read(&mut piece) {}
+    });
+    assert_eq!(on_a_terminal(&mut read).1, "");
+    drop(read);
+    reader.join().unwrap();
 }
 
 fn colours_are_for_terminals_only() {

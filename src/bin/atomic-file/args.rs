@@ -173,7 +173,10 @@ pub const SECTIONS: [Section; 4] = [
     },
     Section {
         title: "Environment",
-        entries: &[("NO_COLOR", "If it is set, no colours; they are for terminals only anyway.")],
+        entries: &[
+            ("NO_COLOR", "If it is set, no colours; they are for terminals only anyway."),
+            ("TERM", "If it is dumb, no bar while a large file is read or written."),
+        ],
         note: "",
     },
     Section {

@@ -5,6 +5,7 @@ mod args;
 mod child;
 mod locks;
 mod man;
+mod progress;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -19,6 +20,7 @@ use clap::{CommandFactory, Parser};
 
 use args::{Cli, FAILED, Level, MISSING, TIMED_OUT, Verb};
 use child::{Running, passed_on};
+use progress::Watched;
 
 /// Input up to this size is read before the lock is taken, and everything is copied in pieces of it.
 const PIECE: usize = 1 << 20;
@@ -73,7 +75,7 @@ fn run(Cli { lock_dir, timeout, durability, verb }: Cli) -> Result<(), Failure> 
     };
     match verb {
         Verb::Read { path, must_exist } => match adapter()?.file(path)?.open()? {
-            Some(mut file) => to_stdout(|out| io::copy(&mut file, out).map(drop)),
+            Some(file) => to_stdout(|out| show(file, out)),
             None if must_exist => Err(Failure::Status(MISSING)),
             None => Ok(()),
         },
@@ -108,12 +110,23 @@ fn run(Cli { lock_dir, timeout, durability, verb }: Cli) -> Result<(), Failure> 
     }
 }
 
+fn show(mut file: File, out: &mut File) -> io::Result<()> {
+    let length = progress::rest(&file);
+    let copied = match progress::wanted(length) {
+        true => io::copy(&mut BufReader::with_capacity(PIECE, Watched::new(file, length)), out),
+        // The kernel does it.
+        false => io::copy(&mut file, out),
+    };
+    copied.map(drop)
+}
+
 fn write(adapter: &AtomicFileAdapter, path: PathBuf) -> Result<(), Failure> {
     let reading = |error| Failure::Io("cannot read standard input".into(), error);
     let file = adapter.file(path)?;
     // A slow writer at the other end of the pipe should keep nobody waiting.
     let mut first = Vec::new();
-    let mut stdin = io::stdin().lock();
+    let length = progress::rest(io::stdin());
+    let mut stdin = Watched::new(io::stdin().lock(), length);
     stdin.by_ref().take(PIECE as u64).read_to_end(&mut first).map_err(reading)?;
     let guard = file.lock()?;
     if first.len() < PIECE {

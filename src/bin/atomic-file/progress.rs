@@ -1,0 +1,64 @@
+//! A bar on standard error while much is copied, if that is a terminal.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Seek};
+use std::os::fd::AsFd;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// So much is copied before there is a bar. Of a smaller file nobody could read it.
+const LARGE: u64 = 16 << 20;
+
+/// A reader that shows how far it is.
+pub struct Watched<R> {
+    from: R,
+    bar: ProgressBar,
+}
+
+impl<R: Read> Watched<R> {
+    /// `length`: how much will be read, if that is known.
+    pub fn new(from: R, length: Option<u64>) -> Self {
+        let template = match length {
+            Some(_) => "{wide_bar} {percent:>3}% of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
+            None => "{binary_bytes}, {binary_bytes_per_sec}",
+        };
+        // Hidden it measures already how fast it is.
+        let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::hidden());
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        Watched { from, bar }
+    }
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(buf)?;
+        let before = self.bar.position();
+        self.bar.inc(count as u64);
+        if before <= LARGE && self.bar.position() > LARGE {
+            // Where standard error is no terminal it stays hidden.
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+            self.bar.tick();
+        }
+        Ok(count)
+    }
+}
+
+impl<R> Drop for Watched<R> {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Whether somebody sees a bar while so much goes to standard output, and sees only that.
+pub fn wanted(length: Option<u64>) -> bool {
+    length.is_some_and(|length| length > LARGE) && io::stderr().is_terminal() && !io::stdout().is_terminal()
+}
+
+/// How much there is still to read, if that is known: of a file.
+pub fn rest(of: impl AsFd) -> Option<u64> {
+    let mut file = File::from(of.as_fd().try_clone_to_owned().ok()?);
+    let meta = file.metadata().ok()?;
+    Some(meta.len().saturating_sub(file.stream_position().ok().filter(|_| meta.is_file())?))
+}
