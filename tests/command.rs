@@ -59,7 +59,7 @@ fn it_prints_what_it_printed_before() {
     // So that a CMD may be the tool itself.
     cases.env("PATH", format!("{}:{path}", Path::new(TOOL).parent().unwrap().display()));
     // As wide as that says, since no stream is a terminal.
-    cases.env("COLUMNS", "100");
+    cases.env("COLUMNS", "100").env("NO_COLOR", "1");
     cases.insert_var("[VERSION]", env!("CARGO_PKG_VERSION")).unwrap();
     cases.timeout(Duration::from_secs(60)).run();
 }

@@ -122,7 +122,7 @@ pub enum Verb {
     },
     /// Print the manual page
     ///
-    /// To read it: atomic-file man | man -l -
+    /// To read it: atomic-file man >atomic-file.1; man ./atomic-file.1
     Man,
 }
 

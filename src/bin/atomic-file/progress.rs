@@ -60,5 +60,6 @@ pub fn wanted(length: Option<u64>) -> bool {
 pub fn rest(of: impl AsFd) -> Option<u64> {
     let mut file = File::from(of.as_fd().try_clone_to_owned().ok()?);
     let meta = file.metadata().ok()?;
-    Some(meta.len().saturating_sub(file.stream_position().ok().filter(|_| meta.is_file())?))
+    let position = if meta.is_file() { file.stream_position().ok()? } else { return None };
+    Some(meta.len().saturating_sub(position))
 }
