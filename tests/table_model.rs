@@ -53,6 +53,8 @@ struct StubState {
     theirs_end: Option<Duration>,
     /// Whether it takes a wait for the other process for a deadlock.
     sees_deadlocks: bool,
+    /// After so many such answers, the next takes so long.
+    sleep_in_lock: Option<(u32, Duration)>,
     /// Whether it is another process every time.
     holders_change: bool,
     holder: u32,
@@ -111,6 +113,14 @@ impl Kernel for Stub {
         }
         while !state.grant(file.key, mode) {
             if state.sees_deadlocks {
+                match &mut state.sleep_in_lock {
+                    Some((0, time)) => {
+                        let time = std::mem::take(time);
+                        state.clock += time;
+                    }
+                    Some((answers, _)) => *answers -= 1,
+                    None => {}
+                }
                 return Ok(false);
             }
             state = self.changed.wait(state).unwrap();
@@ -618,6 +628,32 @@ fn a_deadlock_of_a_thread_that_holds_nothing_is_told_to_those_behind_it() {
         let result = world.visit(thread, A, Exclusive, Wait::Forever);
         assert!(matches!(&result, Err(Refusal::Deadlock(held)) if held.len() == 1), "{result:?}");
         assert!(world.clock() - before < SECOND + 3 * SOON, "{:?}", world.clock() - before);
+        world.unlock(thread, B);
+    }
+    explore(0, deadlock_for_3_seconds, &[write_a, behind]);
+}
+
+#[test]
+fn two_deadlocks_far_apart_are_not_one_that_lasts() {
+    fn asks(world: &World, thread: u64) {
+        assert_eq!(world.lock(thread, B, Exclusive, Wait::Forever), Ok(()));
+        assert_eq!(world.visit(thread, A, Exclusive, Wait::Forever), Ok(()));
+        world.unlock(thread, B);
+    }
+    let with_a_sleep_between = || StubState {
+        sleep_in_lock: Some((2, 3 * SECOND)),
+        theirs_end: Some(3 * SECOND + SECOND / 2),
+        ..deadlock_for_3_seconds()
+    };
+    explore(0, with_a_sleep_between, &[asks]);
+}
+
+#[test]
+fn who_has_a_deadline_waits_for_it_behind_a_thread_that_is_told_of_a_deadlock() {
+    fn behind(world: &World, thread: u64) {
+        assert_eq!(world.lock(thread, B, Exclusive, Wait::Forever), Ok(()));
+        let deadline = world.start + 10 * SECOND;
+        assert_eq!(world.visit(thread, A, Exclusive, Wait::Until(deadline)), Ok(()));
         world.unlock(thread, B);
     }
     explore(0, deadlock_for_3_seconds, &[write_a, behind]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::sync::MutexGuard;
-use super::{DRAIN, PAUSE, Phase, Refusal, Request, State, Table, Turn, Wait, place};
+use super::{DRAIN, PAUSE, Phase, Refusal, Request, State, Stuck, Table, Turn, Wait, place};
 use crate::sys::LockMode;
 
 /// Polling starts with this interval and doubles it up to [`POLL_LAST`].
@@ -21,6 +21,9 @@ const DEADLOCK_PERSISTS_IN_ORDER: Duration = Duration::from_secs(30);
 const DEADLOCK_RETRY: Duration = Duration::from_millis(20);
 /// How often those behind in the queue are told of it, once it has been believed.
 const DEADLOCK_TOLD: Duration = Duration::from_millis(100);
+/// After so long without the kernel's word the next one is about another deadlock: the thread has slept in F_SETLKW meanwhile,
+/// or has not run.
+pub(super) const DEADLOCK_FORGOTTEN: Duration = Duration::from_millis(500);
 
 /// How long that is for a thread that holds `held` locks, `in_order` of them in the common order.
 pub(super) fn deadlock_persists(in_order: usize, held: usize) -> Duration {
@@ -94,7 +97,7 @@ impl<K: Kernel> Table<K> {
         }
         if let Some(entry) = state.entries.get_mut(&key) {
             entry.phase = if result.is_ok() { Phase::Held(mode) } else { Phase::Free };
-            entry.stuck_since = None;
+            entry.stuck = None;
         }
         (state, result)
     }
@@ -138,7 +141,8 @@ impl<K: Kernel> Table<K> {
     ) -> Result<(), Refusal<K::Error>> {
         let Request { key, mode, in_order, .. } = *request;
         let persists = deadlock_persists(in_order, held.len());
-        let mut unchanged: Option<(Option<u32>, Instant)> = None;
+        // Who was in the way, since when, and when that was said last.
+        let mut unchanged: Option<(Option<u32>, Instant, Instant)> = None;
         let mut told: Option<Instant> = None;
         loop {
             if self.kernel.lock(file, mode).map_err(Refusal::Kernel)? {
@@ -146,10 +150,14 @@ impl<K: Kernel> Table<K> {
             }
             let (now, holder) = (self.kernel.now(), self.kernel.holder(file, mode));
             let since = match unchanged {
-                Some((before, since)) if before == holder => since,
+                Some((before, since, last))
+                    if before == holder && now.saturating_duration_since(last) < DEADLOCK_FORGOTTEN =>
+                {
+                    since
+                }
                 _ => now,
             };
-            unchanged = Some((holder, since));
+            unchanged = Some((holder, since, now));
             if !held.is_empty() && now.saturating_duration_since(since) >= persists {
                 return Err(Refusal::Deadlock(held));
             }
@@ -158,7 +166,7 @@ impl<K: Kernel> Table<K> {
                 told = Some(now);
                 let mut state = self.state();
                 if let Some(entry) = state.entries.get_mut(&key) {
-                    entry.stuck_since = Some(since);
+                    entry.stuck = Some(Stuck { since, confirmed: now });
                 }
                 state.wake_all(key);
             }

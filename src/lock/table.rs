@@ -21,7 +21,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(super) use self::kernel::Kernel;
-use self::kernel::deadlock_persists;
+use self::kernel::{DEADLOCK_FORGOTTEN, deadlock_persists};
 use super::sync::{Condvar, Mutex, MutexGuard};
 use crate::sys::LockMode;
 
@@ -122,8 +122,15 @@ struct Entry<F> {
     phase: Phase,
     /// Handles that will come back.
     users: usize,
-    /// Since when the kernel has told the thread that asks it of a deadlock, and nothing has moved.
-    stuck_since: Option<Instant>,
+    /// The kernel tells the thread that asks it of a deadlock.
+    stuck: Option<Stuck>,
+}
+
+/// Nothing has moved `since` then, as of when it was `confirmed`.
+#[derive(Debug, Clone, Copy)]
+struct Stuck {
+    since: Instant,
+    confirmed: Instant,
 }
 
 /// What the process has of a lock, in the kernel's eyes.
@@ -194,7 +201,7 @@ impl<K: Kernel> Table<K> {
             spare: Vec::new(),
             phase: Phase::Free,
             users: 0,
-            stuck_since: None,
+            stuck: None,
         });
         match entry.file {
             None => entry.file = Some(Arc::new(file)),
@@ -381,12 +388,15 @@ impl<K: Kernel> Table<K> {
                 changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
             }
         };
-        // What the first in the queue was told may be about this thread.
-        let refusal = state.entries.get(&key).and_then(|entry| entry.stuck_since).and_then(|stuck_since| {
-            let stuck_for = self.kernel.now().saturating_duration_since(since.max(stuck_since));
+        // What the first in the queue was told may be about this thread, unless this one ends its wait by itself.
+        let stuck = state.entries.get(&key).and_then(|entry| entry.stuck).filter(|_| wait == Wait::Forever);
+        let refusal = stuck.and_then(|stuck| {
+            let now = self.kernel.now();
+            let age = |then| now.saturating_duration_since(then);
             let held = state.held_by(thread);
-            let persists = stuck_for >= deadlock_persists(in_order, held.len());
-            (!held.is_empty() && persists).then_some(Refusal::Deadlock(held))
+            let persists = age(since.max(stuck.since)) >= deadlock_persists(in_order, held.len());
+            let is_so_now = age(stuck.confirmed) < DEADLOCK_FORGOTTEN;
+            (!held.is_empty() && persists && is_so_now).then_some(Refusal::Deadlock(held))
         });
         (state, refusal)
     }
