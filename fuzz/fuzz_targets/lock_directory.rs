@@ -44,6 +44,7 @@ enum Dir {
 enum Name {
     LockOf(u8),
     OtherLock(u8),
+    NoLock(u8),
     Gitignore,
     GitignoreTemporary { own: bool },
     Other(u8),
@@ -77,6 +78,9 @@ enum Op {
 }
 
 const FILES: [&str; 3] = ["one", "two", "three"];
+/// What only looks like a lock file.
+const NO_LOCKS: [&str; 4] =
+    ["Cargo.lock", "0123456789abcde.lock", "0123456789ABCDEF.lock", "0123456789abcdef.lock.tmp"];
 const NOBODY: u32 = 65534;
 
 /// Permissions bite nobody who is root. Root again when dropped, for libFuzzer writes its corpus.
@@ -251,10 +255,16 @@ fn lock_name(path: &Path) -> String {
     format!("{:016x}.lock", xxh3_64(path.as_os_str().as_encoded_bytes()))
 }
 
+fn is_lock_name(name: &str) -> bool {
+    let is_digit = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+    name.strip_suffix(".lock").is_some_and(|digits| digits.len() == 16 && digits.bytes().all(is_digit))
+}
+
 fn called(world: &Path, name: Name) -> String {
     match name {
         Name::LockOf(file) => lock_name(&world.join("files").join(FILES[usize::from(file) % FILES.len()])),
         Name::OtherLock(number) => format!("{number:016x}.lock"),
+        Name::NoLock(number) => NO_LOCKS[usize::from(number) % NO_LOCKS.len()].into(),
         Name::Gitignore => ".gitignore".into(),
         Name::GitignoreTemporary { own: true } => format!(".gitignore.tmp.{}", std::process::id()),
         Name::GitignoreTemporary { own: false } => ".gitignore.tmp.1".into(),
@@ -291,7 +301,7 @@ fn others(dir: &Path) -> BTreeMap<PathBuf, (u64, u64, u32)> {
             let (path, meta) = (entry.path(), fs::symlink_metadata(entry.path()).unwrap());
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            let ours = name.ends_with(".lock") || name.starts_with(".gitignore.tmp.");
+            let ours = is_lock_name(&name) || name.starts_with(".gitignore.tmp.");
             let stays = !(ours && meta.is_file());
             stays.then(|| (path, (meta.ino(), meta.len(), meta.mode())))
         })
@@ -304,7 +314,7 @@ fuzz_target!(|input: Input| {
     let had_ignore = before.contains_key(&world.locks.join(".gitignore"));
     let is_foreign = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy();
-        !name.starts_with(".gitignore") && !name.ends_with(".lock")
+        !name.starts_with(".gitignore") && !is_lock_name(&name)
     };
     let foreign = before.keys().any(is_foreign);
     {

@@ -281,7 +281,7 @@ fn one(world: &World, path: &[u8]) -> Option<(PathBuf, PathBuf)> {
         // A million executions must not fill the memory; and the next use finds out that it is gone.
         fs::remove_file(&lock).unwrap();
     }
-    Some((place, lock))
+    Some((file.path().to_owned(), file.lock_path().to_owned()))
 }
 
 /// The same place: every slash but the first becomes `/.//`.

@@ -8,6 +8,8 @@ use shuttle::sync::{Mutex, MutexGuard};
 
 /// From so many steps of the clock on, it goes in large ones: a true deadlock of two processes is polled for half a minute.
 const FINE_STEPS: u32 = 64;
+/// Less than the table takes for a gap between two deadlocks.
+const LARGE_STEP: Duration = Duration::from_millis(50);
 
 struct Clock {
     start: Instant,
@@ -76,7 +78,7 @@ pub(crate) fn run() {
             clock.passed = clock.passed.max(next.unwrap_or_default());
             clock.steps += 1;
             if clock.steps > FINE_STEPS {
-                clock.passed += Duration::from_secs(1);
+                clock.passed += LARGE_STEP;
             }
             let due = clock.sleepers.iter().filter(|sleeper| sleeper.until <= clock.passed);
             due.map(|sleeper| sleeper.bell.clone()).collect()

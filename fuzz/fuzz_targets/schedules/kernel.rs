@@ -1,5 +1,6 @@
 //! A stand-in for the kernel. It knows processes only, drops a process's locks on a file at any close, and looks for
-//! cycles of processes, as `posix_locks_deadlock` in fs/locks.c does.
+//! cycles of processes. It finds all of them, whenever anything has changed; `posix_locks_deadlock` in fs/locks.c follows one
+//! wait of each process, and looks only when somebody begins to wait.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -73,33 +73,39 @@ pub(super) fn call<T>(durability: Durability, faults: Option<&Faults>, body: imp
     let hits = hit.clone();
     let decide = move |call: &Call<'_>| {
         assert_inside(call);
+        let action = next_fault(&mut coming);
+        if let Action::Fail(error) = action {
+            // One that was interrupted is made again.
+            if error != EINTR {
+                let unlink = hits.get().unlink || call.syscall == Syscall::Unlinkat;
+                hits.set(Hit { any: true, unlink });
+            }
+            return action;
+        }
+        if action == Action::Short(0) && call.syscall == Syscall::Write {
+            hits.set(Hit { any: true, ..hits.get() });
+        }
+        // Only what is made counts.
         seen.borrow_mut().see(call, durability);
-        let Some((left, fault)) = coming.last_mut() else { return Action::Proceed };
-        if *left > 0 {
-            *left -= 1;
-            return Action::Proceed;
-        }
-        let fault = *fault;
-        coming.pop();
-        let spoil = || {
-            let unlink = hits.get().unlink || call.syscall == Syscall::Unlinkat;
-            hits.set(Hit { any: true, unlink });
-        };
-        match fault {
-            Fault::Interrupted => Action::Fail(EINTR),
-            Fault::Short(len) => {
-                if len == 0 && call.syscall == Syscall::Write {
-                    spoil();
-                }
-                Action::Short(len.into())
-            }
-            Fault::Fails(error) => {
-                spoil();
-                Action::Fail(ERRORS[usize::from(error) % ERRORS.len()])
-            }
-        }
+        action
     };
     let (result, _) = inject(decide, body);
     let unsynced = !unsynced.borrow().directories.is_empty();
     Called { result, hit: hit.get(), unsynced }
+}
+
+/// What becomes of the next call.
+fn next_fault(coming: &mut Vec<(u8, Fault)>) -> Action {
+    let Some((left, fault)) = coming.last_mut() else { return Action::Proceed };
+    if *left > 0 {
+        *left -= 1;
+        return Action::Proceed;
+    }
+    let fault = *fault;
+    coming.pop();
+    match fault {
+        Fault::Interrupted => Action::Fail(EINTR),
+        Fault::Short(len) => Action::Short(len.into()),
+        Fault::Fails(error) => Action::Fail(ERRORS[usize::from(error) % ERRORS.len()]),
+    }
 }

@@ -56,7 +56,8 @@ pub struct Contents {
 
 impl Contents {
     pub(super) fn bytes(self) -> Vec<u8> {
-        vec![self.byte; usize::from(self.len % 9000)]
+        // Each is another one, so that a piece in the wrong place is seen.
+        (0..self.len % 9000).map(|place| self.byte ^ place.wrapping_mul(31) as u8 ^ (place >> 8) as u8).collect()
     }
 }
 
@@ -98,7 +99,8 @@ pub enum Op {
     /// Without the adapter.
     Chmod(Target, u8),
     Outsider(Target, Option<Contents>),
-    LeaveTemporary(Target),
+    /// In another process, in the middle of a write.
+    KilledWriter(Target),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Arbitrary)]

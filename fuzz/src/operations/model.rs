@@ -78,11 +78,6 @@ impl World {
         self.judge_change(deleted.map(drop), file, None, takes_lock);
     }
 
-    pub(super) fn temporary(&self, file: usize) -> PathBuf {
-        let place = self.tree.join(FILES[file]);
-        place.with_file_name(format!(".{}.abcdefghij.tmp", place.file_name().unwrap().to_str().unwrap()))
-    }
-
     /// Whose temporary file this is. A long name is cut.
     fn owner(&self, temporary: &Path) -> Option<usize> {
         let name = temporary.file_name()?.to_str()?.strip_prefix('.')?.strip_suffix(".tmp")?;
@@ -93,7 +88,8 @@ impl World {
         })
     }
 
-    pub(super) fn compare(&mut self) {
+    /// The files, and the temporary files and their owners, as they are on disk.
+    pub(super) fn look(&self) -> ([Option<Version>; FILES.len()], BTreeMap<PathBuf, usize>) {
         let mut found = [const { None }; FILES.len()];
         let mut left = BTreeMap::new();
         for dir in ["", "d", "new"] {
@@ -113,6 +109,11 @@ impl World {
                 }
             }
         }
+        (found, left)
+    }
+
+    pub(super) fn compare(&mut self) {
+        let (found, left) = self.look();
         assert!(found == self.files, "the disk has {found:?}, the model {:?}", self.files);
         // One that could not be removed stays until it is swept, in the way of those who come.
         if self.hit.unlink {

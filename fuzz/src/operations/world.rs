@@ -8,7 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Durability, Error, ReadGuard, Result, WriteGuard};
+use nix::errno::Errno;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
 
 use super::calls::{self, Hit};
 use super::language::{ADAPTERS, Act, Contents, DURABILITY, FILES, Faults, How, NEW_FILE_MODE, Op, Reading, Target};
@@ -133,13 +138,7 @@ impl World {
                 }
             }
             Op::Outsider(target, contents) => self.outsider(*target, *contents),
-            Op::LeaveTemporary(target) => {
-                let file = target.file();
-                // The directory may be missing, and a long name cannot be written in this way.
-                if file != 5 && fs::write(self.temporary(file), "left").is_ok() {
-                    self.left.insert(self.temporary(file), file);
-                }
-            }
+            Op::KilledWriter(target) => self.killed_writer(*target),
         }
         self.compare();
     }
@@ -396,6 +395,40 @@ impl World {
         assert!(gone.iter().all(|path| expected.contains(path)), "a sweep has removed {gone:?}, not {expected:?}");
         assert!(self.hit.any || kept.iter().all(|path| !expected.contains(path)), "a sweep has left {kept:?}");
         self.left.retain(|path, _| !gone.contains(path));
+    }
+
+    /// Another process is killed in the middle of a write.
+    fn killed_writer(&mut self, target: Target) {
+        if self.holds(target.file()) {
+            return;
+        }
+        let (adapter, path) = (&self.adapters[target.adapter()], self.spelled(target));
+        // SAFETY: only libFuzzer's watch over time and memory is another thread, and it has no lock that the child needs.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let write = || -> Option<()> {
+                    // If it hangs, which it must not, it ends with its parent.
+                    set_pdeathsig(Signal::SIGKILL).ok()?;
+                    let file = adapter.file(path).ok()?;
+                    let guard = file.lock().ok()?;
+                    let mut writer = guard.writer().ok()?;
+                    writer.write_all(b"half of it").ok()?;
+                    // SAFETY: nothing is run any more, as if it were killed here.
+                    unsafe { libc::_exit(0) }
+                };
+                let _nothing = write();
+                // SAFETY: as above.
+                unsafe { libc::_exit(1) }
+            }
+            ForkResult::Parent { child } => {
+                // libFuzzer's timer interrupts it.
+                let ended = std::iter::repeat_with(|| waitpid(child, None)).find(|ended| *ended != Err(Errno::EINTR));
+                assert_eq!(ended, Some(Ok(WaitStatus::Exited(child, 0))));
+            }
+        }
+        let (_, there) = self.look();
+        assert_eq!(there.len(), self.left.len() + 1, "a killed writer leaves one temporary file");
+        self.left = there;
     }
 
     fn outsider(&mut self, target: Target, contents: Option<Contents>) {
