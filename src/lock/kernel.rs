@@ -23,11 +23,18 @@ const DEADLOCK_RETRY: Duration = Duration::from_millis(20);
 const DEADLOCK_TOLD: Duration = Duration::from_millis(100);
 /// After so long without the kernel's word the next one is about another deadlock: the thread has slept in F_SETLKW meanwhile,
 /// or has not run.
-pub(super) const DEADLOCK_FORGOTTEN: Duration = Duration::from_millis(500);
+const DEADLOCK_FORGOTTEN: Duration = Duration::from_millis(500);
 
-/// How long that is for a thread that holds `held` locks, `in_order` of them in the common order.
+/// For how long the kernel must insist if a thread holds `held` locks, `in_order` of them in the common order.
 pub(super) fn deadlock_persists(in_order: usize, held: usize) -> Duration {
     if in_order > 0 && held <= in_order { DEADLOCK_PERSISTS_IN_ORDER } else { DEADLOCK_PERSISTS }
+}
+
+impl Stuck {
+    /// Whether it is still so, as far as anybody knows.
+    pub(super) fn is_so(self, now: Instant) -> bool {
+        now.saturating_duration_since(self.confirmed) < DEADLOCK_FORGOTTEN
+    }
 }
 
 /// The system calls that the table needs.
@@ -141,8 +148,7 @@ impl<K: Kernel> Table<K> {
     ) -> Result<(), Refusal<K::Error>> {
         let Request { key, mode, in_order, .. } = *request;
         let persists = deadlock_persists(in_order, held.len());
-        // Who was in the way, since when, and when that was said last.
-        let mut unchanged: Option<(Option<u32>, Instant, Instant)> = None;
+        let mut unchanged: Option<(Option<u32>, Stuck)> = None;
         let mut told: Option<Instant> = None;
         loop {
             if self.kernel.lock(file, mode).map_err(Refusal::Kernel)? {
@@ -150,14 +156,11 @@ impl<K: Kernel> Table<K> {
             }
             let (now, holder) = (self.kernel.now(), self.kernel.holder(file, mode));
             let since = match unchanged {
-                Some((before, since, last))
-                    if before == holder && now.saturating_duration_since(last) < DEADLOCK_FORGOTTEN =>
-                {
-                    since
-                }
+                Some((before, stuck)) if before == holder && stuck.is_so(now) => stuck.since,
                 _ => now,
             };
-            unchanged = Some((holder, since, now));
+            let stuck = Stuck { since, confirmed: now };
+            unchanged = Some((holder, stuck));
             if !held.is_empty() && now.saturating_duration_since(since) >= persists {
                 return Err(Refusal::Deadlock(held));
             }
@@ -166,7 +169,7 @@ impl<K: Kernel> Table<K> {
                 told = Some(now);
                 let mut state = self.state();
                 if let Some(entry) = state.entries.get_mut(&key) {
-                    entry.stuck = Some(Stuck { since, confirmed: now });
+                    entry.stuck = Some(stuck);
                 }
                 state.wake_all(key);
             }

@@ -21,7 +21,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(super) use self::kernel::Kernel;
-use self::kernel::{DEADLOCK_FORGOTTEN, deadlock_persists};
+use self::kernel::deadlock_persists;
 use super::sync::{Condvar, Mutex, MutexGuard};
 use crate::sys::LockMode;
 
@@ -392,11 +392,10 @@ impl<K: Kernel> Table<K> {
         let stuck = state.entries.get(&key).and_then(|entry| entry.stuck).filter(|_| wait == Wait::Forever);
         let refusal = stuck.and_then(|stuck| {
             let now = self.kernel.now();
-            let age = |then| now.saturating_duration_since(then);
             let held = state.held_by(thread);
-            let persists = age(since.max(stuck.since)) >= deadlock_persists(in_order, held.len());
-            let is_so_now = age(stuck.confirmed) < DEADLOCK_FORGOTTEN;
-            (!held.is_empty() && persists && is_so_now).then_some(Refusal::Deadlock(held))
+            let stuck_for = now.saturating_duration_since(since.max(stuck.since));
+            let persists = stuck_for >= deadlock_persists(in_order, held.len());
+            (!held.is_empty() && persists && stuck.is_so(now)).then_some(Refusal::Deadlock(held))
         });
         (state, refusal)
     }
