@@ -29,8 +29,8 @@ pub fn table(locks: &[LockFile]) -> String {
 pub fn json(locks: &[LockFile]) -> String {
     let objects = locks.iter().map(|lock| {
         let path = json_string(&lock.path.to_string_lossy());
-        let exclusive = lock.holder.as_ref().is_some_and(|holder| holder.exclusive);
-        let pid = lock.holder.as_ref().and_then(|holder| holder.pid);
+        let exclusive = lock.holder.is_some_and(|holder| holder.exclusive);
+        let pid = lock.holder.and_then(|holder| holder.pid);
         let pid = pid.map_or("null".into(), |pid| pid.to_string());
         let held = lock.holder.is_some();
         format!("\n  {{\"path\": {path}, \"held\": {held}, \"exclusive\": {exclusive}, \"pid\": {pid}}}")
