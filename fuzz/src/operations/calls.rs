@@ -7,7 +7,8 @@ use std::rc::Rc;
 use atomic_file_adapter::Durability;
 use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 use libc::EINTR;
-use nix::sys::stat::fstat;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{fstat, fstatat};
 
 use super::language::{ERRORS, Fault, Faults};
 use crate::sandbox::assert_inside;
@@ -39,16 +40,12 @@ impl Unsynced {
                 self.directories.retain(|directory| Some(*directory) != inode);
             }
             Syscall::Renameat => {
-                let may_be_torn = !self.files.is_empty() && durability != Durability::None;
+                let version = fstatat(call.fd.unwrap(), call.path.unwrap(), AtFlags::AT_SYMLINK_NOFOLLOW).unwrap();
+                let may_be_torn = self.files.contains(&version.st_ino) && durability != Durability::None;
                 assert!(!may_be_torn, "a new version is renamed before it is synced");
                 self.directories.extend(inode);
             }
-            // Of a temporary file that is given up, of the `.gitignore`'s, or of a file whose end this is.
-            Syscall::Unlinkat | Syscall::Linkat => {
-                self.files.clear();
-                self.directories.extend(inode);
-            }
-            Syscall::Mkdirat => self.directories.extend(inode),
+            Syscall::Unlinkat | Syscall::Linkat | Syscall::Mkdirat => self.directories.extend(inode),
             _ => {}
         }
     }
