@@ -9,7 +9,7 @@ use shuttle::sync::{Mutex, MutexGuard};
 /// From so many steps of the clock on, it goes in large ones: a true deadlock of two processes is polled for half a minute.
 const FINE_STEPS: u32 = 64;
 /// Less than the table takes for a gap between two deadlocks.
-const LARGE_STEP: Duration = Duration::from_millis(50);
+const LARGE_STEP: Duration = Duration::from_millis(400);
 
 struct Clock {
     start: Instant,
