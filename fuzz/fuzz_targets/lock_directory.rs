@@ -13,13 +13,12 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use arbitrary::Arbitrary;
-use atomic_file_adapter::fault::{Action, Call, inject};
 use atomic_file_adapter::{AtomicFileAdapter, Durability, Error, Result};
-use atomic_file_adapter_fuzz::sandbox::{assert_inside, sandbox};
+use atomic_file_adapter_fuzz::protocol::{is_lock_name, lock_name};
+use atomic_file_adapter_fuzz::sandbox::{keep_inside, sandbox};
 use libfuzzer_sys::fuzz_target;
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, geteuid, mkfifo, seteuid};
-use xxhash_rust::xxh3::xxh3_64;
 
 #[derive(Debug, Arbitrary)]
 struct Input {
@@ -251,15 +250,6 @@ impl World {
     }
 }
 
-fn lock_name(path: &Path) -> String {
-    format!("{:016x}.lock", xxh3_64(path.as_os_str().as_encoded_bytes()))
-}
-
-fn is_lock_name(name: &str) -> bool {
-    let is_digit = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
-    name.strip_suffix(".lock").is_some_and(|digits| digits.len() == 16 && digits.bytes().all(is_digit))
-}
-
 fn called(world: &Path, name: Name) -> String {
     match name {
         Name::LockOf(file) => lock_name(&world.join("files").join(FILES[usize::from(file) % FILES.len()])),
@@ -319,11 +309,7 @@ fuzz_target!(|input: Input| {
     let foreign = before.keys().any(is_foreign);
     {
         let _nobody = AsNobody::begin();
-        let watch = |call: &Call<'_>| {
-            assert_inside(call);
-            Action::Proceed
-        };
-        inject(watch, || input.ops.iter().take(20).for_each(|(file, op)| world.step(usize::from(*file) % 3, *op)));
+        keep_inside(|| input.ops.iter().take(20).for_each(|(file, op)| world.step(usize::from(*file) % 3, *op)));
     }
     let mut after = others(&world.locks);
     if !had_ignore && after.remove(&world.locks.join(".gitignore")).is_some() {

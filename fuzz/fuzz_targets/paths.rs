@@ -16,13 +16,12 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use atomic_file_adapter::fault::{Action, Call, inject};
 use atomic_file_adapter::{AtomicFileAdapter, Durability, Error, FileKind};
-use atomic_file_adapter_fuzz::sandbox::{assert_inside, sandbox};
+use atomic_file_adapter_fuzz::protocol::{is_lock_name, lock_name};
+use atomic_file_adapter_fuzz::sandbox::{keep_inside, sandbox};
 use libc::{ELOOP, ENAMETOOLONG};
 use libfuzzer_sys::fuzz_target;
 use nix::sys::stat::Mode;
-use xxhash_rust::xxh3::xxh3_64;
 
 struct World {
     tree: PathBuf,
@@ -241,12 +240,10 @@ fn one(world: &World, path: &[u8]) -> Option<(PathBuf, PathBuf)> {
     let expected = resolve(&world.tree, path, 0).and_then(|place| {
         // The fuzzer does come upon their names.
         let name = place.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-        let digits = name.strip_suffix(".lock").filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
-        let is_lock_name = digits.is_some_and(|digits| digits.len() == 16);
-        let is_lock_file = is_lock_name && place.parent() == Some(world.adapter.lock_dir());
+        let is_lock_file = is_lock_name(&name) && place.parent() == Some(world.adapter.lock_dir());
         if is_lock_file { Err(No::Invalid) } else { Ok(place) }
     });
-    let found = world.adapter.file(spelled);
+    let found = keep_inside(|| world.adapter.file(spelled));
     if let (Ok(whole), Ok(place)) = (spelled.canonicalize(), &expected) {
         assert_eq!(whole, *place, "the resolver is wrong about {spelled:?}");
     }
@@ -263,7 +260,7 @@ fn one(world: &World, path: &[u8]) -> Option<(PathBuf, PathBuf)> {
         }
     };
     assert_eq!(file.path(), place, "{spelled:?}");
-    let lock = world.adapter.lock_dir().join(format!("{:016x}.lock", xxh3_64(place.as_os_str().as_bytes())));
+    let lock = world.adapter.lock_dir().join(lock_name(&place));
     assert_eq!(file.lock_path(), lock, "{spelled:?}");
     let other_spelling = respell(path);
     let again = world.adapter.lock_path(Path::new(OsStr::from_bytes(&other_spelling)));
@@ -273,11 +270,7 @@ fn one(world: &World, path: &[u8]) -> Option<(PathBuf, PathBuf)> {
         Err(error) => assert_eq!(told(&error), No::Io(ENAMETOOLONG), "{spelled:?} in other words"),
     }
     if place.starts_with(&world.tree) && place != world.tree {
-        let watch = |call: &Call<'_>| {
-            assert_inside(call);
-            Action::Proceed
-        };
-        inject(watch, || use_it(world, spelled, &place));
+        keep_inside(|| use_it(world, spelled, &place));
         // A million executions must not fill the memory; and the next use finds out that it is gone.
         fs::remove_file(&lock).unwrap();
     }

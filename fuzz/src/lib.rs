@@ -1,4 +1,5 @@
 //! What the fuzz targets share.
 
 pub mod operations;
+pub mod protocol;
 pub mod sandbox;

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use atomic_file_adapter::fault::{Call, Syscall};
+use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 
 static SANDBOX: OnceLock<PathBuf> = OnceLock::new();
 
@@ -32,11 +32,26 @@ extern "C" fn remove() {
     }
 }
 
-/// Fails before a call would change anything outside the sandbox.
-pub fn assert_inside(call: &Call<'_>) {
+/// Watches a call of the crate: fails before a system call would change anything outside the sandbox. (Not if one would make
+/// an empty file there: an open that creates looks like any other.)
+pub fn keep_inside<T>(body: impl FnOnce() -> T) -> T {
+    let watch = |call: &Call<'_>| {
+        assert_inside(call);
+        Action::Proceed
+    };
+    inject(watch, body).0
+}
+
+pub(crate) fn assert_inside(call: &Call<'_>) {
     let changes = matches!(
         call.syscall,
-        Syscall::Mkdirat | Syscall::Renameat | Syscall::Linkat | Syscall::Unlinkat | Syscall::Write | Syscall::Fchmod
+        Syscall::Mkdirat
+            | Syscall::Renameat
+            | Syscall::Linkat
+            | Syscall::Unlinkat
+            | Syscall::Write
+            | Syscall::Fchmod
+            | Syscall::Fchown
     );
     if !changes {
         return;

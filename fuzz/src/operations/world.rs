@@ -89,7 +89,7 @@ impl World {
             Op::Read(target, reading) => {
                 let read = match reading {
                     Reading::Text => {
-                        let (adapter, path) = (self.adapters[target.adapter()].clone(), self.spelled(*target));
+                        let (adapter, path) = self.by_path(*target);
                         let text = self.call(target.adapter(), faults, || adapter.read_to_string_with_lock(path));
                         text.map(|text| text.map(String::into_bytes))
                     }
@@ -98,8 +98,7 @@ impl World {
                 self.judge_read(read, target.file(), self.holds(target.file()));
             }
             Op::Exists(target) => {
-                let path = self.spelled(*target);
-                let adapter = self.adapters[target.adapter()].clone();
+                let (adapter, path) = self.by_path(*target);
                 let exists = self.call(target.adapter(), faults, || adapter.exists(path));
                 assert!(exists == self.files[target.file()].is_some() || self.hit.any && !exists);
             }
@@ -108,7 +107,7 @@ impl World {
                 let written = if target.handle {
                     self.on(*target, faults, |file| file.write(contents.bytes()))
                 } else {
-                    let (adapter, path) = (self.adapters[target.adapter()].clone(), self.spelled(*target));
+                    let (adapter, path) = self.by_path(*target);
                     self.call(target.adapter(), faults, || adapter.write_atomic(path, contents.bytes()))
                 };
                 self.judge_change(written, target.file(), Some(new), true);
@@ -163,6 +162,11 @@ impl World {
         self.tree.join(target.spelling().0)
     }
 
+    /// What a call by path needs.
+    fn by_path(&self, target: Target) -> (AtomicFileAdapter, PathBuf) {
+        (self.adapters[target.adapter()].clone(), self.spelled(target))
+    }
+
     fn call<T>(&mut self, adapter: usize, faults: Option<&Faults>, body: impl FnOnce() -> T) -> T {
         let durability = DURABILITY[adapter];
         let called = calls::call(durability, faults, body);
@@ -178,7 +182,7 @@ impl World {
         faults: Option<&Faults>,
         verb: impl FnOnce(&AtomicFile) -> Result<T>,
     ) -> Result<T> {
-        let (adapter, path) = (self.adapters[target.adapter()].clone(), self.spelled(target));
+        let (adapter, path) = self.by_path(target);
         if !target.handle {
             return self.call(target.adapter(), faults, || verb(&adapter.file(path)?));
         }
@@ -192,7 +196,7 @@ impl World {
         let old = self.files[target.file()].clone();
         let new = [old.as_ref().map_or(&b""[..], |old| &old.contents), &more.bytes()].concat();
         let new = self.next_version(target.file(), new, target.new_mode());
-        let (adapter, path) = (self.adapters[target.adapter()].clone(), self.spelled(target));
+        let (adapter, path) = self.by_path(target);
         let change = |seen: Option<&[u8]>| {
             assert_eq!(seen, old.as_ref().map(|old| &old.contents[..]), "an update has not seen the current version");
             if fails { Err(Stopped::ByCaller) } else { Ok([seen.unwrap_or_default(), &more.bytes()].concat()) }
@@ -372,8 +376,7 @@ impl World {
     }
 
     fn sweep(&mut self, target: Target, directory: bool, faults: Option<&Faults>) {
-        let adapter = self.adapters[target.adapter()].clone();
-        let path = self.spelled(target);
+        let (adapter, path) = self.by_path(target);
         let place = self.tree.join(FILES[target.file()]);
         let swept_path = if directory { path.parent().unwrap().to_owned() } else { path };
         let in_reach = |file: &usize| {
@@ -402,7 +405,7 @@ impl World {
         if self.holds(target.file()) {
             return;
         }
-        let (adapter, path) = (&self.adapters[target.adapter()], self.spelled(target));
+        let (adapter, path) = self.by_path(target);
         // SAFETY: only libFuzzer's watch over time and memory is another thread, and it has no lock that the child needs.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
