@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::sync::MutexGuard;
-use super::{DRAIN, PAUSE, Phase, Refusal, Request, State, Stuck, Table, Turn, Wait, place};
+use super::state::{DRAIN, PAUSE, Phase, State, Stuck, Turn, place};
+use super::{Refusal, Request, Table, Wait};
 use crate::sys::LockMode;
 
 /// Polling starts with this interval and doubles it up to [`POLL_LAST`].
@@ -21,20 +22,9 @@ const DEADLOCK_PERSISTS_IN_ORDER: Duration = Duration::from_secs(30);
 const DEADLOCK_RETRY: Duration = Duration::from_millis(20);
 /// How often those behind in the queue are told of it, once it has been believed.
 const DEADLOCK_TOLD: Duration = Duration::from_millis(100);
-/// After so long without the kernel's word the next one is about another deadlock: the thread has slept in F_SETLKW meanwhile,
-/// or has not run.
-const DEADLOCK_FORGOTTEN: Duration = Duration::from_millis(500);
-
 /// For how long the kernel must insist if a thread holds `held` locks, `in_order` of them in the common order.
 pub(super) fn deadlock_persists(in_order: usize, held: usize) -> Duration {
     if in_order > 0 && held <= in_order { DEADLOCK_PERSISTS_IN_ORDER } else { DEADLOCK_PERSISTS }
-}
-
-impl Stuck {
-    /// Whether it is still so, as far as anybody knows.
-    pub(super) fn is_so(self, now: Instant) -> bool {
-        now.saturating_duration_since(self.confirmed) < DEADLOCK_FORGOTTEN
-    }
 }
 
 /// The system calls that the table needs.

@@ -14,30 +14,19 @@
 
 #[path = "kernel.rs"]
 mod kernel;
+#[path = "state.rs"]
+mod state;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub(super) use self::kernel::Kernel;
 use self::kernel::deadlock_persists;
+pub(super) use self::state::State;
+use self::state::{Entry, Hold, Phase, Waiter, place};
 use super::sync::{Condvar, Mutex, MutexGuard};
 use crate::sys::LockMode;
-
-// A process whose threads hand a lock round, or whose readers overlap, keeps it for a turn of 10 ms; then those readers
-// that are inside leave before others are let in, and the kernel's lock is let go for a moment.
-
-/// For how long, at first, a reader waits for those inside to leave at the end of a turn. They may be slow, or even wait
-/// for this very reader; so it joins them after all, and at the end of the next turn, [`TURN_PER_DRAIN`] times as long
-/// as the wait, the wait is twice as long, up to [`LONGEST_DRAIN`].
-const DRAIN: Duration = Duration::from_millis(2);
-const LONGEST_DRAIN: Duration = Duration::from_secs(1);
-const TURN_PER_DRAIN: u32 = 5;
-
-/// For how long after its turn a process does not ask for the lock again, so that one that sleeps in F_SETLKW can be
-/// scheduled and take it. The kernel wakes waiters but does not hand them the lock.
-const PAUSE: Duration = Duration::from_micros(200);
 
 /// Device and inode of a lock file.
 pub(super) type Key = (u64, u64);
@@ -95,76 +84,6 @@ pub(super) enum Refusal<E> {
 pub(super) struct Table<K: Kernel> {
     kernel: K,
     state: Mutex<State<K::File>>,
-}
-
-#[derive(Debug)]
-pub(super) struct State<F> {
-    entries: BTreeMap<Key, Entry<F>>,
-    /// Who holds what.
-    holds: Vec<Hold>,
-    /// Who waits for what, in the order of arrival. The first of a key is the only one that asks the kernel.
-    queue: Vec<Waiter>,
-    next_ticket: u64,
-    /// When this process's turn at a lock began and when it last let go of it. Entries come and go with every call
-    /// that is made by path, turns must not; so they are kept apart, in a fixed number of places. Two keys that
-    /// share a place cost each other a pause now and then.
-    turns: [Option<Turn>; 64],
-}
-
-/// A lock file that somebody in this process uses.
-#[derive(Debug)]
-struct Entry<F> {
-    /// `None` after an unlock has failed: closing the file was the way to let go.
-    file: Option<Arc<F>>,
-    /// Descriptors of the same file that were opened by mistake. Closing one drops the process's locks on the file,
-    /// so they wait until nobody uses it.
-    spare: Vec<Arc<F>>,
-    phase: Phase,
-    /// Handles that will come back.
-    users: usize,
-    /// The kernel tells the thread that asks it of a deadlock.
-    stuck: Option<Stuck>,
-}
-
-/// Nothing has moved `since` then, as of when it was `confirmed`.
-#[derive(Debug, Clone, Copy)]
-struct Stuck {
-    since: Instant,
-    confirmed: Instant,
-}
-
-/// What the process has of a lock, in the kernel's eyes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Free,
-    /// One thread is in a system call that will change it.
-    Busy,
-    Held(LockMode),
-}
-
-#[derive(Debug)]
-struct Hold {
-    key: Key,
-    thread: Thread,
-    label: Arc<Path>,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    key: Key,
-    thread: Thread,
-    ticket: u64,
-    /// A reader that could go in, and only gives those inside a chance to leave: it waits for nobody.
-    draining: bool,
-    /// Of its own, so that only the first in the queue is woken; and since when it waits. None until it has to.
-    asleep: Option<(Arc<Condvar>, Instant)>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Turn {
-    began: Instant,
-    drain: Duration,
-    released: Option<Instant>,
 }
 
 impl<K: Kernel> Table<K> {
@@ -399,99 +318,4 @@ impl<K: Kernel> Table<K> {
         });
         (state, refusal)
     }
-}
-
-impl Turn {
-    /// Whether taking the lock now would go on with this turn: others have had no chance since.
-    fn goes_on(&self, now: Instant) -> bool {
-        self.released.is_none_or(|released| now.saturating_duration_since(released) < PAUSE)
-    }
-}
-
-impl<F> State<F> {
-    pub(super) const fn new() -> Self {
-        State { entries: BTreeMap::new(), holds: Vec::new(), queue: Vec::new(), next_ticket: 0, turns: [None; 64] }
-    }
-
-    fn is_first(&self, key: Key, ticket: u64) -> bool {
-        self.queue.iter().find(|waiter| waiter.key == key).is_some_and(|first| first.ticket == ticket)
-    }
-
-    fn turn_is_over(&self, key: Key, now: Instant) -> bool {
-        self.turns[place(key)].is_some_and(|turn| {
-            turn.goes_on(now) && now.saturating_duration_since(turn.began) > turn.drain * TURN_PER_DRAIN
-        })
-    }
-
-    fn turn_drain(&self, key: Key) -> Duration {
-        self.turns[place(key)].map_or(DRAIN, |turn| turn.drain)
-    }
-
-    fn lengthen_turn(&mut self, key: Key, now: Instant) {
-        if let Some(turn) = &mut self.turns[place(key)] {
-            *turn = Turn { began: now, drain: (turn.drain * 2).min(LONGEST_DRAIN), ..*turn };
-        }
-    }
-
-    fn holds(&self, key: Key, thread: Thread) -> bool {
-        self.holds.iter().any(|hold| hold.key == key && hold.thread == thread)
-    }
-
-    fn held_by(&self, thread: Thread) -> Vec<Arc<Path>> {
-        self.holds.iter().filter(|hold| hold.thread == thread).map(|hold| hold.label.clone()).collect()
-    }
-
-    /// Whether a chain of threads, each waiting for the next, leads from a waiter back to itself. A waiter waits for
-    /// those who hold the lock and for those before it in the queue.
-    fn would_wait_for_itself(&self, key: Key, thread: Thread, ticket: u64) -> bool {
-        // Nobody can wait for a thread that holds nothing and is last in its only queue.
-        if !self.holds.iter().any(|hold| hold.thread == thread) {
-            return false;
-        }
-        let mut seen = BTreeSet::new();
-        let mut todo = vec![(key, ticket)];
-        while let Some((key, ticket)) = todo.pop() {
-            let holders = self.holds.iter().filter(|hold| hold.key == key).map(|hold| hold.thread);
-            let ahead = self.queue.iter().filter(|waiter| waiter.key == key && waiter.ticket < ticket);
-            for other in holders.chain(ahead.map(|waiter| waiter.thread)) {
-                if other == thread {
-                    return true;
-                }
-                if seen.insert(other) {
-                    let waits = self.queue.iter().filter(|waiter| waiter.thread == other && !waiter.draining);
-                    // Those before somebody before me in one queue are before me too.
-                    todo.extend(waits.map(|waiter| (waiter.key, waiter.ticket)).filter(|wait| wait.0 != key));
-                }
-            }
-        }
-        false
-    }
-
-    /// Wakes the first in the queue, the only one that can do something. When that one has gone in or given up, it
-    /// wakes the next.
-    fn wake(&self, key: Key) {
-        if let Some((changed, _)) = self.queue.iter().find(|waiter| waiter.key == key).and_then(|w| w.asleep.as_ref()) {
-            changed.notify_one();
-        }
-    }
-
-    fn wake_all(&self, key: Key) {
-        for (changed, _) in self.queue.iter().filter(|waiter| waiter.key == key).filter_map(|w| w.asleep.as_ref()) {
-            changed.notify_one();
-        }
-    }
-
-    fn close_if_unused(&mut self, key: Key) {
-        let waited_for = self.queue.iter().any(|waiter| waiter.key == key);
-        let unused = |entry: &Entry<F>| entry.users == 0 && entry.phase == Phase::Free && !waited_for;
-        if self.entries.get(&key).is_some_and(unused) {
-            self.entries.remove(&key);
-        }
-    }
-}
-
-/// Where the turns of a lock file are kept.
-fn place(key: Key) -> usize {
-    // Inode numbers of files made one after the other differ in their lowest bits.
-    (key.1 % 64) as usize
 }
