@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result, Step};
-use crate::file::{self, AtomicFile, ReadGuard, WriteGuard};
+use crate::file::{self, AtomicFile};
+use crate::guard::{ReadGuard, WriteGuard};
 use crate::lock::{self, LockDir, Patience, Recent};
 use crate::path::current_dir;
 use crate::replace::{Durability, Options};

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use crate::adapter::Config;
 use crate::error::{Error, Result, Step};
-use crate::file::{self, AtomicFile, WriteGuard};
+use crate::file::{self, AtomicFile};
+use crate::guard::WriteGuard;
 use crate::path::{Dir, current_dir};
 use crate::replace::{Durability, Replacement, check_removable, sync_dir, unlink};
 use crate::sys;

@@ -1,18 +1,19 @@
-//! One resolved file, and the guards of its lock.
+//! One resolved file, and its verbs, each under its lock.
 
 use std::fs::File;
-use std::marker::PhantomData;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::adapter::Config;
-use crate::error::{Error, Result, Step};
+use crate::error::{Error, Result};
+use crate::guard::{Guard, ReadGuard, WriteGuard};
 use crate::lock::{self, Held, Lock, Patience, is_like_lock_name};
 use crate::path::Place;
-use crate::replace::{Replacement, check_regular, remove, stat_regular};
-use crate::sys::{self, Errno, Fd, LockMode};
+use crate::read;
+use crate::replace::{Replacement, remove};
+use crate::sys::LockMode;
 
 /// One file, looked up once: the fast path for a file that is used often. From [`AtomicFileAdapter::file`].
 ///
@@ -46,7 +47,7 @@ use crate::sys::{self, Errno, Fd, LockMode};
 pub struct AtomicFile(Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Inner {
     config: Arc<Config>,
     place: Place,
     lock: Arc<Lock>,
@@ -253,11 +254,7 @@ impl AtomicFile {
     }
 
     fn acquire(&self, mode: LockMode, patience: Patience) -> Result<Guard> {
-        Ok(self.guard(self.0.lock.acquire(mode, patience)?))
-    }
-
-    fn guard(&self, held: Held) -> Guard {
-        Guard { held, file: self.0.clone(), not_send: PhantomData }
+        Ok(Guard::new(self.0.lock.acquire(mode, patience)?, self.0.clone()))
     }
 }
 
@@ -274,193 +271,29 @@ pub(crate) fn lock_many_shared(config: &Config, files: &[AtomicFile]) -> Result<
 fn acquire_many(config: &Config, files: &[AtomicFile], mode: LockMode) -> Result<impl Iterator<Item = Guard>> {
     let locks: Vec<&Lock> = files.iter().map(|file| &*file.0.lock).collect();
     let held = lock::acquire_all(&locks, mode, config.patience())?;
-    Ok(files.iter().zip(held).map(|(file, held)| file.guard(held)))
-}
-
-/// A shared lock of an [`AtomicFile`]. Its verbs work under the lock that it is; dropping it releases the lock.
-///
-/// It stays with the thread that took it (it is not `Send`), because that is whom a deadlock is reported to. In a
-/// child made by `fork(2)` it is inert: its verbs fail with [`Error::Forked`], and dropping it releases nothing.
-#[derive(Debug)]
-#[must_use = "dropping a guard releases the lock"]
-pub struct ReadGuard(Guard);
-
-/// The exclusive lock of an [`AtomicFile`]. Its verbs work under the lock that it is; dropping it releases the lock.
-///
-/// It stays with the thread that took it (it is not `Send`), because that is whom a deadlock is reported to. In a
-/// child made by `fork(2)` it is inert: its verbs fail with [`Error::Forked`], and dropping it releases nothing.
-#[derive(Debug)]
-#[must_use = "dropping a guard releases the lock"]
-pub struct WriteGuard(Guard);
-
-#[derive(Debug)]
-struct Guard {
-    // First, so that the lock is released before the last user of the lock file leaves.
-    held: Held,
-    file: Arc<Inner>,
-    not_send: PhantomData<*const ()>,
-}
-
-impl ReadGuard {
-    /// Reads the whole file. `None`: there is no such file.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotRegularFile`], [`Error::Forked`], or a system call failed.
-    pub fn read(&self) -> Result<Option<Vec<u8>>> {
-        self.0.checked()?.read()
-    }
-
-    /// Reads the whole file into `buf`. See [`AtomicFile::read_into`].
-    ///
-    /// # Errors
-    ///
-    /// As [`read`](Self::read).
-    pub fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
-        self.0.checked()?.read_into(buf)
-    }
-
-    /// Opens the current version. See [`AtomicFile::open`].
-    ///
-    /// # Errors
-    ///
-    /// As [`read`](Self::read).
-    pub fn open(&self) -> Result<Option<File>> {
-        self.0.checked()?.open()
-    }
-}
-
-impl WriteGuard {
-    /// Reads the whole file. `None`: there is no such file.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotRegularFile`], [`Error::Forked`], or a system call failed.
-    pub fn read(&self) -> Result<Option<Vec<u8>>> {
-        self.0.checked()?.read()
-    }
-
-    /// Reads the whole file into `buf`. See [`AtomicFile::read_into`].
-    ///
-    /// # Errors
-    ///
-    /// As [`read`](Self::read).
-    pub fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
-        self.0.checked()?.read_into(buf)
-    }
-
-    /// Opens the current version. See [`AtomicFile::open`].
-    ///
-    /// # Errors
-    ///
-    /// As [`read`](Self::read).
-    pub fn open(&self) -> Result<Option<File>> {
-        self.0.checked()?.open()
-    }
-
-    /// Replaces the contents. See [`AtomicFile::write`].
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotRegularFile`], [`Error::Forked`], [`Error::NotDurable`], or a system call failed.
-    pub fn write(&self, contents: impl AsRef<[u8]>) -> Result<()> {
-        self.writer()?.put_all(contents.as_ref())
-    }
-
-    /// Begins a new version that is written bit by bit. See [`Replacement`].
-    ///
-    /// # Errors
-    ///
-    /// As [`write`](Self::write).
-    pub fn writer(&self) -> Result<Replacement<'_>> {
-        self.0.checked()?.writer(&self.0.held, false)
-    }
-
-    /// The same for a file that is to be as if it had been removed before.
-    pub(crate) fn writer_anew(&self) -> Result<Replacement<'_>> {
-        self.0.checked()?.writer(&self.0.held, true)
-    }
-
-    /// Removes the file. False: there was none. See [`AtomicFile::delete`].
-    ///
-    /// # Errors
-    ///
-    /// As [`write`](Self::write).
-    pub fn delete(&self) -> Result<bool> {
-        self.0.checked()?.delete()
-    }
-}
-
-impl Guard {
-    /// What the guard is for, if it is this process that took the lock.
-    fn checked(&self) -> Result<&Inner> {
-        self.held.check()?;
-        Ok(&self.file)
-    }
+    Ok(files.iter().zip(held).map(|(file, held)| Guard::new(held, file.0.clone())))
 }
 
 /// What can be done while the lock is held.
 impl Inner {
-    fn read(&self) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn read(&self) -> Result<Option<Vec<u8>>> {
         let mut contents = Vec::new();
         Ok(self.read_into(&mut contents)?.map(|_| contents))
     }
 
-    fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
-        buf.clear();
-        let path: &Path = self.place.path();
-        let Some((file, size)) = self.open_current()? else { return Ok(None) };
-        let failed = |error: std::io::Error| Error::io(path, Step::Read, error);
-        // The size is a hint only. One byte more than that lets the read that comes to the end show it, so that
-        // the buffer need not grow to find out.
-        let size = usize::try_from(size).unwrap_or(usize::MAX);
-        buf.try_reserve(size.saturating_add(1)).map_err(|e| failed(e.into()))?;
-        loop {
-            if buf.len() == buf.capacity() {
-                buf.try_reserve(32).map_err(|e| failed(e.into()))?;
-            }
-            let read = sys::read(&file, buf).map_err(|e| failed(e.into()))?;
-            // A read that stops at the very size, with room left, has met the end. A size of 0 says nothing: files of
-            // /proc have it.
-            let at_the_end = buf.len() == size && size > 0 && buf.len() < buf.capacity();
-            if read == 0 || at_the_end {
-                return Ok(Some(buf.len()));
-            }
-        }
+    pub(crate) fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
+        read::read_into(&self.place, buf)
     }
 
-    fn open(&self) -> Result<Option<File>> {
-        let Some((file, _)) = self.open_current()? else { return Ok(None) };
-        // Whoever gets it would not expect anything else.
-        let meta = sys::stat_open(&file).map_err(|error| Error::io(self.place.path(), Step::Stat, error))?;
-        check_regular(meta, self.place.path())?;
-        Ok(Some(file.into()))
+    pub(crate) fn open(&self) -> Result<Option<File>> {
+        read::open(&self.place)
     }
 
-    /// Opens the current version; with its size.
-    fn open_current(&self) -> Result<Option<(Fd, u64)>> {
-        let (place, path) = (&self.place, self.place.path());
-        let Some(dir) = place.dir()? else { return Ok(None) };
-        // Before it is opened, because to open a device can do something. What comes between the two is not one of ours,
-        // and the open neither follows a link nor waits for a FIFO.
-        let Some(meta) = stat_regular(dir, place.name(), path)? else { return Ok(None) };
-        let opened = match sys::open_read(dir.as_fd(), place.name()) {
-            // A regular file is not ready only while somebody has a lease on it.
-            Err(Errno::AGAIN) => sys::open_read_waiting(dir.as_fd(), place.name()),
-            opened => opened,
-        };
-        match opened {
-            Ok(file) => Ok(Some((file, meta.size))),
-            Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(Error::io(path, Step::Open, error)),
-        }
-    }
-
-    fn writer<'lock>(&'lock self, held: &'lock Held, anew: bool) -> Result<Replacement<'lock>> {
+    pub(crate) fn writer<'lock>(&'lock self, held: &'lock Held, anew: bool) -> Result<Replacement<'lock>> {
         Replacement::begin(held, &self.place, self.config.replace, anew)
     }
 
-    fn delete(&self) -> Result<bool> {
+    pub(crate) fn delete(&self) -> Result<bool> {
         remove(&self.place, self.config.replace)
     }
 }

@@ -1,0 +1,253 @@
+//! The lock of a file while it is held, and what can be done under it.
+
+use std::fs::File;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::file::Inner;
+use crate::lock::Held;
+use crate::replace::Replacement;
+
+/// A shared lock of a file, from [`AtomicFile::lock_shared`]. Its verbs work under the lock that it is; dropping it
+/// releases the lock.
+///
+/// It stays with the thread that took it (it is not `Send`), because that is whom a deadlock is reported to. In a
+/// child made by [fork(2)] it is inert: its verbs fail with [`Error::Forked`], and dropping it releases nothing.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let scratch = tempfile::tempdir()?;
+/// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+/// # let path = scratch.path().join("settings.toml");
+/// let file = files.file(&path)?;
+/// file.write("colour = 'red'\n")?;
+///
+/// let guard = file.lock_shared()?; // others may read meanwhile, and nobody writes
+/// assert_eq!(guard.read()?, guard.read()?);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`AtomicFile::lock_shared`]: crate::AtomicFile::lock_shared
+/// [`Error::Forked`]: crate::Error::Forked
+/// [fork(2)]: https://man7.org/linux/man-pages/man2/fork.2.html
+#[derive(Debug)]
+#[must_use = "dropping a guard releases the lock"]
+pub struct ReadGuard(pub(crate) Guard);
+
+/// The exclusive lock of a file, from [`AtomicFile::lock`]. Its verbs work under the lock that it is; dropping it
+/// releases the lock.
+///
+/// It stays with the thread that took it (it is not `Send`), because that is whom a deadlock is reported to. In a
+/// child made by [fork(2)] it is inert: its verbs fail with [`Error::Forked`], and dropping it releases nothing.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let scratch = tempfile::tempdir()?;
+/// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+/// # let path = scratch.path().join("owner");
+/// let file = files.file(&path)?;
+///
+/// let guard = file.lock()?; // nobody else reads or writes until it is dropped
+/// if guard.read()?.is_none() {
+///     guard.write("me")?;
+/// }
+/// drop(guard);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`AtomicFile::lock`]: crate::AtomicFile::lock
+/// [`Error::Forked`]: crate::Error::Forked
+/// [fork(2)]: https://man7.org/linux/man-pages/man2/fork.2.html
+#[derive(Debug)]
+#[must_use = "dropping a guard releases the lock"]
+pub struct WriteGuard(pub(crate) Guard);
+
+/// What the two have in common.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    // First, so that the lock is released before the last user of the lock file leaves.
+    held: Held,
+    file: Arc<Inner>,
+    not_send: PhantomData<*const ()>,
+}
+
+impl Guard {
+    pub(crate) fn new(held: Held, file: Arc<Inner>) -> Self {
+        Guard { held, file, not_send: PhantomData }
+    }
+
+    /// What the guard is for, if it is this process that took the lock.
+    fn checked(&self) -> Result<&Inner> {
+        self.held.check()?;
+        Ok(&self.file)
+    }
+}
+
+impl ReadGuard {
+    /// Reads the whole file. `None`: there is no such file.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let [one, other] = ["one", "other"].map(|name| scratch.path().join(name));
+    /// files.batch().write(&one, "1").write(&other, "2").commit()?;
+    ///
+    /// // Versions that were there at the same time.
+    /// let guards = files.lock_many_shared([&one, &other])?;
+    /// let versions = (guards[0].read()?, guards[1].read()?);
+    /// # assert_eq!(versions, (Some(b"1".into()), Some(b"2".into())));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRegularFile`], [`Error::Forked`], or a system call failed ([`Error::Io`]).
+    ///
+    /// [`Error::NotRegularFile`]: crate::Error::NotRegularFile
+    /// [`Error::Forked`]: crate::Error::Forked
+    /// [`Error::Io`]: crate::Error::Io
+    pub fn read(&self) -> Result<Option<Vec<u8>>> {
+        self.0.checked()?.read()
+    }
+
+    /// Reads the whole file into `buf`, in place of what is in it, and returns the number of bytes. As
+    /// [`AtomicFile::read_into`](crate::AtomicFile::read_into), which has an example.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
+        self.0.checked()?.read_into(buf)
+    }
+
+    /// Opens the current version, to read it bit by bit. As [`AtomicFile::open`](crate::AtomicFile::open), which has an
+    /// example.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn open(&self) -> Result<Option<File>> {
+        self.0.checked()?.open()
+    }
+}
+
+impl WriteGuard {
+    /// Reads the whole file. `None`: there is no such file.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// let file = files.file(scratch.path().join("file"))?;
+    /// let guard = file.lock()?;
+    /// assert_eq!(guard.read()?, None);
+    /// guard.write("contents")?;
+    /// assert_eq!(guard.read()?.as_deref(), Some(&b"contents"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRegularFile`], [`Error::Forked`], or a system call failed ([`Error::Io`]).
+    ///
+    /// [`Error::NotRegularFile`]: crate::Error::NotRegularFile
+    /// [`Error::Forked`]: crate::Error::Forked
+    /// [`Error::Io`]: crate::Error::Io
+    pub fn read(&self) -> Result<Option<Vec<u8>>> {
+        self.0.checked()?.read()
+    }
+
+    /// Reads the whole file into `buf`, in place of what is in it, and returns the number of bytes. As
+    /// [`AtomicFile::read_into`](crate::AtomicFile::read_into), which has an example.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
+        self.0.checked()?.read_into(buf)
+    }
+
+    /// Opens the current version, to read it bit by bit. As [`AtomicFile::open`](crate::AtomicFile::open), which has an
+    /// example.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn open(&self) -> Result<Option<File>> {
+        self.0.checked()?.open()
+    }
+
+    /// Replaces the contents; makes the file if there is none. See
+    /// [`AtomicFile::write`](crate::AtomicFile::write) for what that promises.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// let file = files.file(scratch.path().join("counter"))?;
+    /// let guard = file.lock()?;
+    /// let old: u64 = guard.read()?.map_or(Ok(0), |old| String::from_utf8_lossy(&old).parse())?;
+    /// guard.write((old + 1).to_string())?;
+    /// # assert_eq!(guard.read()?.as_deref(), Some(&b"1"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRegularFile`], [`Error::Forked`], or a system call failed ([`Error::Io`]): the file is what it was
+    /// before. [`Error::NotDurable`]: it was replaced, and a power cut may undo that.
+    ///
+    /// [`Error::NotRegularFile`]: crate::Error::NotRegularFile
+    /// [`Error::Forked`]: crate::Error::Forked
+    /// [`Error::Io`]: crate::Error::Io
+    /// [`Error::NotDurable`]: crate::Error::NotDurable
+    pub fn write(&self, contents: impl AsRef<[u8]>) -> Result<()> {
+        self.writer()?.put_all(contents.as_ref())
+    }
+
+    /// Begins a new version that is written bit by bit, in constant memory. [`Replacement`] has an example.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn writer(&self) -> Result<Replacement<'_>> {
+        self.0.checked()?.writer(&self.0.held, false)
+    }
+
+    /// The same for a file that is to be as if it had been removed before.
+    pub(crate) fn writer_anew(&self) -> Result<Replacement<'_>> {
+        self.0.checked()?.writer(&self.0.held, true)
+    }
+
+    /// Removes the file. False: there was none. See [`AtomicFile::delete`](crate::AtomicFile::delete).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let path = scratch.path().join("job");
+    /// # files.write_atomic(&path, "resize")?;
+    /// // Takes a job: nobody else can get it, too.
+    /// let file = files.file(&path)?;
+    /// let guard = file.lock()?;
+    /// let job = guard.read()?;
+    /// guard.delete()?;
+    /// # assert_eq!((job.as_deref(), files.exists(&path)), (Some(&b"resize"[..]), false));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn delete(&self) -> Result<bool> {
+        self.0.checked()?.delete()
+    }
+}
