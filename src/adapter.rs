@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::batch::Batch;
-use crate::error::{Error, Result, Step};
+use crate::builder::Builder;
+use crate::error::{Error, Result};
 use crate::file::{self, AtomicFile};
 use crate::guard::{ReadGuard, WriteGuard};
 use crate::lock::{self, LockDir, Patience, Recent};
-use crate::path::current_dir;
-use crate::replace::{Durability, Options};
+use crate::replace::Options;
 use crate::sweep;
 use crate::sys::{self, LockMode};
 
@@ -69,8 +69,18 @@ impl AtomicFileAdapter {
     pub const DEFAULT_LOCK_DIR: &'static str = ".jerry/local/locks";
 
     /// An adapter with all settings at their defaults: lock files in [`DEFAULT_LOCK_DIR`](Self::DEFAULT_LOCK_DIR)
-    /// under the current directory, which is asked for now and not again; [`Durability::Full`]; no limit to waiting
-    /// for a lock.
+    /// under the current directory, which is asked for now and not again; [`Durability::Full`](crate::Durability::Full);
+    /// no limit to waiting for a lock.
+    ///
+    /// ```
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// # let scratch = tempfile::tempdir()?;
+    /// # std::env::set_current_dir(&scratch)?;
+    /// let files = AtomicFileAdapter::new()?;
+    /// assert_eq!(files.lock_dir(), std::env::current_dir()?.join(AtomicFileAdapter::DEFAULT_LOCK_DIR));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -81,6 +91,16 @@ impl AtomicFileAdapter {
 
     /// As [`new`](Self::new), with the lock files in `dir`. The directory is made when it is first needed.
     ///
+    /// ```
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let dir = scratch.path();
+    /// let files = AtomicFileAdapter::with_lock_dir(dir.join("locks"))?;
+    /// files.write_atomic(dir.join("settings.toml"), "colour = 'red'\n")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// `dir` is relative, and the current directory cannot be found.
@@ -89,17 +109,50 @@ impl AtomicFileAdapter {
     }
 
     /// An adapter with settings of its own.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// let files = AtomicFileAdapter::builder().lock_timeout(Duration::from_secs(5)).build()?;
+    /// # drop(files);
+    /// # Ok::<(), atomic_file_adapter::Error>(())
+    /// ```
     pub fn builder() -> Builder {
         Builder::default()
     }
 
+    pub(crate) fn with_config(config: Config) -> Self {
+        AtomicFileAdapter { config: Arc::new(config) }
+    }
+
     /// The directory of the lock files, absolute.
+    ///
+    /// ```
+    /// use std::path::Path;
+    ///
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// let files = AtomicFileAdapter::with_lock_dir("/run/lock/my-program")?;
+    /// assert_eq!(files.lock_dir(), Path::new("/run/lock/my-program"));
+    /// # Ok::<(), atomic_file_adapter::Error>(())
+    /// ```
     pub fn lock_dir(&self) -> &Path {
         self.config.lock_dir.path()
     }
 
     /// The lock file that guards `path`. It is the same in every process, for every spelling of the path, and before
     /// and after the file and its directory exist. Nothing is made by asking.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let path = scratch.path().join("settings.toml");
+    /// let lock = files.lock_path(&path)?;
+    /// assert_eq!(files.lock_path(scratch.path().join(".//settings.toml"))?, lock);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -110,6 +163,16 @@ impl AtomicFileAdapter {
 
     /// Reads the whole file under a shared lock. `None`: there is no such file. See [`AtomicFile::read`].
     ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let path = scratch.path().join("settings.toml");
+    /// assert_eq!(files.read_with_lock(&path)?, None);
+    /// files.write_atomic(&path, [0xff, 0x00])?;
+    /// assert_eq!(files.read_with_lock(&path)?.as_deref(), Some(&[0xff, 0x00][..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`AtomicFile::read`], or the path cannot be resolved.
@@ -118,6 +181,15 @@ impl AtomicFileAdapter {
     }
 
     /// As [`read_with_lock`](Self::read_with_lock), for text.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let path = scratch.path().join("settings.toml");
+    /// let settings = files.read_to_string_with_lock(&path)?;
+    /// println!("{}", settings.as_deref().unwrap_or("colour = 'red'"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -133,6 +205,14 @@ impl AtomicFileAdapter {
 
     /// Replaces the contents of the file under an exclusive lock. See [`AtomicFile::write`].
     ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let path = scratch.path().join("settings.toml");
+    /// files.write_atomic(&path, "colour = 'red'\n")?; // on the device when this returns
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`AtomicFile::write`], or the path cannot be resolved.
@@ -142,6 +222,34 @@ impl AtomicFileAdapter {
 
     /// Reads, changes and replaces the contents under one exclusive lock. See [`AtomicFile::update`].
     ///
+    /// A counter that any number of processes share: each of them gets a number of its own, also if others are killed.
+    ///
+    /// ```
+    /// use std::error::Error;
+    ///
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// fn next_number(files: &AtomicFileAdapter, counter: &str) -> Result<u64, Box<dyn Error>> {
+    ///     let mut next = 0;
+    ///     files.try_update(counter, |old| {
+    ///         let old: u64 = old.map_or(Ok(0), |old| String::from_utf8_lossy(old).parse())?;
+    ///         next = old.checked_add(1).ok_or("the counter is at its end")?;
+    ///         Ok::<_, Box<dyn Error>>(next.to_string().into_bytes())
+    ///     })?;
+    ///     Ok(next)
+    /// }
+    ///
+    /// fn main() -> Result<(), Box<dyn Error>> {
+    ///     # let scratch = tempfile::tempdir()?;
+    ///     # std::env::set_current_dir(&scratch)?;
+    ///     let files = AtomicFileAdapter::new()?;
+    ///     println!("order {}", next_number(&files, "orders")?);
+    ///     # assert_eq!(next_number(&files, "orders")?, 2);
+    ///     # files.update("orders", |old| old.unwrap_or_default().to_vec())?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`AtomicFile::update`], or the path cannot be resolved.
@@ -150,6 +258,23 @@ impl AtomicFileAdapter {
     }
 
     /// As [`update`](Self::update), with a `change` that can fail; then nothing has happened.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let path = scratch.path().join("settings.toml");
+    /// use toml_edit::DocumentMut;
+    ///
+    /// files.write_atomic(&path, "colour = 'red' # not blue\n")?;
+    /// // What others have written stays, comments and all; what is no TOML is an error and not overwritten.
+    /// files.try_update(&path, |old| {
+    ///     let mut settings: DocumentMut = String::from_utf8(old.unwrap_or_default().to_vec())?.parse()?;
+    ///     settings["size"] = toml_edit::value(3);
+    ///     Ok::<_, Box<dyn std::error::Error>>(settings.to_string().into_bytes())
+    /// })?;
+    /// # assert_eq!(files.read_to_string_with_lock(&path)?.unwrap(), "colour = 'red' # not blue\nsize = 3\n");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -164,6 +289,16 @@ impl AtomicFileAdapter {
 
     /// Removes the file under an exclusive lock. False: there was none. See [`AtomicFile::delete`].
     ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let path = scratch.path().join("settings.toml");
+    /// # files.write_atomic(&path, "colour = 'red'\n")?;
+    /// assert!(files.delete_with_lock(&path)?);
+    /// assert!(!files.delete_with_lock(&path)?); // there was none any more
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`AtomicFile::delete`], or the path cannot be resolved.
@@ -173,11 +308,33 @@ impl AtomicFileAdapter {
 
     /// Whether there is a regular file at `path`, symbolic links followed. Takes no lock: the answer may be out of
     /// date when it comes. A path that cannot be looked at is false, too.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let path = scratch.path().join("settings.toml");
+    /// assert!(!files.exists(&path));
+    /// files.write_atomic(&path, "")?;
+    /// assert!(files.exists(&path));
+    /// assert!(!files.exists(scratch.path())); // a directory
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn exists(&self, path: impl AsRef<Path>) -> bool {
         sys::stat_follow(sys::cwd(), path.as_ref()).is_ok_and(|meta| meta.special.is_none())
     }
 
     /// Looks up `path` once, for a file that is used often.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let path = scratch.path().join("settings.toml");
+    /// let file = files.file(&path)?;
+    /// for n in 0..3 {
+    ///     file.write(n.to_string())?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -217,7 +374,45 @@ impl AtomicFileAdapter {
         file::lock_many(&self.config, &self.files(paths)?)
     }
 
-    /// Takes the shared locks of several files, or none of them. See [`lock_many`](Self::lock_many).
+    /// Takes the shared locks of several files, or none of them, in the order of [`lock_many`](Self::lock_many).
+    ///
+    /// Settings in layers, as a program that reads them: all files are locked before the first is read, so whoever changes
+    /// two of them under [`lock_many`](Self::lock_many) is seen to have changed both or none. To edit one,
+    /// [`try_update`](Self::try_update) has an example.
+    ///
+    /// ```
+    /// use std::collections::BTreeMap;
+    /// use std::error::Error;
+    /// use std::path::PathBuf;
+    ///
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    /// use toml_edit::{DocumentMut, Item};
+    ///
+    /// /// The defaults; over them the project's file, over that the user's, and the environment over all.
+    /// fn load(files: &AtomicFileAdapter, layers: &[PathBuf]) -> Result<BTreeMap<String, String>, Box<dyn Error>> {
+    ///     let mut settings = BTreeMap::from([("colour".into(), "red".into()), ("size".into(), "3".into())]);
+    ///     for guard in files.lock_many_shared(layers)? {
+    ///         let Some(contents) = guard.read()? else { continue }; // no such layer
+    ///         let layer: DocumentMut = String::from_utf8(contents)?.parse()?;
+    ///         let strings = layer.iter().filter_map(|(name, item): (&str, &Item)| Some((name, item.as_str()?)));
+    ///         settings.extend(strings.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    ///     }
+    ///     let variables = std::env::vars().filter_map(|(name, value)| Some((name.strip_prefix("PAINT_")?.into(), value)));
+    ///     settings.extend(variables.map(|(name, value): (String, String)| (name.to_lowercase(), value)));
+    ///     Ok(settings)
+    /// }
+    ///
+    /// fn main() -> Result<(), Box<dyn Error>> {
+    ///     # let scratch = tempfile::tempdir()?;
+    ///     # let (project, home) = (scratch.path().join("project"), scratch.path().join("home"));
+    ///     let files = AtomicFileAdapter::with_lock_dir(home.join(".local/state/paint/locks"))?;
+    ///     let layers = [project.join("paint.toml"), home.join(".config/paint.toml")];
+    ///     files.write_atomic(&layers[1], "colour = 'blue'\n")?;
+    ///     let settings = load(&files, &layers)?;
+    ///     assert_eq!((&*settings["colour"], &*settings["size"]), ("blue", "3"));
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Errors
     ///
@@ -231,6 +426,14 @@ impl AtomicFileAdapter {
     }
 
     /// A new, empty batch of writes and deletes, which share their syncs. See [`Batch`].
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let dir = scratch.path();
+    /// files.batch().write(dir.join("one"), "1").write(dir.join("two"), "2").delete(dir.join("three")).commit()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn batch(&self) -> Batch {
         Batch::new(&self.config)
     }
@@ -240,6 +443,16 @@ impl AtomicFileAdapter {
     ///
     /// Lock files are empty, and one that is left costs nothing but its inode; there is no need to prune unless paths
     /// come and go for ever.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let path = scratch.path().join("settings.toml");
+    /// files.write_atomic(&path, "colour = 'red'\n")?;
+    /// # drop(files.file(&path)?);
+    /// assert_eq!(files.prune()?, [files.lock_path(&path)?]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -261,6 +474,18 @@ impl AtomicFileAdapter {
     /// lock directory is not seen, nor one whose directory was renamed since it began, or that came to it by another path
     /// (a bind mount); its write fails if its temporary file is taken away.
     ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # std::fs::write(scratch.path().join(".settings.toml.a2b3c4d5e6.tmp"), "")?;
+    /// // Once at the start of a program, for example.
+    /// for left in files.sweep(scratch.path())? {
+    ///     println!("removed {}, which a killed writer had left", left.display());
+    /// }
+    /// # assert!(!scratch.path().join(".settings.toml.a2b3c4d5e6.tmp").exists());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// The path cannot be resolved, the directory not listed, a lock file not opened, or a temporary file not removed:
@@ -270,6 +495,21 @@ impl AtomicFileAdapter {
     }
 
     /// All lock files of the lock directory, sorted by path, and who holds them at this moment.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let file = files.file(scratch.path().join("settings.toml"))?;
+    /// let guard = file.lock()?;
+    /// for lock in files.locks()? {
+    ///     match lock.holder {
+    ///         Some(holder) => println!("{}: process {:?}", lock.path.display(), holder.pid),
+    ///         None => println!("{}: free", lock.path.display()),
+    ///     }
+    /// }
+    /// # drop(guard);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -306,83 +546,4 @@ pub struct LockHolder {
     /// The process; `None` if the kernel cannot name it here: one in another PID namespace, or an open file
     /// description lock, which belongs to no process.
     pub pid: Option<u32>,
-}
-
-/// The settings of a new [`AtomicFileAdapter`].
-///
-/// ```
-/// use std::time::Duration;
-/// use atomic_file_adapter::{AtomicFileAdapter, Durability};
-///
-/// # fn main() -> atomic_file_adapter::Result<()> {
-/// let files = AtomicFileAdapter::builder()
-///     .lock_dir("/var/lock/my-program")
-///     .lock_timeout(Duration::from_secs(5))
-///     .durability(Durability::Ordered)
-///     .new_file_mode(0o600)
-///     .build()?;
-/// # let _ = files;
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone, Default)]
-#[must_use = "a builder does nothing until `build`"]
-pub struct Builder {
-    lock_dir: Option<PathBuf>,
-    durability: Durability,
-    lock_timeout: Option<Duration>,
-    new_file_mode: Option<u32>,
-}
-
-impl Builder {
-    /// Where the lock files are. Relative to the directory that is current when [`build`](Self::build) is called.
-    /// Default: [`AtomicFileAdapter::DEFAULT_LOCK_DIR`].
-    ///
-    /// It is made when it is first needed. If it then holds nothing but lock files and has no `.gitignore`, it gets
-    /// one that hides everything in it.
-    pub fn lock_dir(mut self, dir: impl AsRef<Path>) -> Self {
-        self.lock_dir = Some(dir.as_ref().to_owned());
-        self
-    }
-
-    /// What writes and deletes promise about a power cut. Default: [`Durability::Full`].
-    pub fn durability(mut self, durability: Durability) -> Self {
-        self.durability = durability;
-        self
-    }
-
-    /// How long every call may wait for a lock; then it fails with [`Error::Timeout`]. Zero tries once. Default: no
-    /// limit. [`AtomicFile::lock_timeout`] overrides it for one call.
-    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
-        self.lock_timeout = Some(timeout);
-        self
-    }
-
-    /// The exact mode of new files, whatever the umask: the twelve bits of `chmod`. Default: 0666 less the umask, as
-    /// [`std::fs::write`] has it. A file that is replaced keeps its mode.
-    pub fn new_file_mode(mut self, mode: u32) -> Self {
-        self.new_file_mode = Some(mode);
-        self
-    }
-
-    /// The adapter. Makes nothing on disk.
-    ///
-    /// # Errors
-    ///
-    /// The lock directory is relative, and the current directory cannot be found.
-    pub fn build(self) -> Result<AtomicFileAdapter> {
-        let dir = self.lock_dir.unwrap_or_else(|| AtomicFileAdapter::DEFAULT_LOCK_DIR.into());
-        if dir.as_os_str().is_empty() {
-            return Err(Error::InvalidPath { path: dir, reason: "the lock directory's path is empty" });
-        }
-        let dir = if dir.is_absolute() {
-            dir
-        } else {
-            current_dir().map_err(|error| Error::io(&dir, Step::CurrentDirectory, error))?.join(&dir)
-        };
-        let replace = Options { durability: self.durability, new_file_mode: self.new_file_mode };
-        let lock_dir = Arc::new(LockDir::new(dir));
-        let config = Config { lock_dir, recent: Recent::default(), lock_timeout: self.lock_timeout, replace };
-        Ok(AtomicFileAdapter { config: Arc::new(config) })
-    }
 }

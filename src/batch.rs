@@ -81,11 +81,31 @@ impl Batch {
     ///
     /// A relative path starts at the directory that is current now. If that cannot be found, [`commit`](Self::commit)
     /// says so.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let dir = scratch.path();
+    /// let mut batch = files.batch();
+    /// batch.write(dir.join("one"), "1").write(dir.join("two"), vec![0, 1, 2]);
+    /// batch.commit()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn write(&mut self, path: impl AsRef<Path>, contents: impl Into<Vec<u8>>) -> &mut Self {
         self.add(path.as_ref(), Some(contents.into()))
     }
 
     /// Adds a delete. That there is no such file is no error. See [`write`](Self::write).
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let dir = scratch.path();
+    /// let mut batch = files.batch();
+    /// batch.delete(dir.join("old")).write(dir.join("new"), "2");
+    /// batch.commit()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn delete(&mut self, path: impl AsRef<Path>) -> &mut Self {
         self.add(path.as_ref(), None)
     }
@@ -107,6 +127,21 @@ impl Batch {
     /// Makes all the changes; then the batch is empty.
     ///
     /// The locks of up to 128 files at a time are taken, in the order that is common to all callers.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// use atomic_file_adapter::Error;
+    ///
+    /// # let dir = scratch.path();
+    /// # std::fs::create_dir(dir.join("a-directory"))?;
+    /// let committed = files.batch().write(dir.join("file"), "1").write(dir.join("a-directory"), "2").commit();
+    /// if let Err(Error::Batch { replaced, source, .. }) = committed {
+    ///     println!("{source}; before that, {} files were replaced", replaced.len());
+    /// # assert!(replaced.is_empty());
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -8,6 +8,15 @@ use std::time::Duration;
 use crate::sys;
 
 /// The result of every fallible call in this crate.
+///
+/// ```
+/// use atomic_file_adapter::{AtomicFileAdapter, Result};
+///
+/// fn save(files: &AtomicFileAdapter, settings: &str) -> Result<()> {
+///     files.write_atomic("settings.toml", settings)
+/// }
+/// # let _ = save;
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong. Every variant names the file that the call was about.
@@ -16,6 +25,22 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// temporary file is left. The one error that can come after the rename is [`Error::NotDurable`].
 ///
 /// `From<Error> for io::Error` keeps the [`io::ErrorKind`], so a function that returns `io::Result` can use `?`.
+///
+/// ```
+/// # let scratch = tempfile::tempdir()?;
+/// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+/// # let path = scratch.path().join("settings.toml");
+/// use atomic_file_adapter::Error;
+///
+/// match files.write_atomic(&path, "colour = 'red'\n") {
+///     Ok(()) => {}
+///     // Every process sees the new version; only a power cut can still undo it.
+///     Err(Error::NotDurable { source, .. }) => eprintln!("kept for now: {source}"),
+///     // Nothing has happened. The message names the path, what was being done, and what the system said.
+///     Err(error) => eprintln!("{error}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -120,6 +145,17 @@ pub enum Error {
 }
 
 /// The steps of a call, as [`Error::Io`] names them.
+///
+/// ```
+/// # let scratch = tempfile::tempdir()?;
+/// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+/// use atomic_file_adapter::{Error, Step};
+///
+/// # std::fs::write(scratch.path().join("a-file"), "")?;
+/// let error = files.write_atomic(scratch.path().join("a-file/settings.toml"), "").unwrap_err();
+/// assert!(matches!(error, Error::Io { step: Step::Resolve, .. }), "{error}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Step {
@@ -193,6 +229,16 @@ impl fmt::Display for Step {
 }
 
 /// What a path leads to, if not to a regular file.
+///
+/// ```
+/// # let scratch = tempfile::tempdir()?;
+/// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+/// use atomic_file_adapter::{Error, FileKind};
+///
+/// let error = files.read_with_lock(scratch.path()).unwrap_err();
+/// assert!(matches!(error, Error::NotRegularFile { kind: FileKind::Directory, .. }), "{error}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FileKind {
@@ -229,6 +275,14 @@ impl Error {
     }
 
     /// The file that the call was about.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// let error = files.read_with_lock(scratch.path()).unwrap_err();
+    /// assert_eq!(error.path(), scratch.path().canonicalize()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn path(&self) -> &Path {
         match self {
             Error::Io { path, .. }
@@ -245,6 +299,18 @@ impl Error {
     }
 
     /// The kind that this error has as an [`io::Error`].
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// use std::io;
+    ///
+    /// fn read(files: &atomic_file_adapter::AtomicFileAdapter, path: &std::path::Path) -> io::Result<Option<Vec<u8>>> {
+    ///     Ok(files.read_with_lock(path)?) // an Error becomes an io::Error of that kind
+    /// }
+    /// assert_eq!(read(&files, scratch.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn kind(&self) -> io::ErrorKind {
         match self {
             Error::Io { source, .. } | Error::NotDurable { source, .. } => source.kind(),

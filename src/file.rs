@@ -76,6 +76,15 @@ impl AtomicFile {
     }
 
     /// The canonical path: absolute, without symbolic links.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let dir = scratch.path().canonicalize()?;
+    /// let file = files.file(dir.join("some//where/./settings.toml"))?; // none of these exists yet
+    /// assert_eq!(file.path(), dir.join("some/where/settings.toml"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn path(&self) -> &Path {
         self.0.place.path()
     }
@@ -86,11 +95,30 @@ impl AtomicFile {
     }
 
     /// The path of the lock file that guards this file.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let file = files.file(scratch.path().join("settings.toml"))?;
+    /// let lock = file.lock_path();
+    /// assert!(lock.starts_with(files.lock_dir()) && lock.extension().is_some_and(|it| it == "lock"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn lock_path(&self) -> &Path {
         self.0.lock.path()
     }
 
     /// Reads the whole file under a shared lock. `None`: there is no such file.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let file = files.file(scratch.path().join("settings.toml"))?;
+    /// assert_eq!(file.read()?, None);
+    /// file.write("colour = 'red'\n")?;
+    /// assert_eq!(file.read()?.as_deref(), Some(&b"colour = 'red'\n"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -104,6 +132,18 @@ impl AtomicFile {
     /// bytes. `None`: there is no such file, and `buf` is empty. Does not allocate if `buf` has room for one byte
     /// more than the file has.
     ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let file = files.file(scratch.path().join("settings.toml"))?;
+    /// # file.write("colour = 'red'\n")?;
+    /// let mut buf = Vec::with_capacity(4096); // again and again the same one
+    /// if let Some(len) = file.read_into(&mut buf)? {
+    ///     assert_eq!(len, buf.len());
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`read`](Self::read). What is in `buf` after an error is not part of the promise.
@@ -115,6 +155,21 @@ impl AtomicFile {
     ///
     /// The lock is free again when this returns. The open file stays what it is all the same, whole, because a
     /// write makes a new file and never changes an old one.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let file = files.file(scratch.path().join("settings.toml"))?;
+    /// use std::io::{BufRead, BufReader};
+    ///
+    /// file.write("first\nsecond\n")?;
+    /// if let Some(version) = file.open()? {
+    ///     file.write("all new\n")?; // the open version does not change
+    ///     let lines = BufReader::new(version).lines().collect::<Result<Vec<_>, _>>()?;
+    ///     assert_eq!(lines, ["first", "second"]);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -130,6 +185,15 @@ impl AtomicFile {
     /// The file keeps its mode, and its owner and group where the system allows that; other names of it (hard
     /// links) keep the old version. Access control lists and extended attributes are not carried over. That the
     /// file itself is read-only (mode 0444) does not keep it from being replaced; its directory must be writable.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let file = files.file(scratch.path().join("settings.toml"))?;
+    /// file.write("colour = 'red'\n")?;
+    /// file.write(b"colour = 'blue'\n")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -149,6 +213,16 @@ impl AtomicFile {
     /// `change` must not use this file through any other handle: the lock is taken, and asking for it again is
     /// [`Error::Deadlock`].
     ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let file = files.file(scratch.path().join("settings.toml"))?;
+    /// # file.write("one\n")?;
+    /// file.update(|old| [old.unwrap_or_default(), b"one line more\n"].concat())?;
+    /// # assert_eq!(file.read()?.as_deref(), Some(&b"one\none line more\n"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`write`](Self::write).
@@ -157,6 +231,23 @@ impl AtomicFile {
     }
 
     /// As [`update`](Self::update), with a `change` that can fail; then nothing has happened.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let file = files.file(scratch.path().join("settings.toml"))?;
+    /// use std::error::Error;
+    ///
+    /// let count = |old: Option<&[u8]>| -> Result<Vec<u8>, Box<dyn Error>> {
+    ///     let old: u32 = old.map_or(Ok(0), |old| std::str::from_utf8(old)?.parse().map_err(Box::<dyn Error>::from))?;
+    ///     Ok((old + 1).to_string().into_bytes())
+    /// };
+    /// file.try_update(count)?;
+    /// file.write("not a number")?;
+    /// assert!(file.try_update(count).is_err());
+    /// assert_eq!(file.read()?.as_deref(), Some(&b"not a number"[..])); // nothing has happened to it
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -174,6 +265,16 @@ impl AtomicFile {
     /// Removes the file under an exclusive lock. False: there was none. With [`Durability::Full`] it stays removed
     /// after a power cut.
     ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let file = files.file(scratch.path().join("settings.toml"))?;
+    /// file.write("colour = 'red'\n")?;
+    /// assert!(file.delete()?);
+    /// assert!(!file.delete()?); // there was none any more
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`write`](Self::write).
@@ -183,12 +284,27 @@ impl AtomicFile {
         self.under_lock(LockMode::Exclusive, |_| self.0.delete())
     }
 
-    /// Takes the exclusive lock, waiting for as long as the adapter's `lock_timeout` says (by default, for ever).
+    /// Takes the exclusive lock, waiting for as long as the adapter's `lock_timeout` says (by default, for ever, in
+    /// `fcntl(F_SETLKW)`: [fcntl_locking(2)]).
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let file = files.file(scratch.path().join("settings.toml"))?;
+    /// # file.write("colour = 'red'\n")?;
+    /// let guard = file.lock()?;
+    /// if guard.read()?.is_some_and(|old| old.starts_with(b"colour")) {
+    ///     guard.write("color = 'red'\n")?;
+    /// } // and here the lock is free again
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
     /// [`Error::Timeout`]; [`Error::Deadlock`] if the calling thread holds this lock already, or if waiting would
-    /// close a circle.
+    /// close a circle; otherwise a system call failed ([`Error::Io`]).
+    ///
+    /// [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
     pub fn lock(&self) -> Result<WriteGuard> {
         self.acquire(LockMode::Exclusive, self.0.config.patience()).map(WriteGuard)
     }
@@ -197,6 +313,17 @@ impl AtomicFile {
     ///
     /// The threads of a process are admitted in the order in which they came, so a reader waits for a writer that came
     /// before it, even while other readers are inside.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let file = files.file(scratch.path().join("settings.toml"))?;
+    /// let guard = file.lock_shared()?;
+    /// let before = guard.read()?;
+    /// // However long this takes, nobody replaces the file.
+    /// assert_eq!(guard.read()?, before);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -210,6 +337,23 @@ impl AtomicFile {
     /// A wait with a limit asks the kernel again and again, at least every 2 ms, because F_SETLKW knows no limit. It
     /// takes no part in the kernel's search for deadlocks.
     ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let file = files.file(scratch.path().join("settings.toml"))?;
+    /// use std::time::Duration;
+    ///
+    /// use atomic_file_adapter::Error;
+    ///
+    /// match file.lock_timeout(Duration::from_millis(500)) {
+    ///     Ok(guard) => guard.write("mine")?,
+    ///     // Of a process, where the system can tell.
+    ///     Err(Error::Timeout { holder, .. }) => eprintln!("process {holder:?} does not let go"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`lock`](Self::lock).
@@ -218,6 +362,17 @@ impl AtomicFile {
     }
 
     /// Takes the shared lock, waiting for `timeout` at the most. See [`lock_timeout`](Self::lock_timeout).
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let file = files.file(scratch.path().join("settings.toml"))?;
+    /// use std::time::Duration;
+    ///
+    /// let guard = file.lock_shared_timeout(Duration::from_secs(1))?;
+    /// # drop(guard);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -228,14 +383,60 @@ impl AtomicFile {
 
     /// Takes the exclusive lock if it is free, without waiting.
     ///
+    /// A cron job that must not run twice at a time, however long it takes. If it is killed its lock is free, and nothing
+    /// stays behind that somebody has to clear away. What it starts does not inherit the lock ([fcntl_locking(2)]).
+    ///
+    /// ```
+    /// use std::error::Error;
+    /// use std::process::Command;
+    /// use std::time::{SystemTime, UNIX_EPOCH};
+    ///
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// fn main() -> Result<(), Box<dyn Error>> {
+    ///     # let scratch = tempfile::tempdir()?;
+    ///     # let state = scratch.path();
+    ///     let files = AtomicFileAdapter::with_lock_dir(state.join("locks"))?;
+    ///     let last_run = files.file(state.join("last-run"))?;
+    ///     let guard = match last_run.try_lock() {
+    ///         Err(atomic_file_adapter::Error::WouldBlock { .. }) => {
+    ///             eprintln!("the one before is still at work");
+    ///             return Ok(());
+    ///         }
+    ///         taken => taken?,
+    ///     };
+    ///     if Command::new("true").status()?.success() {
+    ///         guard.write(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs().to_string())?;
+    ///     }
+    ///     # assert!(last_run.try_lock().is_err());
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
     /// # Errors
     ///
-    /// [`Error::WouldBlock`] if somebody holds the lock, or another thread of this process waits for it already.
+    /// [`Error::WouldBlock`] if somebody holds the lock, or another thread of this process is taking it or waits for it.
+    ///
+    /// [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
     pub fn try_lock(&self) -> Result<WriteGuard> {
         self.acquire(LockMode::Exclusive, Patience::NONE).map(WriteGuard)
     }
 
     /// Takes the shared lock if nobody holds the exclusive one, without waiting.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let file = files.file(scratch.path().join("settings.toml"))?;
+    /// use atomic_file_adapter::Error;
+    ///
+    /// match file.try_lock_shared() {
+    ///     Ok(guard) => println!("{:?}", guard.read()?),
+    ///     Err(Error::WouldBlock { .. }) => println!("somebody is writing"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///

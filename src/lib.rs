@@ -47,7 +47,12 @@
 //!
 //! and a `getpid` before, to notice a `fork`. [`Durability::Ordered`] leaves out the sync of the directory,
 //! [`Durability::None`] both; on Apple's systems the syncs of [`Durability::Full`] are `fcntl(F_FULLFSYNC)`, and a path is
-//! looked up with `fcntl(F_GETPATH)`.
+//! looked up with `fcntl(F_GETPATH)`. The [README] has the calls of the other verbs, and the lock protocol, which programs
+//! in other languages can take part in.
+//!
+//! The manual pages: [fcntl_locking(2)], [fstatat(2)], [openat(2)], [write(2)], [fstat(2)], [fchown(2)], [fchmod(2)],
+//! [fsync(2)], [renameat(2)], [close(2)], [getpid(2)]; by path also [openat2(2)] and [readlinkat(2)]. `fault::Syscall` has
+//! the rest of the list.
 //!
 //! # What is not promised
 //!
@@ -57,6 +62,11 @@
 //!   that is how POSIX wants it ([fcntl_locking(2)]).
 //! * A fork is noticed by the process number. A child in a new PID namespace that has the same number there as its
 //!   parent has in its own is taken for it.
+//! * Deadlocks. Between threads of one process every circle is told at once. Between processes there is the kernel's word
+//!   only, which knows no threads: it is believed after a second in which nothing moved, and may be wrong even then; and a
+//!   circle may stay unseen, because the kernel follows one wait of each process and gives up after ten
+//!   (`posix_locks_deadlock` in [fs/locks.c]), and hears nothing of those who wait with a deadline. Where a thread needs
+//!   several locks, [`lock_many`](AtomicFileAdapter::lock_many) keeps circles from arising.
 //! * A lock belongs to a path. Other names of the same file (hard links, bind mounts) have locks of their own, and after
 //!   a write by one name the other hard links keep the old version.
 //! * Where the file system ignores case, spell a name in one way. On Apple's systems the directories of a path and an
@@ -73,10 +83,19 @@
 //!
 //! # Where to go on
 //!
-//! [`AtomicFileAdapter`] has every verb by path, and its [`Builder`] the settings. [`AtomicFile`] is one file, looked
-//! up once. [`ReadGuard`] and [`WriteGuard`] are its lock while it is held, [`Replacement`] a new version that is
-//! written bit by bit. A [`Batch`] changes many files and shares their syncs. [`Error`] says what went wrong, at which
-//! [`Step`] and on which path.
+//! | type | what it is |
+//! |---|---|
+//! | [`AtomicFileAdapter`] | every verb by path; its [`Builder`] has the settings, [`Durability`] among them |
+//! | [`AtomicFile`] | one file, looked up once: the same verbs, faster, and the locks |
+//! | [`ReadGuard`], [`WriteGuard`] | a lock while it is held, for several steps under it |
+//! | [`Replacement`] | a new version that is written bit by bit |
+//! | [`Batch`] | writes and deletes of many files, which share their syncs |
+//! | [`LockFile`], [`LockHolder`] | who holds what |
+//! | [`Error`] | what went wrong, at which [`Step`] and on which path; [`FileKind`] where there is no regular file |
+//!
+//! Whole programs: a [counter](AtomicFileAdapter::update) that processes share, [settings](AtomicFileAdapter::lock_many_shared)
+//! in layers and how to [edit](AtomicFileAdapter::try_update) them, a [cron job](AtomicFile::try_lock) that must not run
+//! twice, and, in the module `fault`, an update tested with each of its system calls failing.
 //!
 //! # Features
 //!
@@ -86,13 +105,28 @@
 //!   the last one of the process.
 //! * `cli`: the command `atomic-file`.
 //!
+//! [README]: https://docs.rs/crate/atomic-file-adapter
+//! [close(2)]: https://man7.org/linux/man-pages/man2/close.2.html
+//! [fchmod(2)]: https://man7.org/linux/man-pages/man2/fchmod.2.html
+//! [fchown(2)]: https://man7.org/linux/man-pages/man2/fchown.2.html
 //! [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
+//! [fs/locks.c]: https://elixir.bootlin.com/linux/latest/source/fs/locks.c
+//! [fstat(2)]: https://man7.org/linux/man-pages/man2/fstat.2.html
+//! [fstatat(2)]: https://man7.org/linux/man-pages/man2/fstatat.2.html
+//! [fsync(2)]: https://man7.org/linux/man-pages/man2/fsync.2.html
+//! [getpid(2)]: https://man7.org/linux/man-pages/man2/getpid.2.html
+//! [openat(2)]: https://man7.org/linux/man-pages/man2/openat.2.html
+//! [openat2(2)]: https://man7.org/linux/man-pages/man2/openat2.2.html
+//! [readlinkat(2)]: https://man7.org/linux/man-pages/man2/readlinkat.2.html
+//! [renameat(2)]: https://man7.org/linux/man-pages/man2/renameat.2.html
+//! [write(2)]: https://man7.org/linux/man-pages/man2/write.2.html
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 #![doc(test(attr(deny(warnings))))]
 
 mod adapter;
 mod batch;
+mod builder;
 mod error;
 mod file;
 mod guard;
@@ -104,8 +138,9 @@ mod sweep;
 mod sys;
 mod temporary;
 
-pub use crate::adapter::{AtomicFileAdapter, Builder, LockFile, LockHolder};
+pub use crate::adapter::{AtomicFileAdapter, LockFile, LockHolder};
 pub use crate::batch::Batch;
+pub use crate::builder::Builder;
 pub use crate::error::{Error, FileKind, Result, Step};
 pub use crate::file::AtomicFile;
 pub use crate::guard::{ReadGuard, WriteGuard};

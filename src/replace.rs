@@ -31,6 +31,14 @@ use crate::temporary::TemporaryName;
 
 /// What a write promises about a crash of the whole machine (power cut, kernel panic). About crashes of processes
 /// all three promise the same: a reader sees the old version or the new one, whole.
+///
+/// ```
+/// use atomic_file_adapter::{AtomicFileAdapter, Durability};
+///
+/// let cache = AtomicFileAdapter::builder().durability(Durability::Ordered).build()?;
+/// # drop(cache);
+/// # Ok::<(), atomic_file_adapter::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Durability {
     /// The new version is on the device when the call returns. The file is synced before the rename and its
@@ -131,6 +139,26 @@ impl<'lock> Replacement<'lock> {
     }
 
     /// Puts what was written in the place of the file. See [`AtomicFile::write`] for what that promises.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let path = scratch.path().join("settings.toml");
+    /// use std::io::Write;
+    ///
+    /// let file = files.file(&path)?;
+    /// let guard = file.lock()?;
+    /// let mut abandoned = guard.writer()?;
+    /// abandoned.write_all(b"half of")?;
+    /// drop(abandoned);
+    /// assert!(!files.exists(&path));
+    ///
+    /// let mut new = guard.writer()?;
+    /// new.write_all(b"all of it")?;
+    /// new.commit()?;
+    /// assert!(files.exists(&path));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -67,6 +67,21 @@ use super::{Errno, Result};
 /// A system call that is about to be made.
 ///
 /// Its `Display` form resembles that of strace: `renameat(5, ".a.tmp", "a")`.
+///
+/// ```
+/// # let scratch = tempfile::tempdir()?;
+/// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+/// # let path = scratch.path().join("settings.toml");
+/// use atomic_file_adapter::fault::{Action, inject};
+///
+/// // As strace would show it.
+/// let show = |call: &atomic_file_adapter::fault::Call<'_>| {
+///     eprintln!("{:3} {call}", call.number);
+///     Action::Proceed
+/// };
+/// inject(show, || files.write_atomic(&path, "contents")).0?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Call<'a> {
@@ -96,6 +111,23 @@ impl fmt::Display for Call<'_> {
 }
 
 /// What is to become of a call.
+///
+/// ```
+/// # let scratch = tempfile::tempdir()?;
+/// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+/// # let path = scratch.path().join("settings.toml");
+/// use atomic_file_adapter::fault::{Action, Syscall, inject};
+///
+/// const ENOSPC: i32 = 28;
+/// let full_disk = |call: &atomic_file_adapter::fault::Call<'_>| match call.syscall {
+///     Syscall::Write => Action::Fail(ENOSPC),
+///     _ => Action::Proceed,
+/// };
+/// let (written, _) = inject(full_disk, || files.write_atomic(&path, "contents"));
+/// assert_eq!(written.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+/// assert!(!files.exists(&path));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {

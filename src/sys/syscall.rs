@@ -1,6 +1,28 @@
 //! The names of the system calls that this crate makes.
 
 /// A system call, by the name of its manual page (section 2).
+///
+/// ```
+/// # #[cfg(feature = "fault-injection")] {
+/// # let scratch = tempfile::tempdir()?;
+/// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+/// # let path = scratch.path().join("settings.toml");
+/// use std::cell::Cell;
+/// use std::rc::Rc;
+///
+/// use atomic_file_adapter::fault::{Action, Syscall, inject};
+///
+/// let syncs = Rc::new(Cell::new(0));
+/// let counter = syncs.clone();
+/// let count = move |call: &atomic_file_adapter::fault::Call<'_>| {
+///     counter.set(counter.get() + usize::from(matches!(call.syscall, Syscall::Fsync | Syscall::FcntlFullfsync)));
+///     Action::Proceed
+/// };
+/// inject(count, || files.write_atomic(&path, "contents")).0?;
+/// assert!(syncs.get() >= 2); // of the file and of its directory
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 #[cfg_attr(not(feature = "fault-injection"), allow(dead_code, reason = "each system makes some of these calls only"))]

@@ -1,0 +1,139 @@
+//! The settings of an adapter, before there is one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::adapter::{AtomicFileAdapter, Config};
+use crate::error::{Error, Result, Step};
+use crate::lock::{LockDir, Recent};
+use crate::path::current_dir;
+use crate::replace::{Durability, Options};
+
+/// The settings of a new [`AtomicFileAdapter`].
+///
+/// ```
+/// use std::time::Duration;
+/// use atomic_file_adapter::{AtomicFileAdapter, Durability};
+///
+/// # fn main() -> atomic_file_adapter::Result<()> {
+/// let files = AtomicFileAdapter::builder()
+///     .lock_dir("/var/lock/my-program")
+///     .lock_timeout(Duration::from_secs(5))
+///     .durability(Durability::Ordered)
+///     .new_file_mode(0o600)
+///     .build()?;
+/// # let _ = files;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct Builder {
+    lock_dir: Option<PathBuf>,
+    durability: Durability,
+    lock_timeout: Option<Duration>,
+    new_file_mode: Option<u32>,
+}
+
+impl Builder {
+    /// Where the lock files are. Relative to the directory that is current when [`build`](Self::build) is called.
+    /// Default: [`AtomicFileAdapter::DEFAULT_LOCK_DIR`].
+    ///
+    /// It is made when it is first needed. If it then holds nothing but lock files and has no `.gitignore`, it gets
+    /// one that hides everything in it.
+    ///
+    /// ```
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// let files = AtomicFileAdapter::builder().lock_dir("/run/lock/my-program").build()?;
+    /// # drop(files);
+    /// # Ok::<(), atomic_file_adapter::Error>(())
+    /// ```
+    pub fn lock_dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.lock_dir = Some(dir.as_ref().to_owned());
+        self
+    }
+
+    /// What writes and deletes promise about a power cut. Default: [`Durability::Full`].
+    ///
+    /// ```
+    /// use atomic_file_adapter::{AtomicFileAdapter, Durability};
+    ///
+    /// // A cache: whole after a power cut, but it need not be the last one.
+    /// let files = AtomicFileAdapter::builder().durability(Durability::Ordered).build()?;
+    /// # drop(files);
+    /// # Ok::<(), atomic_file_adapter::Error>(())
+    /// ```
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How long every call may wait for a lock; then it fails with [`Error::Timeout`]. Zero tries once. Default: no
+    /// limit. [`AtomicFile::lock_timeout`](crate::AtomicFile::lock_timeout) overrides it for one call.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// let files = AtomicFileAdapter::builder().lock_timeout(Duration::from_secs(5)).build()?;
+    /// # drop(files);
+    /// # Ok::<(), atomic_file_adapter::Error>(())
+    /// ```
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
+        self.lock_timeout = Some(timeout);
+        self
+    }
+
+    /// The exact mode of new files, whatever the umask: the twelve bits of `chmod`. Default: 0666 less the umask, as
+    /// [`std::fs::write`] has it. A file that is replaced keeps its mode.
+    ///
+    /// ```
+    /// use std::os::unix::fs::PermissionsExt;
+    ///
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let path = scratch.path().join("token");
+    /// # let locks = scratch.path().join("locks");
+    /// let files = AtomicFileAdapter::builder().lock_dir(locks).new_file_mode(0o600).build()?;
+    /// files.write_atomic(&path, "secret")?;
+    /// assert_eq!(std::fs::metadata(&path)?.permissions().mode() & 0o7777, 0o600);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn new_file_mode(mut self, mode: u32) -> Self {
+        self.new_file_mode = Some(mode);
+        self
+    }
+
+    /// The adapter. Makes nothing on disk.
+    ///
+    /// ```
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// let files = AtomicFileAdapter::builder().build()?; // as AtomicFileAdapter::new()
+    /// # drop(files);
+    /// # Ok::<(), atomic_file_adapter::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The lock directory is relative, and the current directory cannot be found.
+    pub fn build(self) -> Result<AtomicFileAdapter> {
+        let dir = self.lock_dir.unwrap_or_else(|| AtomicFileAdapter::DEFAULT_LOCK_DIR.into());
+        if dir.as_os_str().is_empty() {
+            return Err(Error::InvalidPath { path: dir, reason: "the lock directory's path is empty" });
+        }
+        let dir = if dir.is_absolute() {
+            dir
+        } else {
+            current_dir().map_err(|error| Error::io(&dir, Step::CurrentDirectory, error))?.join(&dir)
+        };
+        let replace = Options { durability: self.durability, new_file_mode: self.new_file_mode };
+        let lock_dir = Arc::new(LockDir::new(dir));
+        let config = Config { lock_dir, recent: Recent::default(), lock_timeout: self.lock_timeout, replace };
+        Ok(AtomicFileAdapter::with_config(config))
+    }
+}
