@@ -154,11 +154,7 @@ impl WriteGuard {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRegularFile`], [`Error::Forked`], or a system call failed ([`Error::Io`]).
-    ///
-    /// [`Error::NotRegularFile`]: crate::Error::NotRegularFile
-    /// [`Error::Forked`]: crate::Error::Forked
-    /// [`Error::Io`]: crate::Error::Io
+    /// As [`ReadGuard::read`].
     pub fn read(&self) -> Result<Option<Vec<u8>>> {
         self.0.checked()?.read()
     }
