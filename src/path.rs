@@ -49,9 +49,7 @@ impl Dir {
             Err(error) => Err(error),
         }
     }
-}
 
-impl Dir {
     /// Which directory this is. `None`: it cannot be told.
     pub(crate) fn identity(&self) -> Option<(u64, u64)> {
         sys::stat_open(self).ok().map(|meta| (meta.dev, meta.ino))

@@ -1,13 +1,13 @@
 //! Removing what killed processes left behind.
 
 use std::ffi::{CStr, OsStr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result, Step};
-use crate::lock::{self, Lock, LockDir, Patience, path_hash};
+use crate::lock::{self, Lock, LockDir, Patience, c_path, path_hash};
 use crate::path::{Dir, Place, directory};
 use crate::sys::{self, Errno, Links, LockMode};
 use crate::temporary::Owner;
@@ -16,8 +16,11 @@ use crate::temporary::Owner;
 /// and what was left in the lock directory.
 pub(crate) fn sweep(lock_dir: &Arc<LockDir>, path: &Path) -> Result<Vec<PathBuf>> {
     let mut swept = Swept { paths: Vec::new(), failed: None };
-    match lock_dir.sweep() {
-        Ok(paths) => swept.paths = paths,
+    match lock_dir.left_behind() {
+        Ok(left) => left.into_iter().for_each(|path| {
+            let removed = c_path(&path).and_then(|name| remove_regular(sys::cwd(), &name, &path));
+            swept.note(path, removed);
+        }),
         Err(error) => swept.failed = Some(error),
     }
     if let Some((dir, real)) = directory(path)? {
@@ -41,6 +44,16 @@ struct Swept {
     failed: Option<Error>,
 }
 
+impl Swept {
+    fn note(&mut self, path: PathBuf, removed: Result<bool>) {
+        match removed {
+            Ok(true) => self.paths.push(path),
+            Ok(false) => {}
+            Err(error) => drop(self.failed.get_or_insert(error)),
+        }
+    }
+}
+
 fn sweep_dir(
     lock_dir: &Arc<LockDir>,
     dir: &Dir,
@@ -54,11 +67,8 @@ fn sweep_dir(
         let name = name.map_err(failed)?;
         let Some(owner) = Owner::of(name.as_bytes()).filter(&wanted) else { continue };
         let path = real.join(OsStr::from_bytes(name.as_bytes()));
-        match remove_if_left(lock_dir, dir, real, &name, &owner, &path) {
-            Ok(true) => swept.paths.push(path),
-            Ok(false) => {}
-            Err(error) => drop(swept.failed.get_or_insert(error)),
-        }
+        let removed = remove_if_left(lock_dir, dir, real, &name, &owner, &path);
+        swept.note(path, removed);
     }
     swept.paths[before..].sort();
     Ok(())
@@ -83,14 +93,18 @@ fn remove_if_left(
         Err(Error::WouldBlock { .. }) => return Ok(false),
         Err(error) => return Err(error),
     };
-    match sys::stat(dir.as_fd(), name) {
-        // We never make anything else.
+    remove_regular(dir.as_fd(), name, path)
+}
+
+/// We never make anything else. False: it is something else, or it is gone.
+fn remove_regular(dir: BorrowedFd<'_>, name: &CStr, path: &Path) -> Result<bool> {
+    match sys::stat(dir, name) {
         Ok(meta) if meta.special.is_some() => return Ok(false),
         Ok(_) => {}
         Err(Errno::NOENT) => return Ok(false),
         Err(error) => return Err(Error::io(path, Step::Stat, error)),
     }
-    match sys::unlink(dir.as_fd(), name) {
+    match sys::unlink(dir, name) {
         Ok(()) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
         Err(error) => Err(Error::io(path, Step::Remove, error)),

@@ -115,27 +115,13 @@ impl LockDir {
         self.list_names(is_lock_name)
     }
 
-    /// Removes what a process that was killed while it made the `.gitignore` has left. Should that process be alive, the
-    /// directory goes without one until the next process comes.
-    pub(crate) fn sweep(&self) -> Result<Vec<PathBuf>> {
-        let is_left = |name: &[u8]| {
+    /// The paths of what processes that were killed while they made the `.gitignore` have left. Should one of them be alive, and
+    /// its file be removed, the directory goes without a `.gitignore` until the next process comes.
+    pub(crate) fn left_behind(&self) -> Result<Vec<PathBuf>> {
+        self.list_names(|name| {
             name.strip_prefix(GITIGNORE_TEMPORARY.as_bytes())
                 .is_some_and(|pid| !pid.is_empty() && pid.iter().all(u8::is_ascii_digit))
-        };
-        let mut swept = Vec::new();
-        for path in self.list_names(is_left)? {
-            let name = c_path(&path)?;
-            match sys::stat(sys::cwd(), &name) {
-                Ok(meta) if meta.special.is_none() => {}
-                _ => continue,
-            }
-            match sys::unlink(sys::cwd(), &name) {
-                Ok(()) => swept.push(path),
-                Err(Errno::NOENT) => {}
-                Err(error) => return Err(Error::io(&path, Step::Remove, error)),
-            }
-        }
-        Ok(swept)
+        })
     }
 
     fn list_names(&self, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<PathBuf>> {
@@ -172,7 +158,8 @@ impl LockDir {
     fn hide_from_git(&self) -> Result<()> {
         let failed = |error| Error::io(&self.path, Step::CreateLockDirectory, error);
         let ignore = c_path(&self.path.join(GITIGNORE))?;
-        if sys::stat(sys::cwd(), &ignore) != Err(Errno::NOENT) || !self.has_only_lock_files()? {
+        let is_foreign = |name: &[u8]| !is_lock_name(name) && !name.starts_with(GITIGNORE.as_bytes());
+        if sys::stat(sys::cwd(), &ignore) != Err(Errno::NOENT) || !self.list_names(is_foreign)?.is_empty() {
             return Ok(());
         }
         let temporary = c_path(&self.path.join(format!("{GITIGNORE_TEMPORARY}{}", sys::pid())))?;
@@ -203,22 +190,6 @@ impl LockDir {
             },
         }
     }
-
-    fn has_only_lock_files(&self) -> Result<bool> {
-        let failed = |error| Error::io(&self.path, Step::CreateLockDirectory, error);
-        let dir = match sys::open_dir(sys::cwd(), &self.path, Links::Follow) {
-            Ok(dir) => dir,
-            Err(Errno::ACCESS) => return Ok(false),
-            Err(error) => return Err(failed(error)),
-        };
-        for name in sys::list(dir).map_err(failed)? {
-            let name = name.map_err(failed)?;
-            if !is_lock_name(name.as_bytes()) && !name.as_bytes().starts_with(GITIGNORE.as_bytes()) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
 }
 
 /// Which file this is. Anything but a regular file is not a lock file.
@@ -231,7 +202,7 @@ fn identity(path: &Path, fd: &Fd) -> Result<Key> {
 }
 
 /// A path as the system calls want it.
-pub(super) fn c_path(path: &Path) -> Result<CString> {
+pub(crate) fn c_path(path: &Path) -> Result<CString> {
     let reason = "it contains a zero byte";
     CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::InvalidPath { path: path.to_owned(), reason })
 }

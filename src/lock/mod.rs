@@ -19,8 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub(crate) use self::dir::LockDir;
-use self::dir::c_path;
+pub(crate) use self::dir::{LockDir, c_path};
 use self::name::lock_name;
 pub(crate) use self::name::{PATH_HASH_LEN, is_like_lock_name, is_path_hash, path_hash};
 use self::process::Process;
@@ -220,6 +219,35 @@ pub(crate) fn prune(dir: &Arc<LockDir>) -> Result<Vec<PathBuf>> {
     Ok(pruned)
 }
 
+/// All lock files, and of those that are held, how and by whom.
+pub(crate) fn list(dir: &Arc<LockDir>) -> Result<Vec<(PathBuf, Option<Holder>)>> {
+    let process = Process::current();
+    let mut found = Vec::new();
+    for path in dir.list()? {
+        let file = c_path(&path)?;
+        let failed = |error| Error::io(&path, Step::OpenLock, error);
+        // Through the table, because closing a descriptor of our own would drop the locks that this process holds.
+        let gone = || Error::io(&path, Step::OpenLock, Errno::NOENT);
+        let entered = process.table.enter(|| dir.identify(&file), || dir.open_existing(&file)?.ok_or_else(gone));
+        let entered = match entered {
+            Ok(key) => Entered { process, key },
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let holder = match process.table.held(entered.key) {
+            Some(mode) => Some(Holder { mode, pid: Some(sys::pid()) }),
+            None => process
+                .table
+                .with_file(entered.key, |file| sys::holder(file.as_fd(), LockMode::Exclusive))
+                .transpose()
+                .map_err(failed)?
+                .flatten(),
+        };
+        found.push((path, holder));
+    }
+    Ok(found)
+}
+
 /// A lock that is held. Dropping it releases it.
 #[derive(Debug)]
 pub(crate) struct Held {
@@ -273,33 +301,4 @@ fn this_thread() -> Thread {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     thread_local!(static THIS: u64 = NEXT.fetch_add(1, Relaxed));
     THIS.with(|this| *this)
-}
-
-/// All lock files, and of those that are held, how and by whom.
-pub(crate) fn list(dir: &Arc<LockDir>) -> Result<Vec<(PathBuf, Option<Holder>)>> {
-    let process = Process::current();
-    let mut found = Vec::new();
-    for path in dir.list()? {
-        let file = c_path(&path)?;
-        let failed = |error| Error::io(&path, Step::OpenLock, error);
-        // Through the table, because closing a descriptor of our own would drop the locks that this process holds.
-        let gone = || Error::io(&path, Step::OpenLock, Errno::NOENT);
-        let entered = process.table.enter(|| dir.identify(&file), || dir.open_existing(&file)?.ok_or_else(gone));
-        let entered = match entered {
-            Ok(key) => Entered { process, key },
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        let holder = match process.table.held(entered.key) {
-            Some(mode) => Some(Holder { mode, pid: Some(sys::pid()) }),
-            None => process
-                .table
-                .with_file(entered.key, |file| sys::holder(file.as_fd(), LockMode::Exclusive))
-                .transpose()
-                .map_err(failed)?
-                .flatten(),
-        };
-        found.push((path, holder));
-    }
-    Ok(found)
 }
