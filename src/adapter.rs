@@ -66,6 +66,14 @@ impl Config {
 impl AtomicFileAdapter {
     /// Where the lock files are unless the builder says otherwise: a path relative to the directory that is current
     /// when the adapter is built.
+    ///
+    /// ```
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// let dir = std::env::current_dir()?.join(AtomicFileAdapter::DEFAULT_LOCK_DIR);
+    /// assert_eq!(AtomicFileAdapter::new()?.lock_dir(), dir);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub const DEFAULT_LOCK_DIR: &'static str = ".jerry/local/locks";
 
     /// An adapter with all settings at their defaults: lock files in [`DEFAULT_LOCK_DIR`](Self::DEFAULT_LOCK_DIR)
@@ -528,6 +536,17 @@ impl AtomicFileAdapter {
 }
 
 /// A lock file, from [`AtomicFileAdapter::locks`].
+///
+/// ```
+/// # let scratch = tempfile::tempdir()?;
+/// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+/// # let file = files.file(scratch.path().join("settings.toml"))?;
+/// # drop(file.lock()?);
+/// for lock in files.locks()? {
+///     println!("{} is {}", lock.path.display(), if lock.holder.is_some() { "taken" } else { "free" });
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockFile {
@@ -537,7 +556,19 @@ pub struct LockFile {
     pub holder: Option<LockHolder>,
 }
 
-/// The holder of a lock, as `fcntl(F_GETLK)` tells it.
+/// The holder of a lock, as `fcntl(F_GETLK)` tells it
+/// ([fcntl_locking(2)](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html)).
+///
+/// ```
+/// # let scratch = tempfile::tempdir()?;
+/// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+/// # let file = files.file(scratch.path().join("settings.toml"))?;
+/// let guard = file.lock()?;
+/// let holder = files.locks()?[0].holder;
+/// assert!(holder.is_some_and(|it| it.exclusive && it.pid == Some(std::process::id())));
+/// # drop(guard);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockHolder {

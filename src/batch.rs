@@ -32,7 +32,8 @@ const MANY: usize = 8;
 ///
 /// What it saves is flushes of the device: the new versions are written first, then synced together, then renamed, and
 /// each directory is synced once. This is done for up to 128 files at a time, so that no lock is held for long and
-/// descriptors do not run out: they take at most half of as many as the process may have (RLIMIT_NOFILE).
+/// descriptors do not run out: they take at most half of as many as the process may have (RLIMIT_NOFILE in
+/// [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html)).
 ///
 /// On Linux, 8 or more files on one file system of type ext4 (with a journal), xfs or btrfs are synced by
 /// [syncfs(2)](https://man7.org/linux/man-pages/man2/syncfs.2.html), which writes out *everything* that is waiting there,
@@ -77,7 +78,7 @@ impl Batch {
     }
 
     /// Adds a write. Of several changes of one file, the last one is what is there in the end; after a delete it makes a
-    /// new file, which has not the mode of the old one.
+    /// new file, without the mode of the old one.
     ///
     /// A relative path starts at the directory that is current now. If that cannot be found, [`commit`](Self::commit)
     /// says so.

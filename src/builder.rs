@@ -70,7 +70,8 @@ impl Builder {
         self
     }
 
-    /// How long every call may wait for a lock; then it fails with [`Error::Timeout`]. Zero tries once. Default: no
+    /// How long every call may wait for a lock; then it fails with [`Error::Timeout`]. Zero tries once. What the thread holds
+    /// itself is [`Error::Deadlock`] all the same. Default: no
     /// limit. [`AtomicFile::lock_timeout`](crate::AtomicFile::lock_timeout) overrides it for one call.
     ///
     /// ```
@@ -87,7 +88,8 @@ impl Builder {
         self
     }
 
-    /// The exact mode of new files, whatever the umask: the twelve bits of `chmod`. Default: 0666 less the umask, as
+    /// The exact mode of new files, whatever the umask: the twelve bits of
+    /// [chmod(2)](https://man7.org/linux/man-pages/man2/chmod.2.html). Default: 0666 less the umask, as
     /// [`std::fs::write`] has it. A file that is replaced keeps its mode.
     ///
     /// ```

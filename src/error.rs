@@ -19,10 +19,11 @@ use crate::sys;
 /// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong. Every variant names the file that the call was about.
+/// What went wrong. Every variant names the file or directory that it is about.
 ///
 /// Up to and including the rename, an error means that the file is what it was before the call and that no
-/// temporary file is left. The one error that can come after the rename is [`Error::NotDurable`].
+/// temporary file is left. The errors that can come after a rename are [`Error::NotDurable`] and, for the files that it
+/// lists as replaced, [`Error::Batch`].
 ///
 /// `From<Error> for io::Error` keeps the [`io::ErrorKind`], so a function that returns `io::Result` can use `?`.
 ///
@@ -163,7 +164,7 @@ pub enum Step {
     CurrentDirectory,
     /// Finding the directory and the name that a path stands for.
     Resolve,
-    /// Making a directory that was missing above the file.
+    /// Making a directory that was missing above the file, or syncing the one above that.
     CreateDirectory,
     /// Making the directory for the lock files.
     CreateLockDirectory,
@@ -195,7 +196,8 @@ pub enum Step {
     Rename,
     /// Removing the file.
     Remove,
-    /// Syncing the directory.
+    /// Syncing the directory is not possible, because it cannot be opened for reading; found out before anything has
+    /// happened. A sync of the directory that fails is [`Error::NotDurable`].
     SyncDirectory,
     /// Looking for temporary files that were left behind.
     ListDirectory,
@@ -274,7 +276,7 @@ impl Error {
         Error::Io { path: path.to_owned(), step, source: source.into() }
     }
 
-    /// The file that the call was about.
+    /// The file or directory that the error is about: that of the call, or its lock file, or the lock directory.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;

@@ -151,7 +151,7 @@ impl AtomicFile {
         self.under_lock(LockMode::Shared, |_| self.0.read_into(buf))
     }
 
-    /// Opens the current version under a shared lock, to read it bit by bit. `None`: there is no such file.
+    /// Opens the current version under a shared lock, to read it piece by piece. `None`: there is no such file.
     ///
     /// The lock is free again when this returns. The open file stays what it is all the same, whole, because a
     /// write makes a new file and never changes an old one.
@@ -199,7 +199,7 @@ impl AtomicFile {
     ///
     /// Besides system calls that fail: [`Error::NotRegularFile`], and [`Error::Timeout`] and [`Error::Deadlock`] of
     /// [`lock`](Self::lock). The file is what it was before, and no temporary file is left, unless the error is
-    /// [`Error::NotDurable`].
+    /// [`Error::NotDurable`]. Directories that were made for the file stay.
     ///
     /// [`Durability::Full`]: crate::Durability::Full
     pub fn write(&self, contents: impl AsRef<[u8]>) -> Result<()> {
@@ -302,7 +302,7 @@ impl AtomicFile {
     /// # Errors
     ///
     /// [`Error::Timeout`]; [`Error::Deadlock`] if the calling thread holds this lock already, or if waiting would
-    /// close a circle; otherwise a system call failed ([`Error::Io`]).
+    /// close a cycle; otherwise a system call failed ([`Error::Io`]).
     ///
     /// [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
     pub fn lock(&self) -> Result<WriteGuard> {
@@ -334,8 +334,8 @@ impl AtomicFile {
 
     /// Takes the exclusive lock, waiting for `timeout` at the most.
     ///
-    /// A wait with a limit asks the kernel again and again, at least every 2 ms, because F_SETLKW knows no limit. It
-    /// takes no part in the kernel's search for deadlocks.
+    /// A wait with a limit asks the kernel again and again (F_SETLK), at least every 2 ms, because F_SETLKW knows no limit:
+    /// [fcntl_locking(2)]. It takes no part in the kernel's search for deadlocks.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -357,6 +357,8 @@ impl AtomicFile {
     /// # Errors
     ///
     /// As [`lock`](Self::lock).
+    ///
+    /// [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
     pub fn lock_timeout(&self, timeout: Duration) -> Result<WriteGuard> {
         self.acquire(LockMode::Exclusive, Patience::new(Some(timeout))).map(WriteGuard)
     }
@@ -415,7 +417,8 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// [`Error::WouldBlock`] if somebody holds the lock, or another thread of this process is taking it or waits for it.
+    /// [`Error::WouldBlock`] if somebody holds the lock, or another thread of this process is taking it or waits for it;
+    /// otherwise a system call failed ([`Error::Io`]).
     ///
     /// [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
     pub fn try_lock(&self) -> Result<WriteGuard> {

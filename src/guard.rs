@@ -116,7 +116,19 @@ impl ReadGuard {
     }
 
     /// Reads the whole file into `buf`, in place of what is in it, and returns the number of bytes. As
-    /// [`AtomicFile::read_into`](crate::AtomicFile::read_into), which has an example.
+    /// [`AtomicFile::read_into`](crate::AtomicFile::read_into).
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// let file = files.file(scratch.path().join("file"))?;
+    /// let mut buf = Vec::with_capacity(4096);
+    /// let guard = file.lock_shared()?;
+    /// if let Some(len) = guard.read_into(&mut buf)? {
+    ///     assert_eq!(len, buf.len());
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -125,8 +137,18 @@ impl ReadGuard {
         self.0.checked()?.read_into(buf)
     }
 
-    /// Opens the current version, to read it bit by bit. As [`AtomicFile::open`](crate::AtomicFile::open), which has an
-    /// example.
+    /// Opens the current version, to read it piece by piece. As [`AtomicFile::open`](crate::AtomicFile::open).
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// let file = files.file(scratch.path().join("file"))?;
+    /// let guard = file.lock_shared()?;
+    /// if let Some(version) = guard.open()? {
+    ///     std::io::copy(&mut &version, &mut std::io::stdout())?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -160,7 +182,19 @@ impl WriteGuard {
     }
 
     /// Reads the whole file into `buf`, in place of what is in it, and returns the number of bytes. As
-    /// [`AtomicFile::read_into`](crate::AtomicFile::read_into), which has an example.
+    /// [`AtomicFile::read_into`](crate::AtomicFile::read_into).
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// let file = files.file(scratch.path().join("file"))?;
+    /// let mut buf = Vec::with_capacity(4096);
+    /// let guard = file.lock()?;
+    /// if let Some(len) = guard.read_into(&mut buf)? {
+    ///     assert_eq!(len, buf.len());
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -169,8 +203,18 @@ impl WriteGuard {
         self.0.checked()?.read_into(buf)
     }
 
-    /// Opens the current version, to read it bit by bit. As [`AtomicFile::open`](crate::AtomicFile::open), which has an
-    /// example.
+    /// Opens the current version, to read it piece by piece. As [`AtomicFile::open`](crate::AtomicFile::open).
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// let file = files.file(scratch.path().join("file"))?;
+    /// let guard = file.lock()?;
+    /// if let Some(version) = guard.open()? {
+    ///     std::io::copy(&mut &version, &mut std::io::stdout())?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -208,7 +252,21 @@ impl WriteGuard {
         self.writer()?.put_all(contents.as_ref())
     }
 
-    /// Begins a new version that is written bit by bit, in constant memory. [`Replacement`] has an example.
+    /// Begins a new version that is written piece by piece, in constant memory: see [`Replacement`].
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// let file = files.file(scratch.path().join("file"))?;
+    /// use std::io::Write;
+    ///
+    /// let guard = file.lock()?;
+    /// let mut new = guard.writer()?;
+    /// new.write_all(b"one piece, ")?;
+    /// new.write_all(b"and another")?;
+    /// new.commit()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///

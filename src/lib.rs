@@ -3,7 +3,8 @@
 //! # The promise
 //!
 //! 1. A reader that goes through the adapter sees one whole version of a file: never a part, never a mix.
-//! 2. When a durable write has returned, the new version survives a power cut; before that, the old one does.
+//! 2. When a durable write has returned, the new version survives a power cut; until then the old or the new one does,
+//!    whole.
 //! 3. Two writers never lose each other's [update](AtomicFileAdapter::update), whether they are threads, processes,
 //!    or forks.
 //! 4. When a process dies at any instruction, its locks are free and the next caller carries on.
@@ -45,13 +46,15 @@
 //! fcntl(lock, F_SETLK, F_UNLCK)
 //! ```
 //!
-//! and a `getpid` before, to notice a `fork`: 12 calls, and 8 for a read. By path, there is also the opening of the
-//! directory (by `openat2` with `RESOLVE_NO_SYMLINKS`; if there are links, its real path is asked of `/proc/self/fd/N`), a
-//! look at the name and the closing of the directory: 15 calls, and 11 for a read; the lock files of the last 16 paths are
-//! kept open. [`Durability::Ordered`] leaves out the sync of the directory,
+//! and a `getpid` before, to notice a `fork`: 12 calls, and 8 for a read; one more where the mode cannot be had at
+//! once, because until the owner is right the temporary file is for its group no more than for everybody (0640, for
+//! example). By path, there is also the opening of the directory (by `openat2` with `RESOLVE_NO_SYMLINKS`), a look at the
+//! name and the closing of the directory: 15 calls, and 11 for a read. If the path is relative or has links in it, that
+//! `openat2` is an `openat`, and `/proc/self/fd/N` is asked for the real path. The lock files of the last 16 paths are kept
+//! open. [`Durability::Ordered`] leaves out the sync of the directory,
 //! [`Durability::None`] both; on Apple's systems the syncs of [`Durability::Full`] are `fcntl(F_FULLFSYNC)`, and a path is
 //! looked up with `fcntl(F_GETPATH)`. The lock protocol, by which programs in other languages take part, is in the
-//! [README].
+//! [README] beside the sources.
 //!
 //! The manual pages: [fcntl_locking(2)], [fstatat(2)], [openat(2)], [write(2)], [fstat(2)], [fchown(2)], [fchmod(2)],
 //! [fsync(2)], [renameat(2)], [close(2)], [getpid(2)]; by path also [openat2(2)] and [readlinkat(2)]. `fault::Syscall` has
@@ -59,17 +62,20 @@
 //!
 //! # What is not promised
 //!
+//! * Only programs with the same lock directory exclude each other. The default one is under the current directory: right for
+//!   programs that are all started in one place. Others name an absolute one, by
+//!   [`with_lock_dir`](AtomicFileAdapter::with_lock_dir).
 //! * Record locks are advisory. A program that writes to the file without them writes when it likes; a reader without
 //!   them still sees whole versions, because a version is never changed, only replaced.
 //! * A program in the same process that opens and closes a lock file by itself drops the locks of this crate on it:
 //!   that is how POSIX wants it ([fcntl_locking(2)]).
 //! * A fork is noticed by the process number. A child in a new PID namespace that has the same number there as its
 //!   parent has in its own is taken for it.
-//! * Deadlocks. Between threads of one process every circle is told at once. Between processes there is the kernel's word
+//! * Deadlocks. Between threads of one process every cycle is told at once. Between processes there is the kernel's word
 //!   only, which knows no threads: it is believed after a second in which nothing moved, and may be wrong even then; and a
-//!   circle may stay unseen, because the kernel follows one wait of each process and gives up after ten
+//!   cycle may stay unseen, because the kernel follows one wait of each process and gives up after ten
 //!   (`posix_locks_deadlock` in [fs/locks.c]), and hears nothing of those who wait with a deadline. Where a thread needs
-//!   several locks, [`lock_many`](AtomicFileAdapter::lock_many) keeps circles from arising.
+//!   several locks, [`lock_many`](AtomicFileAdapter::lock_many) keeps cycles from arising.
 //! * A lock belongs to a path. Other names of the same file (hard links, bind mounts) have locks of their own, and after
 //!   a write by one name the other hard links keep the old version.
 //! * Where the file system ignores case, spell a name in one way. On Apple's systems the directories of a path and an
@@ -93,9 +99,9 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`AtomicFileAdapter`] | every verb by path; its [`Builder`] has the settings, [`Durability`] among them |
-//! | [`AtomicFile`] | one file, looked up once: the same verbs, faster, and the locks |
+//! | [`AtomicFile`] | one file, looked up once: `read`, `write`, `update`, `delete`, faster, and the locks |
 //! | [`ReadGuard`], [`WriteGuard`] | a lock while it is held, for several steps under it |
-//! | [`Replacement`] | a new version that is written bit by bit |
+//! | [`Replacement`] | a new version that is written piece by piece |
 //! | [`Batch`] | writes and deletes of many files, which share their syncs |
 //! | [`LockFile`], [`LockHolder`] | who holds what |
 //! | [`Error`] | what went wrong, at which [`Step`] and on which path; [`FileKind`] where there is no regular file |
@@ -109,7 +115,8 @@
 //! None is on by default.
 //!
 //! * `fault-injection`: the module `fault`, which lets a test watch each system call of this crate, make it fail, or be
-//!   the last one of the process.
+//!   the last one of the process. For your own tests only: `cargo add --dev atomic-file-adapter --features
+//!   fault-injection`, beside the entry without it.
 //! * `cli`: the command `atomic-file`.
 //!
 //! [README]: https://docs.rs/crate/atomic-file-adapter

@@ -52,7 +52,7 @@ impl Dir {
 
     /// Which directory this is. `None`: it cannot be told.
     pub(crate) fn identity(&self) -> Option<(u64, u64)> {
-        sys::stat_open(self).ok().map(|meta| (meta.dev, meta.ino))
+        sys::stat_open(self).ok().map(|meta| meta.identity())
     }
 }
 
@@ -333,7 +333,7 @@ fn push_names(stack: &mut Vec<Vec<u8>>, path: &[u8]) {
 
 /// The kernel's rule for symbolic links in sticky, world-writable directories such as /tmp (`may_follow_link` in
 /// fs/namei.c, on by default as the sysctl fs.protected_symlinks): follow only one's own links and those of the
-/// directory's owner. Whoever reads links by hand goes round the kernel's check, and has to make it himself.
+/// directory's owner. Whoever reads links by hand goes round the kernel's check and has to make it instead.
 ///
 /// XNU has no such rule (`lookup_handle_symlink` in bsd/vfs/vfs_lookup.c); what makes the links dangerous is there too.
 fn may_follow(dir: &Dir, link_owner: u32, path: &Path) -> Result<()> {

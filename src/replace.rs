@@ -41,8 +41,8 @@ use crate::temporary::TemporaryName;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Durability {
-    /// The new version is on the device when the call returns. The file is synced before the rename and its
-    /// directory after it. On Apple's systems a sync is `fcntl(F_FULLFSYNC)`, because `fsync` only hands the data to the
+    /// The new version is on the device when the call returns. The file is synced ([fsync(2)](https://man7.org/linux/man-pages/man2/fsync.2.html)) before the
+    /// rename and its directory after it. On Apple's systems a sync is `fcntl(F_FULLFSYNC)`, because `fsync` only hands the data to the
     /// drive there; on a file system that does not have it (a network volume, for example) `fsync` is the best to be had.
     #[default]
     Full,

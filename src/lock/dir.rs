@@ -42,8 +42,8 @@ impl LockDir {
     /// Whether an open directory is this one. A lock file in it is not to be handled as data: to open and close it would
     /// drop the locks on it, to replace it would split them.
     pub(crate) fn is(&self, dir: BorrowedFd<'_>) -> bool {
-        let same = |own: Meta, other: Meta| (own.dev, own.ino) == (other.dev, other.ino);
-        sys::stat_follow(sys::cwd(), &self.path).is_ok_and(|own| sys::stat_open(dir).is_ok_and(|dir| same(own, dir)))
+        sys::stat_follow(sys::cwd(), &self.path)
+            .is_ok_and(|own| sys::stat_open(dir).is_ok_and(|dir| own.identity() == dir.identity()))
     }
 
     /// Opens a lock file, making it and the directory if need be.
@@ -96,7 +96,7 @@ impl LockDir {
     /// Which file has this name now.
     pub(super) fn identify(&self, file: &CStr) -> Result<Option<Key>> {
         match sys::stat(sys::cwd(), file) {
-            Ok(meta) => Ok(Some((meta.dev, meta.ino))),
+            Ok(meta) => Ok(Some(meta.identity())),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(Error::io(path_of(file), Step::OpenLock, error)),
         }
@@ -196,7 +196,7 @@ impl LockDir {
 fn identity(path: &Path, fd: &Fd) -> Result<Key> {
     let meta = sys::stat_open(fd).map_err(|error| Error::io(path, Step::OpenLock, error))?;
     match meta.special {
-        None => Ok((meta.dev, meta.ino)),
+        None => Ok(meta.identity()),
         Some(kind) => Err(Error::NotRegularFile { path: path.to_owned(), kind }),
     }
 }

@@ -191,7 +191,7 @@ impl Patience {
 }
 
 /// Takes all of these locks, or none of them, in the order of the lock files' paths: whoever does the same cannot be
-/// in a circle with this call. The answer is in the order of `locks`.
+/// in a cycle with this call. The answer is in the order of `locks`.
 pub(crate) fn acquire_all(locks: &[&Lock], mode: LockMode, patience: Patience) -> Result<Vec<Held>> {
     let mut order: Vec<usize> = (0..locks.len()).collect();
     order.sort_by_key(|n| &locks[*n].path);

@@ -12,6 +12,7 @@
 //!
 //! [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
 
+// By their paths, because tests and fuzz targets put this file into crates of their own.
 #[path = "kernel.rs"]
 mod kernel;
 #[path = "state.rs"]

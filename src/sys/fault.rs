@@ -167,7 +167,8 @@ thread_local!(static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) 
 /// The two may be nested: the outer `decide` does not see the calls inside the inner `inject`.
 ///
 /// `decide` may do what it likes, but for calling this crate, because some calls are made while the crate holds a mutex of
-/// its own, and for returning in a child made by fork, which would go on with its parent's write. If it panics, it is not asked again, and the panic goes on when `body` is done.
+/// its own, and for returning in a child made by fork, which would go on with its parent's write. If it panics, it is not
+/// asked again, and the panic goes on when `body` is done.
 ///
 /// ```
 /// use std::cell::RefCell;

@@ -117,6 +117,11 @@ impl Meta {
             size: u64::try_from(stat.st_size).unwrap_or(0),
         }
     }
+
+    /// Which file it is.
+    pub(crate) fn identity(&self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
 }
 
 /// Whether a symbolic link in the last place of a path is followed.

@@ -69,7 +69,7 @@ pub enum Syscall {
     FcntlSetlkw,
     /// [`fcntl(F_SETLK)`](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html): asks for a record lock
     FcntlSetlk,
-    /// `fcntl(F_SETLK, F_UNLCK)`: lets go of a record lock
+    /// [`fcntl(F_SETLK, F_UNLCK)`](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html): lets go of a record lock
     FcntlUnlock,
     /// [`fcntl(F_GETLK)`](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html): who holds a record lock
     FcntlGetlk,

@@ -11,13 +11,14 @@ use clap_complete::Shell;
 /// Locked reads and durable atomic writes of files that several processes share.
 ///
 /// Whoever reads gets one whole version of a file, and no writer loses another's update. When a write has returned, the new
-/// version survives a power cut; until then, the old one does.
+/// version survives a power cut; until then, the old or the new one does, whole.
 #[derive(Parser)]
 #[command(name = "atomic-file", version, max_term_width = 100, after_long_help = long_help())]
 pub struct Cli {
     /// Directory of the lock files [default: .jerry/local/locks]
     ///
-    /// Only programs with the same one keep out of each other's way. It is made if there is none.
+    /// Only programs with the same one keep out of each other's way; the default is under the current directory. It is made if
+    /// there is none.
     #[arg(long, value_name = "DIR", global = true)]
     pub lock_dir: Option<PathBuf>,
     /// Give up waiting for a lock after so many seconds; 0 tries once [default: wait for ever]
