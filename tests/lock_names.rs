@@ -27,3 +27,31 @@ fn lock_names_are_the_golden_ones() {
         assert_eq!(adapter.lock_path(path).unwrap(), Path::new("/no/such/locks").join(name), "{path:?}");
     }
 }
+
+#[cfg(feature = "fault-injection")]
+#[test]
+fn several_locks_are_taken_in_the_order_of_their_names() {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
+
+    let dir = tempfile::tempdir().unwrap();
+    let adapter = AtomicFileAdapter::with_lock_dir(dir.path().join("locks")).unwrap();
+    let paths: Vec<_> = (0..16).map(|n| dir.path().join(n.to_string())).collect();
+    let mut expected: Vec<_> = paths.iter().map(|path| adapter.lock_path(path).unwrap()).collect();
+    expected.sort();
+    let opened = Rc::new(RefCell::new(Vec::new()));
+    let seen = opened.clone();
+    let watch = move |call: &Call<'_>| {
+        // Each is opened when its turn has come.
+        let lock =
+            call.path.filter(|path| call.syscall == Syscall::Openat && path.extension().is_some_and(|e| e == "lock"));
+        seen.borrow_mut().extend(lock.map(Path::to_owned));
+        Action::Proceed
+    };
+    inject(watch, || drop(adapter.lock_many(&paths).unwrap()));
+    let mut opened = opened.take();
+    opened.dedup();
+    assert_eq!(opened, expected);
+}
