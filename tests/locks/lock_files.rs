@@ -1,0 +1,140 @@
+//! Lock files that are removed while somebody waits for them.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use atomic_file_adapter::Error;
+
+use crate::common::{Worker, hear, tell};
+use crate::talk::{LOCK, LOCK_TIMEOUT, Ordered, said};
+use crate::watching::{PARKED, PAUSED, this_task, until_blocked, until_in};
+use crate::{Scratch, Stop, adapter, next};
+
+pub(crate) fn a_removed_lock_file_is_noticed_by_processes() {
+    for ask in ["lock", "lock_shared", "lock_timeout"] {
+        let scratch = Scratch::new();
+        let file = scratch.file("file");
+        let (mut holder, mut waiter) = (scratch.worker("talk", &[]), scratch.worker("talk", &[]));
+        assert_eq!(holder.order("lock file"), "ok");
+        waiter.tell(&format!("{ask} file"));
+        if ask == "lock_timeout" {
+            until_in(&format!("/proc/{}", waiter.pid()), PAUSED);
+        } else {
+            until_blocked(waiter.pid(), &file);
+        }
+        fs::remove_file(file.lock_path()).unwrap();
+        assert_eq!(holder.order("unlock file"), "ok");
+        waiter.expect("ok");
+        assert_eq!(said(&file.try_lock()), "would block", "the waiter holds a file that has no name");
+        assert_eq!(waiter.order("unlock file"), "ok");
+        assert_eq!(said(&file.try_lock()), "ok");
+    }
+}
+
+pub(crate) fn a_removed_lock_file_is_noticed_by_threads() {
+    for ask in [LOCK, LOCK_TIMEOUT] {
+        let scratch = Scratch::new();
+        // One handle for both: it remembers the file that has gone.
+        let file = scratch.file("file");
+        let mut other = scratch.worker("talk", &[]);
+        let held = file.lock().unwrap();
+        thread::scope(|scope| {
+            let ((task, tasks), (release, may_release)) = (channel(), channel::<()>());
+            let (taken, is_taken) = channel();
+            let file = &file;
+            let waiter = scope.spawn(move || {
+                task.send(this_task()).unwrap();
+                let _guard = ask(file).unwrap();
+                taken.send(()).unwrap();
+                // An error when the test has failed.
+                let _ = may_release.recv();
+            });
+            until_in(&tasks.recv().unwrap(), PARKED);
+            fs::remove_file(file.lock_path()).unwrap();
+            drop(held);
+            is_taken.recv().unwrap();
+            assert_eq!(other.order("try_lock file"), "would block", "the waiter holds a file that has no name");
+            drop(release);
+            waiter.join().unwrap();
+        });
+        assert_eq!(other.order("try_lock file"), "ok");
+    }
+}
+
+pub(crate) fn a_lock_file_that_changes_costs_no_lock() {
+    // Trap 1: the lock file of B becomes that of A between the look at it and its opening. Then there is a second
+    // descriptor of A's, and closing it would drop A's lock.
+    let scratch = Scratch::new();
+    let a = scratch.file("a");
+    let mut other = scratch.worker("talk", &[]);
+    let _held = a.lock().unwrap();
+    let (of_b, alternate) = (scratch.adapter.lock_path(scratch.path("b")).unwrap(), scratch.path("alternate"));
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        scope.spawn(|| {
+            while !stop.load(SeqCst) {
+                fs::hard_link(a.lock_path(), &alternate).unwrap();
+                fs::rename(&alternate, &of_b).unwrap();
+                fs::write(&alternate, "").unwrap();
+                fs::rename(&alternate, &of_b).unwrap();
+            }
+        });
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(500) {
+            match scratch.adapter.file(scratch.path("b")).unwrap().try_lock() {
+                Ok(_) | Err(Error::WouldBlock { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    assert_eq!(other.order("try_lock a"), "would block", "the lock was dropped on the way");
+}
+
+pub(crate) fn no_increment_is_lost_while_lock_files_go() {
+    const EACH: usize = 500;
+    let scratch = Scratch::new();
+    let each = EACH.to_string();
+    let mut workers: Vec<Worker> =
+        ["handle", "path", "handle", "path"].map(|how| scratch.worker("increment", &[how, &each])).into();
+    workers.iter_mut().for_each(|worker| worker.expect("ready"));
+    workers.iter_mut().for_each(|worker| worker.tell("go"));
+    let (stop, removed) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        scope.spawn(|| {
+            let file = scratch.file("counter");
+            while !stop.load(SeqCst) {
+                match file.try_lock() {
+                    // Only under its own lock is a lock file safe to remove.
+                    Ok(_guard) => {
+                        fs::remove_file(file.lock_path()).unwrap();
+                        removed.fetch_add(1, SeqCst);
+                    }
+                    Err(error) => assert!(matches!(error, Error::WouldBlock { .. }), "{error}"),
+                }
+            }
+        });
+        workers.iter_mut().for_each(|worker| worker.expect("done"));
+    });
+    workers.into_iter().for_each(Worker::finish);
+    assert!(removed.load(SeqCst) > 0, "no lock file was removed");
+    eprintln!("{} lock files were removed during {} increments", removed.into_inner(), 4 * EACH);
+    assert_eq!(scratch.file("counter").read().unwrap().unwrap(), (4 * EACH).to_string().as_bytes());
+}
+
+pub(crate) fn increment(args: &[String]) {
+    let dir = Path::new(&args[0]);
+    let adapter = adapter(dir);
+    let file = adapter.file(dir.join("counter")).unwrap();
+    tell("ready");
+    hear();
+    for _ in 0..args[2].parse().unwrap() {
+        if args[1] == "handle" { file.update(next) } else { adapter.update(file.path(), next) }.unwrap();
+    }
+    tell("done");
+}

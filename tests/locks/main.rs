@@ -1,0 +1,198 @@
+//! The lock layer: deadlocks are reported, deadlines kept, turns taken, and a fork or a removed lock file costs nobody
+//! anything.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod commands;
+mod deadlines;
+mod deadlocks;
+mod descriptors;
+mod forks;
+mod lock_files;
+mod talk;
+mod turns;
+mod watching;
+
+use std::path::{Path, PathBuf};
+use std::process::{self, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Builder, Durability};
+use libtest_mimic::Trial;
+
+use crate::common::Worker;
+
+fn main() -> ExitCode {
+    common::main(
+        vec![
+            test("asking_again_for_a_held_lock_is_a_deadlock", deadlocks::asking_again_for_a_held_lock_is_a_deadlock),
+            test(
+                "a_verb_inside_an_update_of_the_same_file_is_a_deadlock",
+                deadlocks::a_verb_inside_an_update_is_a_deadlock,
+            ),
+            test("a_deadlock_names_every_lock_of_the_thread", deadlocks::a_deadlock_names_every_lock_of_the_thread),
+            test("of_two_threads_in_a_cycle_one_is_told", deadlocks::of_two_threads_in_a_cycle_one_is_told),
+            test("of_three_threads_in_a_ring_one_is_told", deadlocks::of_three_threads_in_a_ring_one_is_told),
+            test("of_two_processes_in_a_cycle_one_is_told", deadlocks::of_two_processes_in_a_cycle_one_is_told),
+            test("a_cycle_through_the_queue_of_threads_is_found", deadlocks::a_cycle_through_the_queue_is_found),
+            #[cfg(feature = "fault-injection")]
+            test("a_cycle_is_told_to_many_locks_behind_another_thread", deadlocks::a_cycle_is_told_to_many_locks),
+            test("a_false_deadlock_of_a_thread_that_holds_nothing_is_not_reported", deadlocks::a_false_deadlock_here),
+            test_on_linux(
+                "a_false_deadlock_of_a_process_that_holds_something_is_not_reported",
+                deadlocks::a_false_deadlock_elsewhere,
+            ),
+            test("a_deadline_is_kept_while_a_thread_holds_the_lock", deadlines::a_deadline_is_kept_beside_a_thread),
+            test("a_deadline_is_kept_while_a_process_holds_the_lock", deadlines::a_deadline_is_kept_beside_a_process),
+            test("the_builders_deadline_holds_for_every_verb", deadlines::the_builders_deadline_holds_for_every_verb),
+            test("a_lock_freed_early_is_taken", deadlines::a_lock_freed_early_is_taken),
+            test("a_deadline_beyond_the_clock_is_none", deadlines::a_deadline_beyond_the_clock_is_none),
+            test("a_deadline_of_zero_tries_once", deadlines::a_deadline_of_zero_tries_once),
+            test("waiting_burns_no_cpu", deadlines::waiting_burns_no_cpu),
+            test("a_guard_is_inert_in_a_forked_child", || in_a_process("inert_guard")),
+            test("a_half_written_version_survives_a_forked_child", || in_a_process("half_written")),
+            test("a_forked_child_takes_locks_of_its_own", || in_a_process("own_locks")),
+            test("a_grandchild_inherits_nothing_either", || in_a_process("grandchild")),
+            test_on_linux("a_forked_child_closes_the_lock_files_of_its_parent", || {
+                in_a_process("inherited_descriptors")
+            }),
+            test("an_update_that_forks_changes_the_file_once", || in_a_process("update_that_forks")),
+            test("forks_beside_busy_threads_do_not_hang", || in_a_process("fork_storm")),
+            test_on_linux("a_command_inherits_no_lock_descriptor", commands::a_command_inherits_no_lock_descriptor),
+            test("a_command_keeps_no_lock", commands::a_command_keeps_no_lock),
+            test("a_writer_elsewhere_gets_in_between_readers", || turns::a_writer_gets_in("forever", Duration::ZERO)),
+            test("a_writer_elsewhere_with_a_deadline_gets_in", || turns::a_writer_gets_in("deadline", Duration::ZERO)),
+            test("a_writer_elsewhere_gets_in_between_slow_readers", || {
+                turns::a_writer_gets_in("forever", turns::SLOWLY)
+            }),
+            test(
+                "a_writer_that_comes_back_at_once_lets_another_process_in",
+                turns::a_writer_that_comes_back_lets_others_in,
+            ),
+            test("two_processes_of_four_writers_share_a_lock", turns::two_processes_of_four_writers_share_a_lock),
+            test_on_linux("a_reader_does_not_overtake_a_writer_that_waits", turns::a_reader_does_not_overtake_a_writer),
+            test("a_reader_may_join_a_reader_that_waits_for_it", turns::a_reader_may_join_a_reader_that_waits_for_it),
+            test(
+                "a_reader_whom_nobody_is_in_the_way_of_is_never_refused",
+                turns::a_reader_is_never_refused_beside_readers,
+            ),
+            test("hundreds_of_waiting_threads_all_get_their_turn", turns::hundreds_of_threads_get_their_turn),
+            test("ten_thousand_paths_need_few_descriptors", || in_a_process("ten_thousand_paths")),
+            test(
+                "a_removed_lock_file_is_noticed_by_processes",
+                lock_files::a_removed_lock_file_is_noticed_by_processes,
+            ),
+            test("a_removed_lock_file_is_noticed_by_threads", lock_files::a_removed_lock_file_is_noticed_by_threads),
+            test(
+                "a_lock_file_that_changes_while_it_is_opened_costs_no_lock",
+                lock_files::a_lock_file_that_changes_costs_no_lock,
+            ),
+            test(
+                "no_increment_is_lost_while_lock_files_are_removed",
+                lock_files::no_increment_is_lost_while_lock_files_go,
+            ),
+        ],
+        &[
+            ("talk", talk::talk),
+            ("inert_guard", forks::inert_guard),
+            ("half_written", forks::half_written),
+            ("own_locks", forks::own_locks),
+            ("grandchild", forks::grandchild),
+            ("inherited_descriptors", forks::inherited_descriptors),
+            ("update_that_forks", forks::update_that_forks),
+            ("fork_storm", forks::fork_storm),
+            ("write_often", turns::write_often),
+            ("share", turns::share),
+            ("ten_thousand_paths", descriptors::ten_thousand_paths),
+            ("increment", lock_files::increment),
+        ],
+    )
+}
+
+const WATCHDOG: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A test that ends the program if it hangs, and says which one it was.
+fn test(name: &'static str, body: fn()) -> Trial {
+    Trial::test(name, move || {
+        let (done, is_done) = channel::<()>();
+        thread::spawn(move || {
+            if is_done.recv_timeout(WATCHDOG) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("{name} hangs");
+                process::exit(101);
+            }
+        });
+        body();
+        drop(done);
+        Ok(())
+    })
+}
+
+/// A test of what only Linux lets one see.
+fn test_on_linux(name: &'static str, body: fn()) -> Trial {
+    match common::not_linux() {
+        None => test(name, body),
+        missing => common::test_if(missing, name, body),
+    }
+}
+
+/// A case that forks: in a process that has one thread.
+fn in_a_process(case: &str) {
+    Scratch::new().worker(case, &[]).finish();
+}
+
+struct Scratch {
+    dir: tempfile::TempDir,
+    adapter: AtomicFileAdapter,
+}
+
+impl Scratch {
+    /// In memory if possible: nothing here is about disks.
+    fn new() -> Self {
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let adapter = adapter(dir.path());
+        Scratch { dir, adapter }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn file(&self, name: &str) -> AtomicFile {
+        self.adapter.file(self.path(name)).unwrap()
+    }
+
+    fn worker(&self, name: &str, args: &[&str]) -> Worker {
+        start(self.dir.path(), name, args)
+    }
+}
+
+fn start(dir: &Path, name: &str, args: &[&str]) -> Worker {
+    Worker::start(name, &[&[dir.to_str().unwrap()], args].concat())
+}
+
+fn settings(dir: &Path) -> Builder {
+    AtomicFileAdapter::builder().lock_dir(dir.join("locks")).durability(Durability::None)
+}
+
+fn adapter(dir: &Path) -> AtomicFileAdapter {
+    settings(dir).build().unwrap()
+}
+
+/// Sets a flag when dropped, so that the threads that watch it end when a test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+fn next(old: Option<&[u8]>) -> Vec<u8> {
+    let old: u64 = old.map_or(0, |old| std::str::from_utf8(old).unwrap().parse().unwrap());
+    (old + 1).to_string().into()
+}
