@@ -1,0 +1,140 @@
+//! Calls that fail: each one in each way, and all of them from some call on.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use atomic_file_adapter::fault::{Action, Syscall};
+use atomic_file_adapter::{Error, FileKind, Step};
+use libc::{EACCES, EBADF, EEXIST, EIO, EMFILE, ENOENT, EPERM, EROFS};
+
+use crate::errors::errors_of;
+use crate::laboratory::{EACH_DURABILITY, Laboratory, Scratch, Seen, calls_of};
+use crate::operations::{Did, Operation};
+
+pub(crate) fn each_call_fails_in_each_way(operation: &Operation) {
+    for durability in EACH_DURABILITY {
+        let mut laboratory = Laboratory::new(operation, durability);
+        let mut number = 0;
+        let calls = calls_of(&laboratory, &mut number);
+        for (at, call) in calls.iter().enumerate() {
+            if operation.on_disk && ![Syscall::Fstatfs, Syscall::Syncfs, Syscall::Fsync].contains(&call.syscall) {
+                continue;
+            }
+            for errno in errors_of(call.syscall) {
+                number += 1;
+                fails_once(&mut laboratory, number, at, call, *errno);
+            }
+        }
+    }
+}
+
+fn fails_once(laboratory: &mut Laboratory<'_>, number: usize, at: usize, call: &Seen, errno: i32) {
+    let Operation { name, old, new, new_if_told_missing, .. } = *laboratory.operation;
+    let scratch = laboratory.scratch(number);
+    let inode = |scratch: &Scratch| scratch.path().metadata().map(|meta| (meta.ino(), meta.mode())).ok();
+    let before = inode(&scratch);
+    let (result, calls) =
+        laboratory.run(&scratch, move |call| if call.number == at { Action::Fail(errno) } else { Action::Proceed });
+    assert!(calls > at);
+    let os_error = io::Error::from_raw_os_error(errno);
+    let what = format!("{name}, {:?}: call {at}, {}, fails with {os_error}", laboratory.durability, call.text);
+    // A kernel that says that something is missing is believed.
+    let told_missing = errno == ENOENT;
+    // If the removal of a temporary file fails, it stays.
+    let mut temporaries = usize::from(call.syscall == Syscall::Unlinkat);
+    let contents = scratch.contents();
+    // The others have another way, or concern the `.gitignore` of the lock directory only.
+    let must_be_told =
+        [Syscall::Syncfs, Syscall::Write, Syscall::Fsync, Syscall::Fchmod, Syscall::Renameat].contains(&call.syscall);
+    assert!(result.is_err() || !must_be_told || !laboratory.operation.warm && call.syscall == Syscall::Write, "{what}");
+    // What a batch says of the file is what is judged here.
+    let result = match result {
+        Err(Error::Batch { replaced, source, .. }) => {
+            assert_eq!(replaced.contains(&scratch.path()), contents.as_deref() == new, "{what}: {replaced:?}");
+            is_clear(&source, call.syscall, errno, &scratch, &what);
+            if replaced.contains(&scratch.path()) { Ok(Did::It) } else { Err(*source) }
+        }
+        result => result,
+    };
+    match &result {
+        Ok(Did::It) => {
+            let right = contents.as_deref() == new || told_missing && contents.as_deref() == new_if_told_missing;
+            assert!(right, "{what}: {contents:?}");
+        }
+        Ok(Did::Nothing) => assert!(contents.as_deref() == old && (old.is_none() || told_missing), "{what}"),
+        Ok(Did::Read(read)) => {
+            let right = read.as_deref() == old.map(str::as_bytes);
+            assert!(right || told_missing && read.is_none(), "{what}: {read:?}");
+        }
+        Err(error @ Error::NotDurable { .. }) => {
+            assert_eq!((call.syscall, contents.as_deref()), (Syscall::Fsync, new), "{what}");
+            let text = error.to_string();
+            assert!(text.contains("was replaced or removed, but its directory could not be synced"), "{text}");
+            assert!(text.contains(&os_error.to_string()), "{what}: {text}");
+        }
+        Err(error) => {
+            assert_eq!((contents.as_deref(), inode(&scratch)), (old, before), "{what}: {error}");
+            is_clear(error, call.syscall, errno, &scratch, &what);
+        }
+    }
+    if name == "sweep" {
+        temporaries = if result.is_ok() { 1 } else { 2 };
+    }
+    laboratory.check_afterwards(&scratch, &[contents.as_deref()], temporaries, &what);
+}
+
+/// The error names a path and says what the system said.
+fn is_clear(error: &Error, syscall: Syscall, errno: i32, scratch: &Scratch, what: &str) {
+    let text = error.to_string();
+    let above = scratch.files.parent().unwrap().to_str().unwrap();
+    assert!(text.contains(above) || text.contains("target") || text.contains("../locks"), "{what}: {text}");
+    match (syscall, errno, error) {
+        // What the kernel called missing, or existing, was not so a moment later.
+        (Syscall::Fstatat, ENOENT, Error::NotRegularFile { kind: FileKind::Symlink, .. }) => {}
+        (Syscall::Mkdirat, EEXIST, Error::Io { source, .. }) => {
+            assert_eq!(source.raw_os_error(), Some(ENOENT), "{what}: {text}");
+        }
+        // The lock file could be opened for reading only, which is not enough.
+        (Syscall::FcntlSetlkw | Syscall::FcntlSetlk, EBADF, Error::Io { source, .. }) => {
+            assert_eq!(source.raw_os_error(), Some(EACCES), "{what}: {text}");
+        }
+        (Syscall::Openat, EPERM | EROFS, Error::Io { source, step: Step::OpenLock, .. }) => {
+            assert!([Some(EACCES), Some(errno)].contains(&source.raw_os_error()), "{what}: {text}");
+        }
+        (_, _, Error::Io { source, .. } | Error::NotDurable { source, .. }) => {
+            assert_eq!(source.raw_os_error(), Some(errno), "{what}: {text}")
+        }
+        (_, _, other) => panic!("{what}: {other}"),
+    }
+}
+
+pub(crate) fn everything_fails_from_some_call_on(operation: &Operation) {
+    for durability in EACH_DURABILITY {
+        let mut laboratory = Laboratory::new(operation, durability);
+        let mut number = 0;
+        let calls = calls_of(&laboratory, &mut number);
+        for (first, call) in calls.iter().enumerate() {
+            for errno in [EIO, EROFS, EMFILE] {
+                number += 1;
+                let scratch = laboratory.scratch(number);
+                let had = scratch.temporaries().len();
+                let (result, _) =
+                    laboratory.run(
+                        &scratch,
+                        move |call| {
+                            if call.number >= first { Action::Fail(errno) } else { Action::Proceed }
+                        },
+                    );
+                let what =
+                    format!("{}, {durability:?}: everything fails from {} on: {result:?}", operation.name, call.text);
+                let allowed = [operation.old, operation.new];
+                laboratory.check_afterwards(
+                    &scratch,
+                    if result.is_ok() { &allowed[1..] } else { &allowed },
+                    had + operation.temporaries,
+                    &what,
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Running an operation in a directory made anew, with faults in it, and looking at what is there afterwards.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::OnceLock;
+
+use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
+use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Durability, Result};
+use libc::{ENOENT, ENOSYS};
+use tempfile::TempDir;
+
+use crate::common::{Worker, hear, names, tell};
+use crate::operations::{Did, MODE, Operation};
+
+/// A directory for one run of an operation.
+pub(crate) struct Scratch {
+    pub(crate) files: PathBuf,
+    pub(crate) locks: PathBuf,
+    target: &'static str,
+    pub(crate) kept: Cell<Option<AtomicFile>>,
+}
+
+impl Scratch {
+    pub(crate) fn at(dir: &Path, operation: &Operation) -> Self {
+        Scratch { files: dir.join("files"), locks: dir.join("locks"), target: operation.target, kept: Cell::new(None) }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.files.join(self.target)
+    }
+
+    pub(crate) fn adapter(&self, durability: Durability) -> AtomicFileAdapter {
+        AtomicFileAdapter::builder().lock_dir(&self.locks).durability(durability).build().unwrap()
+    }
+
+    pub(crate) fn contents(&self) -> Option<String> {
+        match fs::read_to_string(self.path()) {
+            Ok(contents) => Some(contents),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Temporary files, of files and of the lock directory.
+    pub(crate) fn temporaries(&self) -> Vec<String> {
+        let beside = self.path();
+        let mut dirs = vec![self.locks.clone(), self.files.clone()];
+        dirs.extend(beside.parent().map(Path::to_owned));
+        let names = dirs.iter().filter(|dir| dir.exists()).flat_map(|dir| names(dir));
+        let found: BTreeSet<_> = names.filter(|name| name.starts_with('.') && name.contains(".tmp")).collect();
+        found.into_iter().collect()
+    }
+}
+
+/// Runs an operation again and again, each time in a directory made anew.
+pub(crate) struct Laboratory<'a> {
+    pub(crate) operation: &'a Operation,
+    pub(crate) durability: Durability,
+    dir: TempDir,
+    witness: Worker,
+}
+
+impl<'a> Laboratory<'a> {
+    pub(crate) fn new(operation: &'a Operation, durability: Durability) -> Self {
+        // Where a process uses no other lock file, it opens one without looking at its name first. Tests that run at the
+        // same time must not decide that. Those that die do so in processes of their own.
+        static ELSEWHERE: OnceLock<AtomicFile> = OnceLock::new();
+        ELSEWHERE.get_or_init(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let file = AtomicFileAdapter::with_lock_dir(&dir).unwrap().file(dir.path().join("file")).unwrap();
+            drop(file.lock().unwrap());
+            file
+        });
+        // Nothing here is about disks, and memory is faster.
+        let memory = Path::new("/dev/shm");
+        let dir =
+            if memory.is_dir() && !operation.on_disk { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }
+                .unwrap();
+        Laboratory { operation, durability, dir, witness: Worker::start("witness", &[]) }
+    }
+
+    /// A new directory, with its number as its name.
+    pub(crate) fn scratch(&self, number: usize) -> Scratch {
+        let dir = self.dir.path().canonicalize().unwrap().join(number.to_string());
+        let scratch = Scratch::at(&dir, self.operation);
+        fs::create_dir_all(&scratch.files).unwrap();
+        if let Some(old) = self.operation.old {
+            fs::write(scratch.path(), old).unwrap();
+            fs::set_permissions(scratch.path(), Permissions::from_mode(MODE)).unwrap();
+        }
+        if self.operation.warm {
+            drop(scratch.adapter(self.durability).file(scratch.path()).unwrap().lock().unwrap());
+        }
+        (self.operation.prepare)(&scratch);
+        scratch
+    }
+
+    pub(crate) fn run(
+        &self,
+        scratch: &Scratch,
+        decide: impl FnMut(&Call<'_>) -> Action + 'static,
+    ) -> (Result<Did>, usize) {
+        run(self.operation, self.durability, scratch, decide)
+    }
+
+    /// What must hold when an operation has failed or died somewhere, whatever it was: another process gets the lock at
+    /// once, the file is whole, what was left behind can be swept, and everything works again.
+    pub(crate) fn check_afterwards(
+        &mut self,
+        scratch: &Scratch,
+        allowed: &[Option<&str>],
+        temporaries: usize,
+        what: &str,
+    ) {
+        let contents = scratch.contents();
+        assert!(allowed.contains(&contents.as_deref()), "{what}: {contents:?}");
+        self.witness.tell(&format!("{}\t{}", scratch.locks.display(), scratch.path().display()));
+        assert_eq!(self.witness.hear(), format!("free {contents:?}"), "{what}");
+        let left = scratch.temporaries();
+        assert!(left.len() <= temporaries, "{what}: {left:?}");
+        let adapter = scratch.adapter(self.durability);
+        let swept = adapter.sweep(scratch.path().parent().unwrap()).unwrap();
+        assert_eq!((swept.len(), scratch.temporaries()), (left.len(), vec![]), "{what}");
+        adapter.write_atomic(scratch.path(), "after").unwrap_or_else(|error| panic!("{what}: afterwards {error}"));
+        assert_eq!(scratch.contents().as_deref(), Some("after"), "{what}");
+    }
+}
+
+/// Runs an operation with `decide` asked at each call, and says how many calls there were.
+pub(crate) fn run(
+    operation: &Operation,
+    durability: Durability,
+    scratch: &Scratch,
+    mut decide: impl FnMut(&Call<'_>) -> Action + 'static,
+) -> (Result<Did>, usize) {
+    let Operation { without_proc, without_openat2, .. } = *operation;
+    let decide = move |call: &Call<'_>| match decide(call) {
+        Action::Proceed | Action::Short(_)
+            if without_proc
+                && (call.syscall == Syscall::FcntlGetpath
+                    || call.path.is_some_and(|path| path.starts_with("/proc"))) =>
+        {
+            Action::Fail(ENOENT)
+        }
+        Action::Proceed | Action::Short(_) if (without_openat2 || without_proc) && call.syscall == Syscall::Openat2 => {
+            Action::Fail(ENOSYS)
+        }
+        action => action,
+    };
+    let adapter = scratch.adapter(durability);
+    inject(decide, || (operation.run)(&adapter, scratch))
+}
+
+pub(crate) const EACH_DURABILITY: [Durability; 3] = [Durability::Full, Durability::Ordered, Durability::None];
+
+/// In another process: is the lock of this path free, and what is in the file?
+pub(crate) fn witness(_: &[String]) {
+    loop {
+        let line = hear();
+        let Some((locks, path)) = line.split_once('\t') else { return };
+        let adapter = AtomicFileAdapter::with_lock_dir(locks).unwrap();
+        let answer = adapter.file(path).and_then(|file| file.try_lock()?.read());
+        tell(&match answer {
+            Ok(contents) => format!("free {:?}", contents.map(|contents| String::from_utf8(contents).unwrap())),
+            Err(error) => error.to_string(),
+        });
+    }
+}
+
+/// A call as the operation makes it if nothing fails.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) syscall: Syscall,
+    pub(crate) text: String,
+}
+
+pub(crate) fn calls_of(laboratory: &Laboratory<'_>, number: &mut usize) -> Vec<Seen> {
+    *number += 1;
+    let scratch = laboratory.scratch(*number);
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let mine = seen.clone();
+    let (result, calls) = laboratory.run(&scratch, move |call| {
+        mine.borrow_mut().push(Seen { syscall: call.syscall, text: call.to_string() });
+        Action::Proceed
+    });
+    result.unwrap();
+    assert_eq!(scratch.contents().as_deref(), laboratory.operation.new);
+    assert_eq!(scratch.temporaries(), [""; 0]);
+    assert_eq!(calls, seen.borrow().len());
+    seen.take()
+}
