@@ -1,0 +1,149 @@
+//! The command line tool, as its user meets it: arguments, streams, statuses and signals of the real program.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod delete;
+mod errors;
+mod locks;
+mod read_and_write;
+mod run;
+mod settings;
+mod timeout;
+mod update;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use assert_cmd::assert::Assert;
+use atomic_file_adapter::AtomicFileAdapter;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::common::{Worker, names};
+
+const TOOL: &str = env!("CARGO_BIN_EXE_atomic-file");
+
+const DONE: i32 = 0;
+const FAILED: i32 = 1;
+const WRONG_USAGE: i32 = 2;
+const MISSING: i32 = 3;
+const TIMED_OUT: i32 = 4;
+
+/// A CMD that says when it runs, and ends when it is told to.
+const HOLD: &str = "echo held; read answer";
+
+/// More than fits into a pipe, so that whoever has written all of it knows that some has been read.
+const MORE_THAN_A_PIPE: usize = 200_000;
+
+/// An empty current directory for the tool.
+struct Scratch {
+    dir: TempDir,
+    path: PathBuf,
+}
+
+impl Scratch {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // The directory for temporary files may be behind a symbolic link, and messages name real paths.
+        let path = dir.path().canonicalize().unwrap();
+        Scratch { dir, path }
+    }
+
+    /// With a file of these contents.
+    fn with(name: &str, contents: impl AsRef<[u8]>) -> Self {
+        let scratch = Scratch::new();
+        fs::write(scratch.at(name), contents).unwrap();
+        scratch
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    fn contents(&self, name: &str) -> Vec<u8> {
+        fs::read(self.at(name)).unwrap()
+    }
+
+    /// What is there, but for the tool's own directory.
+    fn names(&self) -> Vec<String> {
+        names(&self.path).into_iter().filter(|name| name != ".jerry").collect()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(TOOL);
+        command.current_dir(self.dir.path()).args(args);
+        command
+    }
+
+    /// The tool, with empty input; a hang is a failure.
+    fn tool(&self, args: &[&str]) -> assert_cmd::Command {
+        let mut tool = assert_cmd::Command::from_std(self.command(args));
+        tool.timeout(Duration::from_secs(60));
+        tool
+    }
+
+    fn run(&self, args: &[&str]) -> Assert {
+        self.tool(args).assert()
+    }
+
+    /// `verb PATH -- sh -c SCRIPT`
+    fn run_sh(&self, verb: &[&str], script: &str) -> Assert {
+        self.run(&[verb, &["--", "sh", "-c", script]].concat())
+    }
+
+    /// The same in the background.
+    fn start_sh(&self, verb: &[&str], script: &str) -> Worker {
+        self.start(&[verb, &["--", "sh", "-c", script]].concat())
+    }
+
+    fn start(&self, args: &[&str]) -> Worker {
+        Worker::spawn(&mut self.command(args))
+    }
+
+    /// A process of the tool that has the lock of `name`.
+    fn hold(&self, name: &str) -> Worker {
+        let mut holder = self.start_sh(&["run", name], HOLD);
+        holder.expect("held");
+        holder
+    }
+
+    fn hold_shared(&self, name: &str) -> Worker {
+        let mut holder = self.start_sh(&["run", "--shared", name], HOLD);
+        holder.expect("held");
+        holder
+    }
+
+    fn adapter(&self, lock_dir: &str) -> AtomicFileAdapter {
+        AtomicFileAdapter::with_lock_dir(self.at(lock_dir)).unwrap()
+    }
+
+    /// The default lock file of `name`.
+    fn lock_path(&self, name: &str) -> PathBuf {
+        self.adapter(AtomicFileAdapter::DEFAULT_LOCK_DIR).lock_path(self.at(name)).unwrap()
+    }
+}
+
+/// The tool's message, which has to be all that there is on standard error.
+#[track_caller]
+fn message(assert: &Assert) -> String {
+    let stderr = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    let message = stderr.strip_prefix("atomic-file: ").and_then(|rest| rest.strip_suffix('\n')).unwrap_or_default();
+    assert!(!message.is_empty() && !message.contains('\n'), "not one line of the tool: {stderr:?}");
+    message.to_owned()
+}
+
+fn stdout(assert: &Assert) -> String {
+    String::from_utf8(assert.get_output().stdout.clone()).unwrap()
+}
+
+fn send(signal: Signal, worker: &Worker) {
+    kill(Pid::from_raw(worker.pid().try_into().unwrap()), signal).unwrap();
+}
+
+fn line(path: &Path) -> String {
+    format!("{}\n", path.display())
+}

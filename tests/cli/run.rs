@@ -1,0 +1,155 @@
+//! `run`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+
+use crate::common::{Worker, until_it_waits_for_a_lock};
+use crate::{DONE, Scratch, TIMED_OUT, TOOL, send, stdout};
+
+#[test]
+fn run_keeps_everybody_out_while_the_command_runs() {
+    let scratch = Scratch::with("file", "old");
+    for verb in ["read", "write", "delete"] {
+        scratch.run(&["run", "file", "--", TOOL, "--timeout", "0", verb, "file"]).code(TIMED_OUT).stdout("");
+    }
+    scratch.run(&["run", "file", "--", TOOL, "--timeout", "0", "read", "another"]).code(DONE);
+    assert_eq!(scratch.contents("file"), b"old");
+    scratch.run(&["--timeout", "0", "read", "file"]).code(DONE);
+}
+
+#[test]
+fn run_shared_lets_readers_in_and_keeps_writers_out() {
+    let scratch = Scratch::with("file", "old");
+    let inside =
+        |args: &[&str]| scratch.run(&[&["run", "--shared", "file", "--", TOOL, "--timeout", "0"], args].concat());
+    inside(&["read", "file"]).code(DONE).stdout("old");
+    inside(&["run", "--shared", "file", "--", "true"]).code(DONE);
+    inside(&["write", "file"]).code(TIMED_OUT);
+    inside(&["delete", "file"]).code(TIMED_OUT);
+    assert_eq!(scratch.contents("file"), b"old");
+}
+
+#[test]
+fn run_passes_the_status_of_the_command_on() {
+    let scratch = Scratch::new();
+    for (script, status) in [("exit 0", 0), ("exit 7", 7), ("kill -KILL $$", 128 + 9), ("kill -HUP $$", 128 + 1)] {
+        scratch.run_sh(&["run", "file"], script).code(status).stdout("").stderr("");
+    }
+}
+
+#[test]
+fn the_streams_of_run_are_those_of_the_command() {
+    let scratch = Scratch::new();
+    let mut tool = scratch.tool(&["run", "file", "--", "sh", "-c", "cat; echo said >&2"]);
+    tool.write_stdin("heard").assert().success().stdout("heard").stderr("said\n");
+}
+
+#[test]
+fn what_follows_the_dashes_belongs_to_the_command() {
+    let scratch = Scratch::new();
+    let args = ["--timeout", "garbage", "--shared", "--help", "--"];
+    scratch
+        .run(&[&["run", "file", "--", "printf", "%s\n"], &args[..]].concat())
+        .success()
+        .stdout(args.join("\n") + "\n");
+}
+
+#[test]
+fn sigterm_and_sighup_to_run_reach_the_command_and_the_lock_stays_until_that_has_ended() {
+    for (signal, name) in [(Signal::SIGTERM, "TERM"), (Signal::SIGHUP, "HUP")] {
+        let scratch = Scratch::with("file", "x");
+        // Only `wait` is sure to be interrupted by a trap.
+        let script = format!(
+            "trap 'kill $!; echo asked to end; read answer; exit 0' {name}; sleep 10 >&2 & echo held; wait; exit 1"
+        );
+        let mut holder = scratch.start_sh(&["run", "file"], &script);
+        holder.expect("held");
+        send(signal, &holder);
+        holder.expect("asked to end");
+        scratch.run(&["--timeout", "0", "read", "file"]).code(TIMED_OUT);
+        holder.tell("end");
+        holder.finish();
+        scratch.run(&["--timeout", "0", "read", "file"]).code(DONE);
+    }
+}
+
+/// As nohup does, and a script for what it starts with `&`.
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: /proc")]
+fn a_signal_that_is_ignored_stays_ignored_for_the_command() {
+    let scratch = Scratch::new();
+    let script = "trap '' HUP INT; exec \"$0\" run file -- grep SigIgn /proc/self/status";
+    let output = Command::new("sh").args(["-c", script, TOOL]).current_dir(&scratch.path).output().unwrap();
+    let mask = String::from_utf8(output.stdout).unwrap();
+    let mask = u64::from_str_radix(mask.trim_start_matches("SigIgn:").trim(), 16).unwrap();
+    assert_eq!(mask & 0b11, 0b11, "the command got back the default of a signal");
+}
+
+#[test]
+fn sigint_and_sigquit_are_left_to_the_command() {
+    let scratch = Scratch::with("file", "x");
+    let mut holder = scratch.hold("file");
+    send(Signal::SIGINT, &holder);
+    send(Signal::SIGQUIT, &holder);
+    scratch.run(&["--timeout", "0", "read", "file"]).code(TIMED_OUT);
+    // CMD ends well, which it would not if either had been passed on to it, nor would the tool if it had died.
+    holder.tell("end");
+    holder.finish();
+}
+
+#[test]
+fn the_command_gets_the_signals_that_the_tool_leaves_to_it() {
+    let scratch = Scratch::new();
+    // The tool's own handlers must not turn into ignored or blocked signals of CMD.
+    for (name, number) in [("INT", 2), ("QUIT", 3), ("PIPE", 13), ("TERM", 15)] {
+        scratch.run_sh(&["run", "file"], &format!("ulimit -c 0; kill -{name} $$")).code(128 + number);
+    }
+}
+
+#[test]
+fn a_killed_process_lets_the_next_in_at_once() {
+    let scratch = Scratch::with("file", "x");
+    let mut holder = scratch.hold("file");
+    let mut next = scratch.start(&["read", "file"]);
+    until_it_waits_for_a_lock(&next);
+    holder.kill();
+    next.expect("x");
+    next.finish();
+    scratch.run(&["--timeout", "0", "delete", "file"]).code(DONE);
+}
+
+#[test]
+fn without_a_timeout_a_call_waits_until_the_lock_is_free() {
+    let scratch = Scratch::with("file", "old");
+    let mut holder = scratch.hold("file");
+    let mut readers = [scratch.start(&["read", "file"]), scratch.start(&["read", "file"])];
+    let writer = scratch.start(&["run", "file", "--", "true"]);
+    readers.iter().chain([&writer]).for_each(until_it_waits_for_a_lock);
+    fs::write(scratch.at("file"), "new").unwrap();
+    holder.tell("end");
+    holder.finish();
+    readers.iter_mut().for_each(|reader| reader.expect("new"));
+    readers.into_iter().chain([writer]).for_each(Worker::finish);
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: /proc tells where a descriptor leads")]
+fn the_command_inherits_no_descriptor_of_ours() {
+    let scratch = Scratch::with("file", "x");
+    let below = |listing: &str| -> Vec<String> {
+        let targets: Vec<&str> = listing.lines().filter_map(|line| Some(line.split_once(" -> ")?.1)).collect();
+        assert!(targets.len() >= 3, "not a list of descriptors: {listing}");
+        targets.into_iter().filter(|target| Path::new(target).starts_with(&scratch.path)).map(String::from).collect()
+    };
+    let list = ["--", "ls", "-l", "/proc/self/fd"];
+    for verb in [&["run", "file"][..], &["run", "--shared", "file"]] {
+        assert!(below(&stdout(&scratch.run(&[verb, &list].concat()).success())).is_empty(), "{verb:?}");
+    }
+    scratch.run(&[&["update", "file"], &list[..]].concat()).success();
+    let listing = String::from_utf8(scratch.contents("file")).unwrap();
+    // Its standard input: the old contents, whose name the new ones have got.
+    assert_eq!(below(&listing), [scratch.at("file").to_str().unwrap()]);
+}

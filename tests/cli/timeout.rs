@@ -1,0 +1,56 @@
+//! `--timeout`.
+
+use std::time::{Duration, Instant};
+
+use crate::{DONE, Scratch, TIMED_OUT, WRONG_USAGE, message};
+
+#[test]
+fn a_timeout_names_the_file_its_lock_file_and_the_holder() {
+    let scratch = Scratch::with("file", "x");
+    let holder = scratch.hold("file");
+    for verb in [
+        &["read", "file"][..],
+        &["write", "file"],
+        &["update", "file", "--", "cat"],
+        &["delete", "file"],
+        &["run", "file", "--", "true"],
+    ] {
+        let assert = scratch.run(&[&["--timeout", "0"], verb].concat()).code(TIMED_OUT).stdout("");
+        let message = message(&assert);
+        let (file, lock) = (scratch.at("file"), scratch.lock_path("file"));
+        assert!(message.contains(&format!("the lock of {} ({})", file.display(), lock.display())), "{message}");
+        assert!(message.ends_with(&format!("held by process {}", holder.pid())), "{message}");
+    }
+}
+
+#[test]
+fn a_timeout_may_be_a_fraction_of_a_second() {
+    let scratch = Scratch::with("file", "x");
+    let _holder = scratch.hold("file");
+    for (seconds, least) in [("0.05", 50), (".1", 100)] {
+        let begin = Instant::now();
+        let assert = scratch.run(&["--timeout", seconds, "read", "file"]).code(TIMED_OUT);
+        assert!(begin.elapsed() >= Duration::from_millis(least));
+        assert!(begin.elapsed() < Duration::from_secs(30));
+        assert!(message(&assert).contains(&format!("{least}ms")));
+    }
+}
+
+#[test]
+fn a_free_lock_is_had_whatever_the_timeout() {
+    let scratch = Scratch::with("file", "x");
+    for seconds in ["0", "0.5", "3600", "1e19"] {
+        scratch.run(&["--timeout", seconds, "read", "file"]).code(DONE).stdout("x");
+    }
+}
+
+#[test]
+fn a_timeout_that_is_no_time_is_wrong_usage() {
+    let scratch = Scratch::with("file", "x");
+    for wrong in ["--timeout=-1", "--timeout=-0.5", "--timeout=soon", "--timeout=", "--timeout=1s", "--timeout=nan"] {
+        scratch.run(&[wrong, "read", "file"]).code(WRONG_USAGE).stdout("");
+    }
+    for wrong in ["-1", "inf", "1e300"] {
+        scratch.run(&["--timeout", wrong, "read", "file"]).code(WRONG_USAGE).stdout("");
+    }
+}
