@@ -1,0 +1,154 @@
+//! Disks that are full or read-only, and mount points.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use atomic_file_adapter::{AtomicFileAdapter, Step};
+
+use crate::common::names;
+use crate::{Scratch, WRITING, assert_fails, utf8};
+
+/// Something that is mounted until this is dropped.
+pub(crate) struct Mount(PathBuf);
+
+impl Mount {
+    pub(crate) fn new(on: &Path, args: &[&str]) -> Self {
+        run("mount", &[args, &[utf8(on)]].concat());
+        Mount(on.to_owned())
+    }
+
+    fn tmpfs(scratch: &Scratch, options: &str) -> Self {
+        let on = scratch.make_dir("disk", 0, 0o755);
+        Mount::new(&on, &["-t", "tmpfs", "-o", options, "tmpfs"])
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Lazily, because a test that fails has files open there.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[track_caller]
+fn run(program: &str, args: &[&str]) {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+pub(crate) fn on_a_full_disk_the_old_version_stays() {
+    let scratch = Scratch::new();
+    let disk = Mount::tmpfs(&scratch, "size=1m");
+    let path = disk.0.join("file");
+    let old = b"0123456789".repeat(10_000);
+    let too_much = vec![b'x'; 2_000_000];
+    scratch.adapter.write_atomic(&path, &old).unwrap();
+    for (verb, write) in WRITING {
+        for (path, present) in [(&path, vec!["file"]), (&disk.0.join("other"), vec!["file"])] {
+            let result = write(&scratch.adapter, path, &too_much);
+            // What was wrong with it a writer has said before.
+            let kind = if verb == "writer" { io::ErrorKind::Other } else { io::ErrorKind::StorageFull };
+            assert_fails(result, kind, Step::Write, path, verb);
+            assert_eq!(names(&disk.0), present, "{verb}");
+        }
+        assert!(scratch.adapter.read_with_lock(&path).unwrap().unwrap() == old, "{verb}");
+    }
+
+    let file = scratch.adapter.file(&path).unwrap();
+    let guard = file.lock().unwrap();
+    let mut writer = guard.writer().unwrap();
+    assert_eq!(writer.write_all(&too_much).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    // Something that fits does not make up for what did not.
+    fs::remove_file(&path).unwrap();
+    writer.write_all(b"small").unwrap();
+    assert_fails(writer.commit(), io::ErrorKind::Other, Step::Write, &path, "commit");
+    assert_eq!(names(&disk.0), [""; 0]);
+}
+
+pub(crate) fn on_a_full_disk_deleting_makes_room() {
+    let scratch = Scratch::new();
+    let disk = Mount::tmpfs(&scratch, "size=1m");
+    let (path, filler) = (disk.0.join("file"), disk.0.join("filler"));
+    scratch.adapter.write_atomic(&path, b"0123456789".repeat(10_000)).unwrap();
+    assert_eq!(fs::write(&filler, vec![b'x'; 2_000_000]).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    let small = b"9876543210".repeat(5_000);
+    for (verb, write) in &WRITING[..2] {
+        assert_fails(write(&scratch.adapter, &path, &small), io::ErrorKind::StorageFull, Step::Write, &path, verb);
+        assert_eq!(names(&disk.0), ["file", "filler"], "{verb}");
+    }
+    assert!(scratch.adapter.delete_with_lock(&path).unwrap());
+    assert_eq!(names(&disk.0), ["filler"]);
+    write_when_there_is_room(&scratch.adapter, &path, &small);
+    assert_eq!(fs::read(&path).unwrap(), small);
+    assert_eq!(names(&disk.0), ["file", "filler"]);
+}
+
+/// A process that another test is starting just now has a copy of every descriptor until its exec, and keeps the space
+/// of a deleted file for so long.
+fn write_when_there_is_room(adapter: &AtomicFileAdapter, path: &Path, contents: &[u8]) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while let Err(error) = adapter.write_atomic(path, contents) {
+        assert!(error.kind() == io::ErrorKind::StorageFull && Instant::now() < deadline, "{error}");
+        std::thread::yield_now();
+    }
+}
+
+pub(crate) fn without_an_inode_the_old_version_stays() {
+    let scratch = Scratch::new();
+    // One for the file system's root, one for the file.
+    let disk = Mount::tmpfs(&scratch, "nr_inodes=2");
+    let path = disk.0.join("file");
+    scratch.adapter.write_atomic(&path, "old").unwrap();
+    for (verb, write) in WRITING {
+        let result = write(&scratch.adapter, &path, b"new");
+        assert_fails(result, io::ErrorKind::StorageFull, Step::CreateTemporary, &path, verb);
+        let (below, at) = (disk.0.join("dir/file"), Step::CreateDirectory);
+        assert_fails(write(&scratch.adapter, &below, b"new"), io::ErrorKind::StorageFull, at, &below, verb);
+        assert_eq!(names(&disk.0), ["file"], "{verb}");
+        assert_eq!(fs::read(&path).unwrap(), b"old", "{verb}");
+    }
+    assert!(scratch.adapter.delete_with_lock(&path).unwrap());
+    write_when_there_is_room(&scratch.adapter, &path, b"new");
+    assert_eq!(fs::read(&path).unwrap(), b"new");
+}
+
+pub(crate) fn a_read_only_file_system_can_be_read() {
+    let scratch = Scratch::new();
+    let disk = Mount::tmpfs(&scratch, "size=1m");
+    let (path, below) = (disk.0.join("file"), disk.0.join("missing/file"));
+    fs::write(&path, "old").unwrap();
+    let locks_there = || AtomicFileAdapter::with_lock_dir(disk.0.join("locks")).unwrap();
+    locks_there().read_with_lock(&path).unwrap();
+    run("mount", &["-o", "remount,ro", utf8(&disk.0)]);
+
+    let read_only = io::ErrorKind::ReadOnlyFilesystem;
+    for (verb, write) in WRITING {
+        assert_fails(write(&scratch.adapter, &path, b"new"), read_only, Step::CreateTemporary, &path, verb);
+        assert_fails(write(&scratch.adapter, &below, b"new"), read_only, Step::CreateDirectory, &below, verb);
+    }
+    assert_fails(scratch.adapter.delete_with_lock(&path).map(drop), read_only, Step::Remove, &path, "delete");
+    assert!(!scratch.adapter.delete_with_lock(&below).unwrap());
+    assert_eq!(names(&disk.0), ["file", "locks"]);
+    assert_eq!(scratch.adapter.read_with_lock(&path).unwrap().unwrap(), b"old");
+    // A lock file that is on it is good enough for readers.
+    assert_eq!(locks_there().read_with_lock(&path).unwrap().unwrap(), b"old");
+}
+
+/// As a container's `/etc/hosts` is.
+pub(crate) fn a_mount_point_cannot_be_replaced() {
+    let scratch = Scratch::new();
+    let (path, other) = (scratch.make("file", 0, 0o644), scratch.make("other", 0, 0o644));
+    fs::write(&other, "mounted").unwrap();
+    let _mount = Mount::new(&path, &["--bind", utf8(&other)]);
+    for (verb, write) in WRITING {
+        let result = write(&scratch.adapter, &path, b"new");
+        assert_fails(result, io::ErrorKind::ResourceBusy, Step::Rename, &path, verb);
+        assert_eq!(names(&scratch.dir), ["file", "other"], "{verb}");
+    }
+    let deleted = scratch.adapter.delete_with_lock(&path).map(drop);
+    assert_fails(deleted, io::ErrorKind::ResourceBusy, Step::Remove, &path, "delete");
+    assert_eq!(scratch.adapter.read_with_lock(&path).unwrap().unwrap(), b"mounted");
+}

@@ -1,0 +1,216 @@
+//! What the system decides: modes and owners, permissions, full and read-only disks, limits.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod disks;
+mod limits;
+mod modes;
+mod permissions;
+mod roots;
+mod users;
+
+use std::fs::{self, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use atomic_file_adapter::{AtomicFileAdapter, Error, Result, Step};
+use tempfile::TempDir;
+
+use crate::common::{Work, no_root, not_linux, test, test_if};
+
+const WORKERS: &[(&str, Work)] = &[
+    ("call", users::call),
+    ("keep_modes", modes::keep_modes),
+    ("make_like_std", modes::make_like_std),
+    ("make_exact", modes::make_exact),
+    ("hide_temporary_of_old", |args| modes::hide_temporary(args, true)),
+    ("hide_temporary_of_new", |args| modes::hide_temporary(args, false)),
+    ("exceed_size_limit", limits::exceed_size_limit),
+    ("name_locks_in_chroot", roots::name_locks_in_chroot),
+    #[cfg(target_os = "linux")]
+    ("lease", limits::lease),
+];
+
+fn main() -> ExitCode {
+    common::main(
+        vec![
+            test("a_replaced_file_keeps_its_mode_whatever_the_umask", || modes::with_each_umask("keep_modes")),
+            test("a_new_file_has_the_mode_that_std_gives_it", || modes::with_each_umask("make_like_std")),
+            test("the_builders_mode_is_exact_whatever_the_umask", || modes::with_each_umask("make_exact")),
+            test("while_a_file_is_replaced_nobody_gets_in_who_may_not_see_it", || {
+                modes::with_each_umask("hide_temporary_of_old")
+            }),
+            test("while_a_file_is_made_nobody_gets_in_who_may_not_see_it", || {
+                modes::with_each_umask("hide_temporary_of_new")
+            }),
+            test_if(
+                no_users(),
+                "root_keeps_owner_group_and_setuid_bits",
+                modes::root_keeps_owner_group_and_setuid_bits,
+            ),
+            test_if(no_users(), "while_a_file_is_replaced_its_group_is_not_mistaken", modes::group_of_a_temporary_file),
+            test_if(
+                no_users(),
+                "setuid_is_not_taken_from_another_owner",
+                modes::setuid_is_not_taken_from_another_owner,
+            ),
+            test_if(no_users(), "a_group_is_kept_by_its_members", modes::a_group_is_kept_by_its_members),
+            test_if(
+                no_users(),
+                "without_write_permission_nothing_happens",
+                permissions::without_write_permission_nothing_happens,
+            ),
+            test_if(
+                no_users(),
+                "what_may_not_be_seen_is_not_missing",
+                permissions::what_may_not_be_seen_is_not_missing,
+            ),
+            test_if(
+                no_users(),
+                "a_directory_that_cannot_be_synced_is_known_before_the_rename",
+                permissions::an_unreadable_directory,
+            ),
+            test_if(
+                no_users(),
+                "a_read_only_lock_file_serves_readers",
+                permissions::a_read_only_lock_file_serves_readers,
+            ),
+            test_if(
+                no_users(),
+                "in_a_sticky_directory_links_of_others_are_refused",
+                permissions::links_in_sticky_directories,
+            ),
+            test_if(no_users(), "in_a_sticky_directory_files_of_others_stay", permissions::files_in_sticky_directories),
+            test_if(no_mounts(), "on_a_full_disk_the_old_version_stays", disks::on_a_full_disk_the_old_version_stays),
+            test_if(no_mounts(), "on_a_full_disk_deleting_makes_room", disks::on_a_full_disk_deleting_makes_room),
+            test_if(
+                no_mounts(),
+                "without_an_inode_the_old_version_stays",
+                disks::without_an_inode_the_old_version_stays,
+            ),
+            test_if(no_mounts(), "a_read_only_file_system_can_be_read", disks::a_read_only_file_system_can_be_read),
+            test_if(no_mounts(), "a_mount_point_cannot_be_replaced", disks::a_mount_point_cannot_be_replaced),
+            test_if(
+                no_mounts(),
+                "without_proc_locks_have_the_same_names",
+                roots::without_proc_locks_have_the_same_names,
+            ),
+            test_if(
+                no_mounts(),
+                "the_root_of_another_process_is_not_mistaken_for_ours",
+                roots::the_root_of_another_process,
+            ),
+            test_if(not_linux(), "a_file_with_a_lease_on_it_can_be_read", limits::a_file_with_a_lease_can_be_read),
+            test("beyond_the_file_size_limit_the_old_version_stays", limits::beyond_the_file_size_limit),
+        ],
+        WORKERS,
+    )
+}
+
+/// Why a test that acts as several users cannot run.
+fn no_users() -> Option<&'static str> {
+    not_linux().or_else(no_root)
+}
+
+/// Why a test that mounts something cannot run. Root in a container may not.
+fn no_mounts() -> Option<&'static str> {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default();
+    let effective = u64::from_str_radix(effective.trim(), 16).unwrap_or(0);
+    not_linux().or((effective & CAP_SYS_ADMIN == 0).then_some("needs root that may mount"))
+}
+
+/// A directory that every user may look into, with a lock directory that every user may use.
+struct Scratch {
+    dir: PathBuf,
+    adapter: AtomicFileAdapter,
+    _above: TempDir,
+}
+
+impl Scratch {
+    fn new() -> Self {
+        let above = tempfile::tempdir().unwrap();
+        let real = above.path().canonicalize().unwrap();
+        set_mode(&real, 0o755);
+        for (name, mode) in [("files", 0o755), ("locks", 0o777)] {
+            fs::create_dir(real.join(name)).unwrap();
+            set_mode(&real.join(name), mode);
+        }
+        let adapter = AtomicFileAdapter::with_lock_dir(real.join("locks")).unwrap();
+        Scratch { dir: real.join("files"), adapter, _above: above }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    fn locks(&self) -> &str {
+        utf8(self.adapter.lock_dir())
+    }
+
+    /// A file with "old" in it.
+    fn make(&self, name: &str, owner: u32, mode: u32) -> PathBuf {
+        self.make_in_group(name, owner, owner, mode)
+    }
+
+    fn make_in_group(&self, name: &str, owner: u32, group: u32, mode: u32) -> PathBuf {
+        fs::write(self.path(name), "old").unwrap();
+        chown(self.path(name), Some(owner), Some(group)).unwrap();
+        set_mode(&self.path(name), mode);
+        self.path(name)
+    }
+
+    fn make_dir(&self, name: &str, owner: u32, mode: u32) -> PathBuf {
+        fs::create_dir(self.path(name)).unwrap();
+        chown(self.path(name), Some(owner), Some(owner)).unwrap();
+        set_mode(&self.path(name), mode);
+        self.path(name)
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// The twelve bits of `chmod`.
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().mode() & 0o7777
+}
+
+fn owner(path: &Path) -> (u32, u32) {
+    let meta = path.metadata().unwrap();
+    (meta.uid(), meta.gid())
+}
+
+fn utf8(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A way to make a new version of a file.
+type Verb = fn(&AtomicFileAdapter, &Path, &[u8]) -> Result<()>;
+
+const WRITING: [(&str, Verb); 3] = [
+    ("write", |adapter, path, new| adapter.write_atomic(path, new)),
+    ("update", |adapter, path, new| adapter.update(path, |_| new.to_vec())),
+    ("writer", |adapter, path, new| {
+        let file = adapter.file(path)?;
+        let guard = file.lock()?;
+        let mut writer = guard.writer()?;
+        // The caller does not look at the error, and must be told by `commit`.
+        let _ = writer.write_all(new);
+        writer.commit()
+    }),
+];
+
+/// Fails unless `result` is an error of this kind, at this step, that names the file.
+#[track_caller]
+fn assert_fails(result: Result<()>, expected: io::ErrorKind, at: Step, path: &Path, what: &str) {
+    let error = result.expect_err(what);
+    let Error::Io { step, .. } = &error else { panic!("{what}: {error:?}") };
+    assert_eq!((error.kind(), *step, error.path()), (expected, at, path), "{what}: {error}");
+    assert!(error.to_string().contains(utf8(path)), "{what}: {error}");
+}

@@ -1,0 +1,61 @@
+//! Acting as another user.
+
+use std::path::Path;
+
+use atomic_file_adapter::{AtomicFileAdapter, Durability, Error, Step};
+use nix::unistd::{Gid, Uid};
+
+use crate::common::{Worker, tell};
+use crate::{Scratch, WRITING, utf8};
+
+/// Nobody in particular.
+pub(crate) const NOBODY: &str = "65534";
+pub(crate) const NOBODYS_ID: u32 = 65534;
+/// Somebody else.
+pub(crate) const STRANGERS_ID: u32 = 1234;
+
+/// One call as another user (its number, then the groups that it is in besides the one of that number), in a
+/// process of its own; what it answered, or the error's kind, its step, and its text.
+pub(crate) fn as_user(user: &str, verb: &str, scratch: &Scratch, path: &Path) -> String {
+    let mut worker = Worker::start("call", &[user, verb, scratch.locks(), utf8(path)]);
+    let answer = worker.hear();
+    worker.finish();
+    answer
+}
+
+pub(crate) fn call(args: &[String]) {
+    let [user, verb, locks, path] = args else { panic!("{args:?}") };
+    become_user(user);
+    let builder = AtomicFileAdapter::builder().lock_dir(locks);
+    let ordered = builder.clone().durability(Durability::Ordered).build().unwrap();
+    let adapter = builder.build().unwrap();
+    let answer = match verb.as_str() {
+        "read" => adapter.read_to_string_with_lock(path).map(|contents| contents.unwrap_or("nothing".to_owned())),
+        "delete" => adapter.delete_with_lock(path).map(|found| found.to_string()),
+        "ordered write" => ordered.write_atomic(path, "new").map(|()| "done".to_owned()),
+        "ordered delete" => ordered.delete_with_lock(path).map(|found| found.to_string()),
+        _ => {
+            let (_, write) = WRITING.into_iter().find(|(known, _)| known == verb).expect("a verb");
+            write(&adapter, Path::new(path), b"new").map(|()| "done".to_owned())
+        }
+    };
+    tell(&answer.unwrap_or_else(|error| {
+        let step = if let Error::Io { step, .. } = &error { format!("{step:?}") } else { String::new() };
+        format!("{:?} {step}: {error}", error.kind())
+    }));
+}
+
+fn become_user(user: &str) {
+    let mut ids = user.split(',').map(|id| id.parse().unwrap());
+    let id = ids.next().unwrap();
+    #[cfg(target_os = "linux")]
+    nix::unistd::setgroups(&ids.map(Gid::from_raw).collect::<Vec<_>>()).unwrap();
+    nix::unistd::setgid(Gid::from_raw(id)).unwrap();
+    nix::unistd::setuid(Uid::from_raw(id)).unwrap();
+}
+
+#[track_caller]
+pub(crate) fn assert_denied(answer: &str, step: Step, named: &Path) {
+    let start = format!("PermissionDenied {step:?}: ");
+    assert!(answer.starts_with(&start) && answer.contains(utf8(named)), "no {start:?} for {named:?}: {answer}");
+}
