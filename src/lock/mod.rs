@@ -6,7 +6,7 @@ mod process;
 mod recent;
 mod table;
 
-/// What the table is built on. `tests/table_model.rs` has the same names from the model checker loom.
+/// What the table is built on. `tests/table_model` has the same names from the model checker loom.
 mod sync {
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
 }

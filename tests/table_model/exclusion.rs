@@ -1,0 +1,114 @@
+//! Who may be inside together with whom, in one lock and in two.
+
+use crate::kernel::StubState;
+use crate::sys::LockMode::{Exclusive, Shared};
+use crate::table::{Key, Refusal, Wait};
+use crate::world::{
+    A, B, World, explore, held_elsewhere, nothing_held, other_process_releases, read_a, try_a, write_a,
+};
+
+#[test]
+fn two_writers() {
+    explore(4, nothing_held, &[write_a, write_a]);
+}
+
+#[test]
+fn a_reader_and_a_writer() {
+    explore(4, nothing_held, &[read_a, write_a]);
+}
+
+#[test]
+fn two_readers_and_a_writer() {
+    explore(2, nothing_held, &[read_a, write_a, read_a]);
+}
+
+#[test]
+fn three_writers() {
+    explore(2, nothing_held, &[write_a, write_a, write_a]);
+}
+
+#[test]
+fn somebody_tries_without_waiting() {
+    explore(2, nothing_held, &[try_a, write_a, read_a]);
+}
+
+#[test]
+fn another_process_holds_the_lock() {
+    explore(2, held_elsewhere, &[write_a, read_a, other_process_releases]);
+}
+
+#[test]
+fn the_kernel_refuses_one_of_two() {
+    fn either(world: &World, thread: u64) {
+        let result = world.visit(thread, A, Exclusive, Wait::Forever);
+        assert!(matches!(result, Ok(()) | Err(Refusal::Kernel("ENOLCK"))), "{result:?}");
+    }
+    let one_fails = || StubState { failing_locks: 1, ..StubState::default() };
+    explore(3, one_fails, &[either, either]);
+    explore(2, one_fails, &[either, read_if_it_can, either]);
+    fn read_if_it_can(world: &World, thread: u64) {
+        let _either = world.visit(thread, A, Shared, Wait::Forever);
+    }
+}
+
+#[test]
+fn an_unlock_fails() {
+    // Then the file is closed, which lets go as well, and opened anew.
+    explore(3, || StubState { failing_unlocks: 1, ..StubState::default() }, &[write_a, write_a]);
+    explore(2, || StubState { failing_unlocks: 1, ..StubState::default() }, &[write_a, read_a, read_a]);
+}
+
+#[test]
+fn two_locks_in_one_order() {
+    fn both(world: &World, thread: u64) {
+        assert_eq!(world.lock(thread, A, Exclusive, Wait::Forever), Ok(()));
+        assert_eq!(world.visit(thread, B, Shared, Wait::Forever), Ok(()));
+        world.inside(A, Exclusive);
+        world.unlock(thread, A);
+    }
+    explore(3, nothing_held, &[both, both]);
+}
+
+#[test]
+fn two_locks_in_two_orders() {
+    // Whoever closes the circle is told, and the other gets on.
+    fn take(world: &World, thread: u64, first: Key, second: Key) {
+        assert_eq!(world.lock(thread, first, Exclusive, Wait::Forever), Ok(()));
+        match world.visit(thread, second, Exclusive, Wait::Forever) {
+            Ok(()) => {}
+            Err(Refusal::Deadlock(held)) => assert_eq!(held.len(), 1),
+            Err(refusal) => panic!("{refusal:?}"),
+        }
+        world.inside(first, Exclusive);
+        world.unlock(thread, first);
+    }
+    explore(3, nothing_held, &[|world, thread| take(world, thread, A, B), |world, thread| take(world, thread, B, A)]);
+}
+
+#[test]
+fn somebody_who_waits_for_one_lock_is_not_in_the_way_of_another() {
+    fn holds_one_and_asks_for_another(world: &World, thread: u64) {
+        assert_eq!(world.lock(thread, A, Exclusive, Wait::Forever), Ok(()));
+        assert_eq!(world.visit(thread, B, Exclusive, Wait::Forever), Ok(()));
+        world.unlock(thread, A);
+    }
+    fn write_b(world: &World, thread: u64) {
+        assert_eq!(world.visit(thread, B, Exclusive, Wait::Forever), Ok(()));
+    }
+    explore(1, nothing_held, &[holds_one_and_asks_for_another, write_a, write_b]);
+}
+
+#[test]
+fn a_thread_asks_for_what_it_holds() {
+    fn twice(world: &World, thread: u64) {
+        assert_eq!(world.lock(thread, A, Shared, Wait::Forever), Ok(()));
+        for mode in [Shared, Exclusive] {
+            let again = world.lock(thread, A, mode, Wait::Forever);
+            assert!(matches!(&again, Err(Refusal::Deadlock(held)) if held.len() == 1), "{again:?}");
+            assert_eq!(world.lock(thread, A, mode, Wait::Never), Err(Refusal::WouldBlock));
+        }
+        world.inside(A, Shared);
+        world.unlock(thread, A);
+    }
+    explore(3, nothing_held, &[twice, write_a]);
+}

@@ -1,0 +1,147 @@
+//! A stand-in for the kernel, which knows processes only.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::sync::{Condvar, Mutex};
+use crate::sys::LockMode::{self, Shared};
+use crate::table::{Kernel, Key};
+
+/// The kernel as this process sees it, and another process that can hold locks.
+#[derive(Debug)]
+pub(crate) struct Stub {
+    pub(crate) state: Arc<Mutex<StubState>>,
+    pub(crate) changed: Arc<Condvar>,
+    pub(crate) start: Instant,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct StubState {
+    /// What this process holds.
+    pub(crate) mine: BTreeMap<Key, LockMode>,
+    /// What the other process holds.
+    pub(crate) theirs: BTreeMap<Key, LockMode>,
+    /// How many of the calls to come fail.
+    pub(crate) failing_locks: usize,
+    pub(crate) failing_unlocks: usize,
+    /// Time that has passed.
+    pub(crate) clock: Duration,
+    /// How long a sleep takes at the least. loom counts no further than to 65535 in one run.
+    pub(crate) least_sleep: Duration,
+    /// When the other process lets go by itself.
+    pub(crate) theirs_end: Option<Duration>,
+    /// Whether it takes a wait for the other process for a deadlock.
+    pub(crate) sees_deadlocks: bool,
+    /// After so many such answers, the next takes so long.
+    pub(crate) sleep_in_lock: Option<(u32, Duration)>,
+    /// Whether it is another process every time.
+    pub(crate) holders_change: bool,
+    pub(crate) holder: u32,
+}
+
+/// An open lock file.
+#[derive(Debug)]
+pub(crate) struct File {
+    pub(crate) key: Key,
+    pub(crate) kernel: Arc<Mutex<StubState>>,
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let mut kernel = self.kernel.lock().unwrap();
+        // A lock that could not be let go otherwise is meant to be dropped like this.
+        let meant = std::mem::take(&mut kernel.failing_unlocks) > 0;
+        let dropped = kernel.mine.remove(&self.key);
+        assert!(meant || dropped.is_none(), "closing a descriptor dropped the {dropped:?} lock of {:?}", self.key);
+    }
+}
+
+impl Stub {
+    pub(crate) fn new(state: StubState) -> Self {
+        let (state, changed) = (Arc::new(Mutex::new(state)), Arc::new(Condvar::new()));
+        Stub { state, changed, start: Instant::now() }
+    }
+}
+
+impl StubState {
+    fn grant(&mut self, key: Key, mode: LockMode) -> bool {
+        if self.theirs_end.is_some_and(|end| end <= self.clock) {
+            self.theirs.clear();
+        }
+        let free = match (self.theirs.get(&key), mode) {
+            (None, _) | (Some(Shared), Shared) => true,
+            (Some(_), _) => false,
+        };
+        if free {
+            // The kernel would grant it all the same, and change the mode of what another thread relies on.
+            assert_eq!(self.mine.insert(key, mode), None, "two threads have asked the kernel for one lock");
+        }
+        free
+    }
+}
+
+impl Kernel for Stub {
+    type File = File;
+    type Error = &'static str;
+
+    fn lock(&self, file: &File, mode: LockMode) -> Result<bool, &'static str> {
+        let mut state = self.state.lock().unwrap();
+        if state.failing_locks > 0 {
+            state.failing_locks -= 1;
+            return Err("ENOLCK");
+        }
+        while !state.grant(file.key, mode) {
+            if state.sees_deadlocks {
+                match &mut state.sleep_in_lock {
+                    Some((0, time)) => {
+                        let time = std::mem::take(time);
+                        state.clock += time;
+                    }
+                    Some((answers, _)) => *answers -= 1,
+                    None => {}
+                }
+                return Ok(false);
+            }
+            state = self.changed.wait(state).unwrap();
+        }
+        Ok(true)
+    }
+
+    fn try_lock(&self, file: &File, mode: LockMode) -> Result<bool, &'static str> {
+        Ok(self.state.lock().unwrap().grant(file.key, mode))
+    }
+
+    fn unlock(&self, file: &File) -> Result<(), &'static str> {
+        let mut state = self.state.lock().unwrap();
+        if state.failing_unlocks > 0 {
+            return Err("EIO");
+        }
+        assert!(state.mine.remove(&file.key).is_some(), "unlocked what was not locked");
+        Ok(())
+    }
+
+    fn holder(&self, _: &File, _: LockMode) -> Option<u32> {
+        let mut state = self.state.lock().unwrap();
+        state.holder += u32::from(state.holders_change);
+        Some(state.holder)
+    }
+
+    fn now(&self) -> Instant {
+        self.start + self.state.lock().unwrap().clock
+    }
+
+    fn sleep(&self, time: Duration) {
+        let mut state = self.state.lock().unwrap();
+        let least = state.least_sleep;
+        state.clock += time.max(least);
+        drop(state);
+        loom::thread::yield_now();
+    }
+
+    const LOOKS: u32 = 1;
+
+    fn relax(&self) {
+        loom::thread::yield_now();
+    }
+}

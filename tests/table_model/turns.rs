@@ -1,0 +1,80 @@
+//! Turns. Time passes only where a test or the table says so.
+
+use std::time::Duration;
+
+use crate::sys::LockMode::{Exclusive, Shared};
+use crate::table::Wait;
+use crate::world::{A, B, World, explore, nothing_held};
+
+const TURN: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_micros(200);
+const MOMENT: Duration = Duration::from_micros(1);
+
+#[test]
+fn a_process_pauses_at_the_end_of_its_turn() {
+    fn in_turns(world: &World, thread: u64) {
+        // Returns the pause before it.
+        let hold = |wait, time| {
+            let before = world.clock();
+            assert_eq!(world.lock(thread, A, Exclusive, wait), Ok(()));
+            let pause = world.clock() - before;
+            world.pass(time);
+            world.unlock(thread, A);
+            pause
+        };
+        let hold_for = |time| hold(Wait::Forever, time);
+        assert_eq!(hold_for(TURN), Duration::ZERO);
+        assert_eq!(hold_for(MOMENT), Duration::ZERO, "the turn is not over yet");
+        assert_eq!(hold_for(MOMENT), PAUSE);
+        assert_eq!(hold_for(TURN), Duration::ZERO, "another turn begins after the pause");
+        // Others have had their chance meanwhile, and the turn to come has all its time.
+        world.pass(PAUSE);
+        assert_eq!(hold_for(MOMENT), Duration::ZERO);
+        assert_eq!(hold_for(TURN + MOMENT), Duration::ZERO);
+        world.pass(PAUSE - MOMENT);
+        assert_eq!(hold_for(TURN + MOMENT), PAUSE);
+        assert_eq!(hold(Wait::Never, MOMENT), Duration::ZERO, "who does not wait does not pause");
+        assert_eq!(hold_for(TURN), Duration::ZERO);
+        let before = world.clock();
+        assert_eq!(world.visit(thread, B, Exclusive, Wait::Forever), Ok(()));
+        assert_eq!(world.clock(), before, "of another lock the turn is not over");
+    }
+    explore(1, nothing_held, &[in_turns]);
+}
+
+#[test]
+fn readers_give_way_at_the_end_of_a_turn_for_longer_each_time() {
+    const MS: Duration = Duration::from_millis(1);
+    const DRAINS: [Duration; 3] = [Duration::from_millis(2), Duration::from_millis(4), Duration::from_millis(8)];
+    const TURN_PER_DRAIN: u32 = 5;
+    fn stays_inside(world: &World, thread: u64) {
+        // Other threads than this one to the table.
+        let (joins, tries) = (thread + 10, thread + 20);
+        assert_eq!(world.lock(thread, A, Shared, Wait::Forever), Ok(()));
+        for drain in DRAINS {
+            world.pass(drain * TURN_PER_DRAIN);
+            // To wait here would be for ever.
+            assert_eq!(world.visit(joins, A, Shared, Wait::Forever), Ok(()), "the turn is not over yet");
+            world.pass(MOMENT);
+            assert_eq!(world.visit(tries, A, Shared, Wait::Never), Ok(()), "nobody is in the way");
+            world.raise_flag();
+            while world.is_flag_raised() {
+                world.pass(MS);
+                // loom's condition variables do not time out by themselves; whoever gives up wakes the next.
+                let _either = world.visit(tries, A, Shared, Wait::Never);
+                loom::thread::yield_now();
+            }
+        }
+        world.unlock(thread, A);
+    }
+    fn gives_way(world: &World, thread: u64) {
+        for drain in DRAINS {
+            world.await_flag();
+            let before = world.clock();
+            assert_eq!(world.visit(thread, A, Shared, Wait::Forever), Ok(()));
+            assert!(world.clock() - before >= drain, "{:?} of {drain:?}", world.clock() - before);
+            world.lower_flag();
+        }
+    }
+    explore(0, nothing_held, &[stays_inside, gives_way]);
+}
