@@ -10,7 +10,7 @@ use atomic_file_adapter::AtomicFileAdapter;
 fn lock_names_are_the_golden_ones() {
     let x200 = format!("/{}", "x".repeat(200));
     let y100 = format!("/{0}/{0}/{0}", "y".repeat(100));
-    // Made with Python: `xxhash.xxh3_64_hexdigest(path)`. The lengths go through every branch of XXH3. `interop.rs`
+    // Made with Python: `xxhash.xxh3_64_hexdigest(path)`. The lengths go through every branch of XXH3. `tests/interop`
     // asks Python itself for many more.
     let golden: &[(&[u8], &str)] = &[
         (b"/a", "e292ab48a6b06805.lock"),

@@ -1,0 +1,104 @@
+//! The reader in the README, and the command.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+
+use crate::common::{Worker, names, until_it_waits_for_a_lock};
+use crate::{Scratch, TOOL};
+
+/// Writes the README's Python to `reader.py`.
+fn reader_of_the_readme(scratch: &Scratch) {
+    let blocks: Vec<&str> = include_str!("../../README.md").split("\n```python\n").skip(1).collect();
+    let [block] = blocks[..] else { panic!("{} blocks of Python in the README", blocks.len()) };
+    let (program, _) = block.split_once("\n```\n").unwrap();
+    fs::write(scratch.path.join("reader.py"), program).unwrap();
+}
+
+fn in_scratch(scratch: &Scratch, program: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(&scratch.path).args(args);
+    command
+}
+
+/// The command with the lock of `file`, until it is told a line, which it then makes the contents.
+fn holder(scratch: &Scratch) -> Worker {
+    let args = ["run", "file", "--", "sh", "-c", "echo held; read new; echo $new >file"];
+    let mut holder = Worker::spawn(&mut in_scratch(scratch, TOOL.unwrap(), &args));
+    holder.expect("held");
+    holder
+}
+
+pub(crate) fn the_readmes_reader_reads_what_the_command_writes() {
+    let scratch = Scratch::new();
+    reader_of_the_readme(&scratch);
+    let every_byte: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    fs::create_dir(scratch.path.join("real")).unwrap();
+    symlink("real", scratch.path.join("dir")).unwrap();
+    symlink("dir/../real/ünï", scratch.path.join("link")).unwrap();
+    let read = |path: &str| {
+        let mut reader = assert_cmd::Command::from_std(in_scratch(&scratch, "python3", &["reader.py", path]));
+        reader.assert().success().stderr("").get_output().stdout.clone()
+    };
+    assert_eq!(read("link"), b"");
+    let mut write = assert_cmd::Command::from_std(in_scratch(&scratch, TOOL.unwrap(), &["write", "real/ünï"]));
+    write.write_stdin(every_byte.clone()).assert().success();
+    for spelling in ["real/ünï", "dir/ünï", "./link", scratch.path.join("real/../link").to_str().unwrap()] {
+        assert!(read(spelling) == every_byte, "{spelling}");
+    }
+    // They all have had one lock file, that of the command.
+    assert_eq!(names(scratch.lock_dir()).iter().filter(|name| name.ends_with(".lock")).count(), 1);
+}
+
+pub(crate) fn the_readmes_reader_waits_for_the_command() {
+    let scratch = Scratch::new();
+    reader_of_the_readme(&scratch);
+    fs::write(scratch.path.join("file"), "old\n").unwrap();
+    let mut holder = holder(&scratch);
+    let mut reader = Worker::spawn(&mut in_scratch(&scratch, "python3", &["reader.py", "file"]));
+    until_it_waits_for_a_lock(&reader);
+    holder.tell("new");
+    holder.finish();
+    reader.expect("new");
+    reader.finish();
+}
+
+pub(crate) fn the_readmes_reader_keeps_the_commands_writers_out() {
+    // Its own locking, held a while longer: what it opens under the lock is a FIFO that somebody has to write to.
+    let scratch = Scratch::new();
+    reader_of_the_readme(&scratch);
+    nix::unistd::mkfifo(&scratch.path.join("file"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut reader = Worker::spawn(&mut in_scratch(&scratch, "python3", &["reader.py", "file"]));
+    // Opens when the reader opens it.
+    let mut fifo = fs::OpenOptions::new().write(true).open(scratch.path.join("file")).unwrap();
+    let try_run = |how: &[&str]| {
+        let args = [&["--timeout", "0", "run"], how, &["file", "--", "true"]].concat();
+        in_scratch(&scratch, TOOL.unwrap(), &args).output().unwrap().status.code()
+    };
+    assert_eq!((try_run(&[]), try_run(&["--shared"])), (Some(4), Some(0)));
+    fifo.write_all(b"contents\n").unwrap();
+    drop(fifo);
+    reader.expect("contents");
+    reader.finish();
+    assert_eq!(try_run(&[]), Some(0));
+}
+
+pub(crate) fn the_readmes_reader_notices_that_its_lock_file_was_removed() {
+    let scratch = Scratch::new();
+    reader_of_the_readme(&scratch);
+    fs::write(scratch.path.join("file"), "old\n").unwrap();
+    let mut first = holder(&scratch);
+    let mut reader = Worker::spawn(&mut in_scratch(&scratch, "python3", &["reader.py", "file"]));
+    until_it_waits_for_a_lock(&reader);
+    fs::remove_file(scratch.file().lock_path()).unwrap();
+    let mut second = holder(&scratch);
+    first.tell("torn");
+    first.finish();
+    // It has got the lock that it waited for, and now has to wait for another.
+    until_it_waits_for_a_lock(&reader);
+    second.tell("new");
+    second.finish();
+    reader.expect("new");
+    reader.finish();
+}
