@@ -49,9 +49,9 @@
 //! and a `getpid` before, to notice a `fork`: 12 calls, and 8 for a read; one more where the mode cannot be had at
 //! once, because until the owner is right the temporary file is for its group no more than for everybody (0640, for
 //! example). By path, there is also the opening of the directory (by `openat2` with `RESOLVE_NO_SYMLINKS`), a look at the
-//! name and the closing of the directory: 15 calls, and 11 for a read. If the path is relative or has links in it, that
-//! `openat2` is an `openat`, and `/proc/self/fd/N` is asked for the real path. The lock files of the last 16 paths are kept
-//! open. [`Durability::Ordered`] leaves out the sync of the directory,
+//! name and the closing of the directory: 15 calls, and 11 for a read. Where the path is
+//! relative, an `openat` takes its place, where it has links in it, one follows, and `/proc/self/fd/N` is asked for the real
+//! path. The lock files of the last 16 paths are kept open. [`Durability::Ordered`] leaves out the sync of the directory,
 //! [`Durability::None`] both; on Apple's systems the syncs of [`Durability::Full`] are `fcntl(F_FULLFSYNC)`, and a path is
 //! looked up with `fcntl(F_GETPATH)`. The lock protocol, by which programs in other languages take part, is in the
 //! [README] beside the sources.
@@ -65,7 +65,7 @@
 //! * Only programs with the same lock directory exclude each other. The default one is under the current directory: right for
 //!   programs that are all started in one place. Others name an absolute one, by
 //!   [`with_lock_dir`](AtomicFileAdapter::with_lock_dir).
-//! * Record locks are advisory. A program that writes to the file without them writes when it likes; a reader without
+//! * Record locks are advisory, not mandatory. A program that writes to the file without them writes when it likes; a reader without
 //!   them still sees whole versions, because a version is never changed, only replaced.
 //! * A program in the same process that opens and closes a lock file by itself drops the locks of this crate on it:
 //!   that is how POSIX wants it ([fcntl_locking(2)]).
