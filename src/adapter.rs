@@ -277,10 +277,10 @@ impl AtomicFileAdapter {
     /// // What others have written stays, comments and all; what is no TOML is an error and not overwritten.
     /// files.try_update(&path, |old| {
     ///     let mut settings: DocumentMut = String::from_utf8(old.unwrap_or_default().to_vec())?.parse()?;
-    ///     settings["size"] = toml_edit::value(3);
+    ///     settings["size"] = toml_edit::value("3");
     ///     Ok::<_, Box<dyn std::error::Error>>(settings.to_string().into_bytes())
     /// })?;
-    /// # assert_eq!(files.read_to_string_with_lock(&path)?.unwrap(), "colour = 'red' # not blue\nsize = 3\n");
+    /// # assert_eq!(files.read_to_string_with_lock(&path)?.unwrap(), "colour = 'red' # not blue\nsize = \"3\"\n");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -384,9 +384,10 @@ impl AtomicFileAdapter {
 
     /// Takes the shared locks of several files, or none of them, in the order of [`lock_many`](Self::lock_many).
     ///
-    /// Settings in layers, as a program that reads them: all files are locked before the first is read, so whoever changes
-    /// two of them under [`lock_many`](Self::lock_many) is seen to have changed both or none. To edit one,
-    /// [`try_update`](Self::try_update) has an example.
+    /// Settings in layers, as a program that reads them: all files are locked before the first is read, so a program that
+    /// changes two of them under [`lock_many`](Self::lock_many) is not seen between the two changes (unless it dies or
+    /// fails there). To edit one, [`try_update`](Self::try_update) has an example. All programs need the same lock directory:
+    /// here, those of one user.
     ///
     /// ```
     /// use std::collections::BTreeMap;
@@ -405,8 +406,10 @@ impl AtomicFileAdapter {
     ///         let strings = layer.iter().filter_map(|(name, item): (&str, &Item)| Some((name, item.as_str()?)));
     ///         settings.extend(strings.map(|(name, value)| (name.to_owned(), value.to_owned())));
     ///     }
-    ///     let variables = std::env::vars().filter_map(|(name, value)| Some((name.strip_prefix("PAINT_")?.into(), value)));
-    ///     settings.extend(variables.map(|(name, value): (String, String)| (name.to_lowercase(), value)));
+    ///     let variables = std::env::vars_os().filter_map(|(name, value)| {
+    ///         Some((name.to_str()?.strip_prefix("PAINT_")?.to_lowercase(), value.into_string().ok()?))
+    ///     });
+    ///     settings.extend(variables);
     ///     Ok(settings)
     /// }
     ///
@@ -496,8 +499,8 @@ impl AtomicFileAdapter {
     ///
     /// # Errors
     ///
-    /// The path cannot be resolved, the directory not listed, a lock file not opened, or a temporary file not removed:
-    /// another user's, for example. The others are removed all the same.
+    /// The path cannot be resolved, the directory not listed, a lock file not opened, or a temporary file (in the lock
+    /// directory, too) not looked at or not removed: another user's, for example. The others are removed all the same.
     pub fn sweep(&self, path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
         sweep::sweep(&self.config.lock_dir, path.as_ref())
     }

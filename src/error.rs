@@ -22,7 +22,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What went wrong. Every variant names the file or directory that it is about.
 ///
 /// Up to and including the rename, an error means that the file is what it was before the call and that no
-/// temporary file is left. The errors that can come after a rename are [`Error::NotDurable`] and, for the files that it
+/// temporary file is left (unless removing it fails, too). The errors that can come after a rename are [`Error::NotDurable`] and, for the files that it
 /// lists as replaced, [`Error::Batch`].
 ///
 /// `From<Error> for io::Error` keeps the [`io::ErrorKind`], so a function that returns `io::Result` can use `?`.

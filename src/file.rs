@@ -198,8 +198,8 @@ impl AtomicFile {
     /// # Errors
     ///
     /// Besides system calls that fail: [`Error::NotRegularFile`], and [`Error::Timeout`] and [`Error::Deadlock`] of
-    /// [`lock`](Self::lock). The file is what it was before, and no temporary file is left, unless the error is
-    /// [`Error::NotDurable`]. Directories that were made for the file stay.
+    /// [`lock`](Self::lock). The file is what it was before, and no temporary file is left (unless removing it fails, too),
+    /// except with [`Error::NotDurable`]. Directories that were made for the file stay.
     ///
     /// [`Durability::Full`]: crate::Durability::Full
     pub fn write(&self, contents: impl AsRef<[u8]>) -> Result<()> {
@@ -386,7 +386,8 @@ impl AtomicFile {
     /// Takes the exclusive lock if it is free, without waiting.
     ///
     /// A cron job that must not run twice at a time, however long it takes. If it is killed its lock is free, and nothing
-    /// stays behind that somebody has to clear away. What it starts does not inherit the lock ([fcntl_locking(2)]).
+    /// stays behind that somebody has to clear away. What it starts does not inherit the lock ([fcntl_locking(2)]): a child
+    /// that outlives a killed job keeps nobody out.
     ///
     /// ```
     /// use std::error::Error;
@@ -399,8 +400,8 @@ impl AtomicFile {
     ///     # let scratch = tempfile::tempdir()?;
     ///     # let state = scratch.path();
     ///     let files = AtomicFileAdapter::with_lock_dir(state.join("locks"))?;
-    ///     let last_run = files.file(state.join("last-run"))?;
-    ///     let guard = match last_run.try_lock() {
+    ///     let job = files.file(state.join("backup"))?; // there need not be such a file
+    ///     let _guard = match job.try_lock() {
     ///         Err(atomic_file_adapter::Error::WouldBlock { .. }) => {
     ///             eprintln!("the one before is still at work");
     ///             return Ok(());
@@ -408,9 +409,10 @@ impl AtomicFile {
     ///         taken => taken?,
     ///     };
     ///     if Command::new("true").status()?.success() {
-    ///         guard.write(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs().to_string())?;
+    ///         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    ///         files.write_atomic(state.join("last-run"), now.to_string())?;
     ///     }
-    ///     # assert!(last_run.try_lock().is_err());
+    ///     # assert!(job.try_lock().is_err());
     ///     Ok(())
     /// }
     /// ```
@@ -435,7 +437,7 @@ impl AtomicFile {
     ///
     /// match file.try_lock_shared() {
     ///     Ok(guard) => println!("{:?}", guard.read()?),
-    ///     Err(Error::WouldBlock { .. }) => println!("somebody is writing"),
+    ///     Err(Error::WouldBlock { .. }) => println!("somebody writes, or is about to"),
     ///     Err(error) => return Err(error.into()),
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -50,7 +50,7 @@
 //! once, because until the owner is right the temporary file is for its group no more than for everybody (0640, for
 //! example). By path, there is also the opening of the directory (by `openat2` with `RESOLVE_NO_SYMLINKS`), a look at the
 //! name and the closing of the directory: 15 calls, and 11 for a read. Where the path is
-//! relative, an `openat` takes its place, where it has links in it, one follows, and `/proc/self/fd/N` is asked for the real
+//! relative or has `.`, `..` or `//` in it, an `openat` takes its place, where it has links in it, one follows, and `/proc/self/fd/N` is asked for the real
 //! path. The lock files of the last 16 paths are kept open. [`Durability::Ordered`] leaves out the sync of the directory,
 //! [`Durability::None`] both; on Apple's systems the syncs of [`Durability::Full`] are `fcntl(F_FULLFSYNC)`, and a path is
 //! looked up with `fcntl(F_GETPATH)`. The lock protocol, by which programs in other languages take part, is in the
@@ -72,8 +72,9 @@
 //! * A fork is noticed by the process number. A child in a new PID namespace that has the same number there as its
 //!   parent has in its own is taken for it.
 //! * Deadlocks. Between threads of one process every cycle is told at once. Between processes there is the kernel's word
-//!   only, which knows no threads: it is believed after a second in which nothing moved, and may be wrong even then; and a
-//!   cycle may stay unseen, because the kernel follows one wait of each process and gives up after ten
+//!   only, which knows no threads. It is believed of a thread that holds another lock, after a second in which nothing moved
+//!   (half a minute in [`lock_many`](AtomicFileAdapter::lock_many) and batches), and may be wrong even then; and a cycle may
+//!   stay unseen, because the kernel follows one wait of each process and gives up after ten
 //!   (`posix_locks_deadlock` in [fs/locks.c]), and hears nothing of those who wait with a deadline. Where a thread needs
 //!   several locks, [`lock_many`](AtomicFileAdapter::lock_many) keeps cycles from arising.
 //! * A lock belongs to a path. Other names of the same file (hard links, bind mounts) have locks of their own, and after

@@ -22,6 +22,7 @@ const DEADLOCK_PERSISTS_IN_ORDER: Duration = Duration::from_secs(30);
 const DEADLOCK_RETRY: Duration = Duration::from_millis(20);
 /// How often those behind in the queue are told of it, once it has been believed.
 const DEADLOCK_TOLD: Duration = Duration::from_millis(100);
+
 /// For how long the kernel must insist if a thread holds `held` locks, `in_order` of them in the common order.
 pub(super) fn deadlock_persists(in_order: usize, held: usize) -> Duration {
     if in_order > 0 && held <= in_order { DEADLOCK_PERSISTS_IN_ORDER } else { DEADLOCK_PERSISTS }

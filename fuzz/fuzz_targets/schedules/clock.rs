@@ -8,7 +8,7 @@ use shuttle::sync::{Mutex, MutexGuard};
 
 /// From so many steps of the clock on, it goes in large ones: a true deadlock of two processes is polled for half a minute.
 const FINE_STEPS: u32 = 64;
-/// Less than the table takes for a gap between two deadlocks.
+/// With the pause of 20 ms between two looks it is less than DEADLOCK_FORGOTTEN of the table, or no deadlock would last.
 const LARGE_STEP: Duration = Duration::from_millis(400);
 
 struct Clock {

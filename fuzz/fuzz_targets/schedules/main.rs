@@ -137,7 +137,10 @@ fuzz_target!(|data: &[u8]| -> Corpus {
 
 fn run(input: &Input) {
     let world = Arc::new(World::new(input));
-    let clock = shuttle::thread::spawn(clock::run);
+    let clock = shuttle::thread::spawn(|| {
+        assert_eq!(shuttle::current::me(), CLOCK.into());
+        clock::run();
+    });
     let threads: Vec<_> = input
         .threads
         .iter()
