@@ -1,4 +1,4 @@
-//! The front door: an adapter with its settings, and every verb by path.
+//! The front door: an adapter with its settings, and the verbs by path.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,12 +7,10 @@ use std::time::Duration;
 use crate::batch::Batch;
 use crate::builder::Builder;
 use crate::error::{Error, Result};
-use crate::file::{self, AtomicFile};
-use crate::guard::{ReadGuard, WriteGuard};
-use crate::lock::{self, LockDir, Patience, Recent};
+use crate::file::AtomicFile;
+use crate::lock::{LockDir, Patience, Recent};
 use crate::replace::Options;
-use crate::sweep;
-use crate::sys::{self, LockMode};
+use crate::sys;
 
 /// Reads, writes, updates and deletes files that several processes share. See the [crate's page](crate) for what it
 /// promises.
@@ -44,7 +42,7 @@ use crate::sys::{self, LockMode};
 /// ```
 #[derive(Debug, Clone)]
 pub struct AtomicFileAdapter {
-    config: Arc<Config>,
+    pub(crate) config: Arc<Config>,
 }
 
 /// The settings of an adapter.
@@ -355,87 +353,6 @@ impl AtomicFileAdapter {
         AtomicFile::once(&self.config, path.as_ref())
     }
 
-    /// Takes the exclusive locks of several files, or none of them. The guards are in the order of `paths`.
-    ///
-    /// The locks are taken in one order that is the same for all callers, so that two such calls are never in a
-    /// deadlock with each other, whatever the order of `paths` and even where two paths are one file or share a lock
-    /// file. The builder's `lock_timeout` is one limit for all of them together.
-    ///
-    /// ```
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let scratch = tempfile::tempdir()?;
-    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
-    /// # let [from, to] = ["from", "to"].map(|name| scratch.path().join(name));
-    /// # files.write_atomic(&from, "goods")?;
-    /// let guards = files.lock_many([&from, &to])?;
-    /// guards[1].write(guards[0].read()?.unwrap_or_default())?;
-    /// guards[0].delete()?;
-    /// # assert_eq!(guards[1].read()?.as_deref(), Some(&b"goods"[..]));
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As [`AtomicFile::lock`], or a path cannot be resolved. No lock is held then.
-    pub fn lock_many<P: AsRef<Path>>(&self, paths: impl IntoIterator<Item = P>) -> Result<Vec<WriteGuard>> {
-        file::lock_many(&self.config, &self.files(paths)?)
-    }
-
-    /// Takes the shared locks of several files, or none of them, in the order of [`lock_many`](Self::lock_many).
-    ///
-    /// Settings in layers, as a program that reads them: all files are locked before the first is read, so a program that
-    /// changes two of them under [`lock_many`](Self::lock_many) is not seen between the two changes (unless it dies or
-    /// fails there). To edit one, [`try_update`](Self::try_update) has an example. All programs need the same lock directory:
-    /// here, those of one user.
-    ///
-    /// ```
-    /// use std::collections::BTreeMap;
-    /// use std::error::Error;
-    /// use std::path::PathBuf;
-    ///
-    /// use atomic_file_adapter::AtomicFileAdapter;
-    /// use toml_edit::{DocumentMut, Item};
-    ///
-    /// /// The defaults; over them the project's file, over that the user's, and the environment over all.
-    /// fn load(files: &AtomicFileAdapter, layers: &[PathBuf]) -> Result<BTreeMap<String, String>, Box<dyn Error>> {
-    ///     let mut settings = BTreeMap::from([("colour".into(), "red".into()), ("size".into(), "3".into())]);
-    ///     for guard in files.lock_many_shared(layers)? {
-    ///         let Some(contents) = guard.read()? else { continue }; // no such layer
-    ///         let layer: DocumentMut = String::from_utf8(contents)?.parse()?;
-    ///         let strings = layer.iter().filter_map(|(name, item): (&str, &Item)| Some((name, item.as_str()?)));
-    ///         settings.extend(strings.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    ///     }
-    ///     let variables = std::env::vars_os().filter_map(|(name, value)| {
-    ///         Some((name.to_str()?.strip_prefix("PAINT_")?.to_lowercase(), value.into_string().ok()?))
-    ///     });
-    ///     settings.extend(variables);
-    ///     Ok(settings)
-    /// }
-    ///
-    /// fn main() -> Result<(), Box<dyn Error>> {
-    ///     # let scratch = tempfile::tempdir()?;
-    ///     # let (project, home) = (scratch.path().join("project"), scratch.path().join("home"));
-    ///     let files = AtomicFileAdapter::with_lock_dir(home.join(".local/state/paint/locks"))?;
-    ///     let layers = [project.join("paint.toml"), home.join(".config/paint.toml")];
-    ///     files.write_atomic(&layers[1], "colour = 'blue'\n")?;
-    ///     let settings = load(&files, &layers)?;
-    ///     assert_eq!((&*settings["colour"], &*settings["size"]), ("blue", "3"));
-    ///     Ok(())
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As [`lock_many`](Self::lock_many).
-    pub fn lock_many_shared<P: AsRef<Path>>(&self, paths: impl IntoIterator<Item = P>) -> Result<Vec<ReadGuard>> {
-        file::lock_many_shared(&self.config, &self.files(paths)?)
-    }
-
-    fn files<P: AsRef<Path>>(&self, paths: impl IntoIterator<Item = P>) -> Result<Vec<AtomicFile>> {
-        paths.into_iter().map(|path| self.file(path)).collect()
-    }
-
     /// A new, empty batch of writes and deletes, which share their syncs. See [`Batch`].
     ///
     /// ```
@@ -448,136 +365,4 @@ impl AtomicFileAdapter {
     pub fn batch(&self) -> Batch {
         Batch::new(&self.config)
     }
-
-    /// Removes the lock files that nobody holds at this moment, and returns their paths. Safe at any time: whoever is
-    /// about to lock one of them notices, and makes it anew.
-    ///
-    /// Lock files are empty, and one that is left costs nothing but its inode; there is no need to prune unless paths
-    /// come and go for ever.
-    ///
-    /// ```
-    /// # let scratch = tempfile::tempdir()?;
-    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
-    /// # let path = scratch.path().join("settings.toml");
-    /// files.write_atomic(&path, "colour = 'red'\n")?;
-    /// # drop(files.file(&path)?);
-    /// assert_eq!(files.prune()?, [files.lock_path(&path)?]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// The lock directory cannot be listed, or a lock file not opened or removed. The rest is left as it is.
-    pub fn prune(&self) -> Result<Vec<PathBuf>> {
-        lock::prune(&self.config.lock_dir)
-    }
-
-    /// Removes the temporary files that killed writers of the file `path` have left beside it; if `path` is a directory,
-    /// those of all files in it, but not of files in directories below. Returns their paths.
-    ///
-    /// A writer holds its lock for as long as it has a temporary file, so one whose lock is taken at this moment is left
-    /// alone. Such files are named `.{name}.{ten of a-z and 2-7}.tmp`. They never come in anybody's way; they take up
-    /// space. A write that was killed leaves one at the most.
-    ///
-    /// What a process that was killed while it made the lock directory has left there is removed, too.
-    ///
-    /// The locks are those of this adapter's lock directory and of the paths as they are now. A writer that uses another
-    /// lock directory is not seen, nor one whose directory was renamed since it began, or that came to it by another path
-    /// (a bind mount); its write fails if its temporary file is taken away.
-    ///
-    /// ```
-    /// # let scratch = tempfile::tempdir()?;
-    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
-    /// # std::fs::write(scratch.path().join(".settings.toml.a2b3c4d5e6.tmp"), "")?;
-    /// // Once at the start of a program, for example.
-    /// for left in files.sweep(scratch.path())? {
-    ///     println!("removed {}, which a killed writer had left", left.display());
-    /// }
-    /// # assert!(!scratch.path().join(".settings.toml.a2b3c4d5e6.tmp").exists());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// The path cannot be resolved, the directory not listed, a lock file not opened, or a temporary file (in the lock
-    /// directory, too) not looked at or not removed: another user's, for example. The others are removed all the same.
-    pub fn sweep(&self, path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
-        sweep::sweep(&self.config.lock_dir, path.as_ref())
-    }
-
-    /// All lock files of the lock directory, sorted by path, and who holds them at this moment.
-    ///
-    /// ```
-    /// # let scratch = tempfile::tempdir()?;
-    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
-    /// # let file = files.file(scratch.path().join("settings.toml"))?;
-    /// let guard = file.lock()?;
-    /// for lock in files.locks()? {
-    ///     match lock.holder {
-    ///         Some(holder) => println!("{}: process {:?}", lock.path.display(), holder.pid),
-    ///         None => println!("{}: free", lock.path.display()),
-    ///     }
-    /// }
-    /// # drop(guard);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// The lock directory or a lock file cannot be opened. A lock directory that does not exist has no lock files.
-    pub fn locks(&self) -> Result<Vec<LockFile>> {
-        let files = lock::list(&self.config.lock_dir)?;
-        Ok(files
-            .into_iter()
-            .map(|(path, holder)| LockFile {
-                path,
-                holder: holder
-                    .map(|holder| LockHolder { exclusive: holder.mode == LockMode::Exclusive, pid: holder.pid }),
-            })
-            .collect())
-    }
-}
-
-/// A lock file, from [`AtomicFileAdapter::locks`].
-///
-/// ```
-/// # let scratch = tempfile::tempdir()?;
-/// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
-/// # let file = files.file(scratch.path().join("settings.toml"))?;
-/// # drop(file.lock()?);
-/// for lock in files.locks()? {
-///     println!("{} is {}", lock.path.display(), if lock.holder.is_some() { "taken" } else { "free" });
-/// }
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LockFile {
-    /// Its path.
-    pub path: PathBuf,
-    /// Who holds its lock. Of several processes that share it, one.
-    pub holder: Option<LockHolder>,
-}
-
-/// The holder of a lock, as `fcntl(F_GETLK)` tells it
-/// ([fcntl_locking(2)](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html)).
-///
-/// ```
-/// # let scratch = tempfile::tempdir()?;
-/// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
-/// # let file = files.file(scratch.path().join("settings.toml"))?;
-/// let guard = file.lock()?;
-/// let holder = files.locks()?[0].holder;
-/// assert!(holder.is_some_and(|it| it.exclusive && it.pid == Some(std::process::id())));
-/// # drop(guard);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LockHolder {
-    /// Exclusive, or shared.
-    pub exclusive: bool,
-    /// The process; `None` if the kernel cannot name it here: one in another PID namespace, or an open file
-    /// description lock, which belongs to no process.
-    pub pid: Option<u32>,
 }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use crate::adapter::Config;
 use crate::error::{Error, Result, Step};
-use crate::file::{self, AtomicFile};
+use crate::file::AtomicFile;
 use crate::guard::WriteGuard;
+use crate::locking::lock_many;
 use crate::path::{Dir, current_dir};
 use crate::replace::{Durability, Replacement, check_removable, sync_dir, unlink};
 use crate::sys;
@@ -186,7 +187,7 @@ fn commit(config: &Arc<Config>, changes: &mut [Change], replaced: &mut Vec<PathB
             }
         }
     }
-    let guards = file::lock_many(config, &files)?;
+    let guards = lock_many(config, &files)?;
     let mut new = Vec::with_capacity(files.len());
     for ((file, guard), version) in files.iter().zip(&guards).zip(&versions) {
         new.push(prepare(config, file, guard, version)?);

@@ -1,15 +1,13 @@
-//! One resolved file, and its verbs, each under its lock.
+//! One resolved file, and its verbs, each under its own lock. Those that take a lock to keep are in `locking.rs`.
 
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::adapter::Config;
 use crate::error::{Error, Result};
-use crate::guard::{Guard, ReadGuard, WriteGuard};
-use crate::lock::{self, Held, Lock, Patience, is_like_lock_name};
+use crate::lock::{Held, Lock, is_like_lock_name};
 use crate::path::Place;
 use crate::read;
 use crate::replace::{Replacement, remove};
@@ -44,13 +42,13 @@ use crate::sys::LockMode;
 ///
 /// [`AtomicFileAdapter::file`]: crate::AtomicFileAdapter::file
 #[derive(Debug, Clone)]
-pub struct AtomicFile(Arc<Inner>);
+pub struct AtomicFile(pub(crate) Arc<Inner>);
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    config: Arc<Config>,
+    pub(crate) config: Arc<Config>,
     place: Place,
-    lock: Arc<Lock>,
+    pub(crate) lock: Arc<Lock>,
 }
 
 impl AtomicFile {
@@ -284,172 +282,6 @@ impl AtomicFile {
         self.under_lock(LockMode::Exclusive, |_| self.0.delete())
     }
 
-    /// Takes the exclusive lock, waiting for as long as the adapter's `lock_timeout` says (by default, for ever, in
-    /// `fcntl(F_SETLKW)`: [fcntl_locking(2)]).
-    ///
-    /// ```
-    /// # let scratch = tempfile::tempdir()?;
-    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
-    /// # let file = files.file(scratch.path().join("settings.toml"))?;
-    /// # file.write("colour = 'red'\n")?;
-    /// let guard = file.lock()?;
-    /// if guard.read()?.is_some_and(|old| old.starts_with(b"colour")) {
-    ///     guard.write("color = 'red'\n")?;
-    /// } // and here the lock is free again
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Timeout`]; [`Error::Deadlock`] if the calling thread holds this lock already, or if waiting would
-    /// close a cycle; otherwise a system call failed ([`Error::Io`]).
-    ///
-    /// [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
-    pub fn lock(&self) -> Result<WriteGuard> {
-        self.acquire(LockMode::Exclusive, self.0.config.patience()).map(WriteGuard)
-    }
-
-    /// Takes the shared lock: others may hold it at the same time, writers not. Otherwise as [`lock`](Self::lock).
-    ///
-    /// The threads of a process are admitted in the order in which they came, so a reader waits for a writer that came
-    /// before it, even while other readers are inside.
-    ///
-    /// ```
-    /// # let scratch = tempfile::tempdir()?;
-    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
-    /// # let file = files.file(scratch.path().join("settings.toml"))?;
-    /// let guard = file.lock_shared()?;
-    /// let before = guard.read()?;
-    /// // However long this takes, nobody replaces the file.
-    /// assert_eq!(guard.read()?, before);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As [`lock`](Self::lock).
-    pub fn lock_shared(&self) -> Result<ReadGuard> {
-        self.acquire(LockMode::Shared, self.0.config.patience()).map(ReadGuard)
-    }
-
-    /// Takes the exclusive lock, waiting for `timeout` at the most.
-    ///
-    /// A wait with a limit asks the kernel again and again (F_SETLK), at least every 2 ms, because F_SETLKW knows no limit:
-    /// [fcntl_locking(2)]. It takes no part in the kernel's search for deadlocks.
-    ///
-    /// ```
-    /// # let scratch = tempfile::tempdir()?;
-    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
-    /// # let file = files.file(scratch.path().join("settings.toml"))?;
-    /// use std::time::Duration;
-    ///
-    /// use atomic_file_adapter::Error;
-    ///
-    /// match file.lock_timeout(Duration::from_millis(500)) {
-    ///     Ok(guard) => guard.write("mine")?,
-    ///     // Of a process, where the system can tell.
-    ///     Err(Error::Timeout { holder, .. }) => eprintln!("process {holder:?} does not let go"),
-    ///     Err(error) => return Err(error.into()),
-    /// }
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As [`lock`](Self::lock).
-    ///
-    /// [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
-    pub fn lock_timeout(&self, timeout: Duration) -> Result<WriteGuard> {
-        self.acquire(LockMode::Exclusive, Patience::new(Some(timeout))).map(WriteGuard)
-    }
-
-    /// Takes the shared lock, waiting for `timeout` at the most. See [`lock_timeout`](Self::lock_timeout).
-    ///
-    /// ```
-    /// # let scratch = tempfile::tempdir()?;
-    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
-    /// # let file = files.file(scratch.path().join("settings.toml"))?;
-    /// use std::time::Duration;
-    ///
-    /// let guard = file.lock_shared_timeout(Duration::from_secs(1))?;
-    /// # drop(guard);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As [`lock`](Self::lock).
-    pub fn lock_shared_timeout(&self, timeout: Duration) -> Result<ReadGuard> {
-        self.acquire(LockMode::Shared, Patience::new(Some(timeout))).map(ReadGuard)
-    }
-
-    /// Takes the exclusive lock if it is free, without waiting.
-    ///
-    /// A cron job that must not run twice at a time, however long it takes. If it is killed its lock is free, and nothing
-    /// stays behind that somebody has to clear away. What it starts does not inherit the lock ([fcntl_locking(2)]): a child
-    /// that outlives a killed job keeps nobody out.
-    ///
-    /// ```
-    /// use std::error::Error;
-    /// use std::process::Command;
-    /// use std::time::{SystemTime, UNIX_EPOCH};
-    ///
-    /// use atomic_file_adapter::AtomicFileAdapter;
-    ///
-    /// fn main() -> Result<(), Box<dyn Error>> {
-    ///     # let scratch = tempfile::tempdir()?;
-    ///     # let state = scratch.path();
-    ///     let files = AtomicFileAdapter::with_lock_dir(state.join("locks"))?;
-    ///     let job = files.file(state.join("backup"))?; // there need not be such a file
-    ///     let _guard = match job.try_lock() {
-    ///         Err(atomic_file_adapter::Error::WouldBlock { .. }) => {
-    ///             eprintln!("the one before is still at work");
-    ///             return Ok(());
-    ///         }
-    ///         taken => taken?,
-    ///     };
-    ///     if Command::new("true").status()?.success() {
-    ///         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    ///         files.write_atomic(state.join("last-run"), now.to_string())?;
-    ///     }
-    ///     # assert!(job.try_lock().is_err());
-    ///     Ok(())
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::WouldBlock`] if somebody holds the lock, or another thread of this process is taking it or waits for it;
-    /// otherwise a system call failed ([`Error::Io`]).
-    ///
-    /// [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
-    pub fn try_lock(&self) -> Result<WriteGuard> {
-        self.acquire(LockMode::Exclusive, Patience::NONE).map(WriteGuard)
-    }
-
-    /// Takes the shared lock if nobody holds the exclusive one, without waiting.
-    ///
-    /// ```
-    /// # let scratch = tempfile::tempdir()?;
-    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
-    /// # let file = files.file(scratch.path().join("settings.toml"))?;
-    /// use atomic_file_adapter::Error;
-    ///
-    /// match file.try_lock_shared() {
-    ///     Ok(guard) => println!("{:?}", guard.read()?),
-    ///     Err(Error::WouldBlock { .. }) => println!("somebody writes, or is about to"),
-    ///     Err(error) => return Err(error.into()),
-    /// }
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As [`try_lock`](Self::try_lock).
-    pub fn try_lock_shared(&self) -> Result<ReadGuard> {
-        self.acquire(LockMode::Shared, Patience::NONE).map(ReadGuard)
-    }
-
     /// One of our own verbs under the lock. No code of a caller runs in it that could fork, so it need not look whether it
     /// is still in the process that took the lock.
     fn under_lock<T>(&self, mode: LockMode, verb: impl FnOnce(&Held) -> Result<T>) -> Result<T> {
@@ -458,26 +290,6 @@ impl AtomicFile {
         held.release();
         result
     }
-
-    fn acquire(&self, mode: LockMode, patience: Patience) -> Result<Guard> {
-        Ok(Guard::new(self.0.lock.acquire(mode, patience)?, self.0.clone()))
-    }
-}
-
-/// The exclusive locks of several files, in the order of `files`.
-pub(crate) fn lock_many(config: &Config, files: &[AtomicFile]) -> Result<Vec<WriteGuard>> {
-    Ok(acquire_many(config, files, LockMode::Exclusive)?.map(WriteGuard).collect())
-}
-
-/// The shared locks of several files.
-pub(crate) fn lock_many_shared(config: &Config, files: &[AtomicFile]) -> Result<Vec<ReadGuard>> {
-    Ok(acquire_many(config, files, LockMode::Shared)?.map(ReadGuard).collect())
-}
-
-fn acquire_many(config: &Config, files: &[AtomicFile], mode: LockMode) -> Result<impl Iterator<Item = Guard>> {
-    let locks: Vec<&Lock> = files.iter().map(|file| &*file.0.lock).collect();
-    let held = lock::acquire_all(&locks, mode, config.patience())?;
-    Ok(files.iter().zip(held).map(|(file, held)| Guard::new(held, file.0.clone())))
 }
 
 /// What can be done while the lock is held.

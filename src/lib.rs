@@ -146,14 +146,16 @@ mod error;
 mod file;
 mod guard;
 mod lock;
+mod locking;
 mod path;
 mod read;
 mod replace;
 mod sweep;
 mod sys;
 mod temporary;
+mod upkeep;
 
-pub use crate::adapter::{AtomicFileAdapter, LockFile, LockHolder};
+pub use crate::adapter::AtomicFileAdapter;
 pub use crate::batch::Batch;
 pub use crate::builder::Builder;
 pub use crate::error::{Error, FileKind, Result, Step};
@@ -162,6 +164,7 @@ pub use crate::guard::{ReadGuard, WriteGuard};
 pub use crate::replace::{Durability, Replacement};
 #[cfg(feature = "fault-injection")]
 pub use crate::sys::fault;
+pub use crate::upkeep::{LockFile, LockHolder};
 
 /// The README's example compiles.
 #[cfg(doctest)]
