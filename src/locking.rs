@@ -41,8 +41,7 @@ impl AtomicFile {
 
     /// Takes the shared lock: others may hold it at the same time, writers not. Otherwise as [`lock`](Self::lock).
     ///
-    /// The threads of a process are admitted in the order in which they came, so a reader waits for a writer that came
-    /// before it, even while other readers are inside.
+    /// Of the threads of a process, a reader waits for a writer that came before it, even while other readers are inside.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;

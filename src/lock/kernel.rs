@@ -1,4 +1,4 @@
-//! Asking the kernel for a lock, on behalf of the thread at the head of the queue.
+//! Asking the kernel for a lock, for one thread of the queue at a time.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const DEADLOCK_PERSISTS: Duration = Duration::from_secs(1);
 /// their processes very well; only somebody out of order can.
 const DEADLOCK_PERSISTS_IN_ORDER: Duration = Duration::from_secs(30);
 const DEADLOCK_RETRY: Duration = Duration::from_millis(20);
-/// How often those behind in the queue are told of it, once it has been believed.
+/// How often the others in the queue are told of it, once it has been believed.
 const DEADLOCK_TOLD: Duration = Duration::from_millis(100);
 
 /// For how long the kernel must insist if a thread holds `held` locks, `in_order` of them in the common order.
@@ -43,14 +43,14 @@ pub(in super::super) trait Kernel {
     fn holder(&self, file: &Self::File, mode: LockMode) -> Option<u32>;
     fn now(&self) -> Instant;
     fn sleep(&self, time: Duration);
-    /// How often a thread whose turn is next looks again before it goes to sleep.
+    /// How often a thread looks again before it goes to sleep.
     const LOOKS: u32;
     /// Lets half a microsecond or so pass.
     fn relax(&self);
 }
 
 impl<K: Kernel> Table<K> {
-    /// Takes the kernel's lock, for the first in the queue.
+    /// Takes the kernel's lock, for a thread whose turn it is. The others find it [`Phase::Busy`] meanwhile.
     #[expect(clippy::type_complexity, reason = "the mutex guard goes in and comes out again")]
     pub(super) fn ask_kernel<'a>(
         &'a self,
@@ -129,7 +129,7 @@ impl<K: Kernel> Table<K> {
     /// a false one (if step 2 comes last). In a real one nothing moves any more, so the kernel has to say it again
     /// for a while, with the same process in the way.
     ///
-    /// The kernel does not see who waits behind this thread in the queue. One of them may hold what the cycle is
+    /// The kernel does not see who else waits in the queue. One of them may hold what the cycle is
     /// about, so they are told, too, since when it has lasted.
     fn wait_in_kernel(
         &self,

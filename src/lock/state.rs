@@ -34,7 +34,7 @@ pub(in super::super) struct State<F> {
     pub(super) entries: BTreeMap<Key, Entry<F>>,
     /// Who holds what.
     pub(super) holds: Vec<Hold>,
-    /// Who waits for what, in the order of arrival. The first of a key is the only one that asks the kernel.
+    /// Who waits for what, in the order of arrival. Readers may go in past readers.
     pub(super) queue: Vec<Waiter>,
     pub(super) next_ticket: u64,
     /// When this process's turn at a lock began and when it last let go of it. Entries come and go with every call
@@ -84,6 +84,7 @@ pub(super) struct Hold {
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub(super) key: Key,
+    pub(super) mode: LockMode,
     pub(super) thread: Thread,
     pub(super) ticket: u64,
     /// A reader that could go in, and only gives those inside a chance to leave: it waits for nobody.
@@ -118,8 +119,11 @@ impl<F> State<F> {
         State { entries: BTreeMap::new(), holds: Vec::new(), queue: Vec::new(), next_ticket: 0, turns: [None; 64] }
     }
 
-    pub(super) fn is_first(&self, key: Key, ticket: u64) -> bool {
-        self.queue.iter().find(|waiter| waiter.key == key).is_some_and(|first| first.ticket == ticket)
+    /// Whether it is this waiter's turn. A reader need not wait until the readers before it have woken up.
+    pub(super) fn is_next(&self, key: Key, mode: LockMode, ticket: u64) -> bool {
+        let mut ahead =
+            self.queue.iter().take_while(|waiter| waiter.ticket != ticket).filter(|waiter| waiter.key == key);
+        ahead.all(|waiter| mode == LockMode::Shared && waiter.mode == LockMode::Shared && !waiter.draining)
     }
 
     pub(super) fn turn_is_over(&self, key: Key, now: Instant) -> bool {
@@ -172,7 +176,7 @@ impl<F> State<F> {
         false
     }
 
-    /// Wakes the first in the queue, the only one that can do something. When that one has gone in or given up, it
+    /// Wakes the first in the queue: what the first cannot do now, nobody behind it can. When it has gone in or given up, it
     /// wakes the next.
     pub(super) fn wake(&self, key: Key) {
         if let Some((changed, _)) = self.queue.iter().find(|waiter| waiter.key == key).and_then(|w| w.asleep.as_ref()) {

@@ -4,7 +4,7 @@
 //! thread of a process whatever one of them holds, and drops all of the process's locks on a file when any
 //! descriptor of that file is closed. So there is one table a process. It holds one descriptor a lock file, keyed by
 //! the file's device and inode, so that two spellings of one lock directory meet here; it admits threads in the
-//! order of their arrival, and asks the kernel only for the thread at the head of the queue.
+//! order of their arrival, except that readers do not wait for readers, and lets one at a time ask the kernel.
 //!
 //! One mutex guards everything. No system call is made under it but those that look at, make, open and close lock files,
 //! which must not cross each other: closing the last descriptor of a lock file after another thread has opened and locked
@@ -158,12 +158,13 @@ impl<K: Kernel> Table<K> {
         let mut state = self.state();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
-        state.queue.push(Waiter { key, thread, ticket, draining: false, asleep: None });
+        state.queue.push(Waiter { key, mode, thread, ticket, draining: false, asleep: None });
         let mut drain = None;
         let mut looks = 0;
         let result = loop {
             let phase = state.entries.get(&key).map(|entry| entry.phase);
-            match phase.filter(|_| state.is_first(key, ticket)) {
+            let held = matches!(phase, Some(Phase::Held(_)));
+            match phase.filter(|_| state.is_next(key, mode, ticket)) {
                 Some(Phase::Free) => {
                     let result;
                     (state, result) = self.ask_kernel(state, request);
@@ -180,8 +181,8 @@ impl<K: Kernel> Table<K> {
                     }
                 }
                 _ if phase.is_none() => break Err(Refusal::Gone),
-                // Another thread is in a system call, mostly a short one: going to sleep and being woken takes longer.
-                Some(Phase::Busy) if looks < K::LOOKS => {
+                // To sleep and to be woken takes longer than most of what others do here. Who only tries waits for no holder.
+                _ if looks < K::LOOKS && drain.is_none() && !(held && wait == Wait::Never) => {
                     looks += 1;
                     drop(state);
                     self.kernel.relax();
@@ -308,7 +309,7 @@ impl<K: Kernel> Table<K> {
                 changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
             }
         };
-        // What the first in the queue was told may be about this thread, unless this one ends its wait by itself.
+        // What the thread that asks was told may be about this thread, unless this one ends its wait by itself.
         let stuck = state.entries.get(&key).and_then(|entry| entry.stuck).filter(|_| wait == Wait::Forever);
         let refusal = stuck.and_then(|stuck| {
             let now = self.kernel.now();

@@ -75,6 +75,10 @@ fn main() -> ExitCode {
             ),
             test("two_processes_of_four_writers_share_a_lock", turns::two_processes_of_four_writers_share_a_lock),
             test_on_linux("a_reader_does_not_overtake_a_writer_that_waits", turns::a_reader_does_not_overtake_a_writer),
+            test_on_linux(
+                "a_reader_need_not_wait_until_others_have_woken_up",
+                turns::a_reader_need_not_wait_until_others_have_woken_up,
+            ),
             test("a_reader_may_join_a_reader_that_waits_for_it", turns::a_reader_may_join_a_reader_that_waits_for_it),
             test(
                 "a_reader_whom_nobody_is_in_the_way_of_is_never_refused",

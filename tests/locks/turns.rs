@@ -138,6 +138,30 @@ pub(crate) fn a_reader_does_not_overtake_a_writer() {
     });
 }
 
+pub(crate) fn a_reader_need_not_wait_until_others_have_woken_up() {
+    const ROUNDS: usize = 100;
+    let scratch = Scratch::new();
+    let file = scratch.file("file");
+    let mut refused = 0;
+    for _ in 0..ROUNDS {
+        let guard = file.lock().unwrap();
+        thread::scope(|scope| {
+            let (task, tasks) = channel();
+            let file = &file;
+            let sleeper = scope.spawn(move || {
+                task.send(this_task()).unwrap();
+                file.lock_shared().map(drop)
+            });
+            until_in(&tasks.recv().unwrap(), PARKED);
+            drop(guard);
+            // It is awake only after a while, and asks the kernel only for a moment then.
+            refused += usize::from(file.try_lock_shared().is_err());
+            sleeper.join().unwrap().unwrap();
+        });
+    }
+    assert!(refused < ROUNDS / 2, "refused {refused} times of {ROUNDS}");
+}
+
 pub(crate) fn a_reader_may_join_a_reader_that_waits_for_it() {
     let scratch = Scratch::new();
     let file = scratch.file("file");

@@ -1,9 +1,10 @@
 //! Turns. Time passes only where a test or the table says so.
 
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use crate::sys::LockMode::{Exclusive, Shared};
-use crate::table::Wait;
+use crate::table::{Refusal, Wait};
 use crate::world::{A, B, World, explore, nothing_held};
 
 const TURN: Duration = Duration::from_millis(10);
@@ -47,6 +48,7 @@ fn readers_give_way_at_the_end_of_a_turn_for_longer_each_time() {
     const MS: Duration = Duration::from_millis(1);
     const DRAINS: [Duration; 3] = [Duration::from_millis(2), Duration::from_millis(4), Duration::from_millis(8)];
     const TURN_PER_DRAIN: u32 = 5;
+    static REFUSED: AtomicBool = AtomicBool::new(false);
     fn stays_inside(world: &World, thread: u64) {
         // Other threads than this one to the table.
         let (joins, tries) = (thread + 10, thread + 20);
@@ -61,7 +63,8 @@ fn readers_give_way_at_the_end_of_a_turn_for_longer_each_time() {
             while world.is_flag_raised() {
                 world.pass(MS);
                 // loom's condition variables do not time out by themselves; whoever gives up wakes the next.
-                let _either = world.visit(tries, A, Shared, Wait::Never);
+                let joined = world.visit(tries, A, Shared, Wait::Never);
+                REFUSED.fetch_or(joined == Err(Refusal::WouldBlock), SeqCst);
                 loom::thread::yield_now();
             }
         }
@@ -77,4 +80,5 @@ fn readers_give_way_at_the_end_of_a_turn_for_longer_each_time() {
         }
     }
     explore(0, nothing_held, &[stays_inside, gives_way]);
+    assert!(REFUSED.load(SeqCst), "nobody joins those inside while another gives way");
 }
