@@ -56,6 +56,7 @@ impl<K: Kernel> Table<K> {
         &'a self,
         mut state: MutexGuard<'a, State<K::File>>,
         request: &Request<'_>,
+        now: Instant,
     ) -> (MutexGuard<'a, State<K::File>>, Result<(), Refusal<K::Error>>) {
         let Request { key, mode, wait, thread, .. } = *request;
         let Some(file) = state.entries.get_mut(&key).and_then(|entry| {
@@ -65,7 +66,7 @@ impl<K: Kernel> Table<K> {
         }) else {
             return (state, Err(Refusal::Gone));
         };
-        let give_way = state.turn_is_over(key, self.kernel.now());
+        let give_way = state.turn_is_over(key, now);
         let held = state.held_by(thread);
         drop(state);
         if give_way && wait != Wait::Never {

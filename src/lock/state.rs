@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::sync::Condvar;
-use super::{Key, Thread};
+use super::{Key, Thread, Wait};
 use crate::sys::LockMode;
 
 // A process whose threads hand a lock round, or whose readers overlap, keeps it for a turn of 10 ms; then those readers
@@ -85,10 +85,9 @@ pub(super) struct Hold {
 pub(super) struct Waiter {
     pub(super) key: Key,
     pub(super) mode: LockMode,
+    pub(super) wait: Wait,
     pub(super) thread: Thread,
     pub(super) ticket: u64,
-    /// A reader that could go in, and only gives those inside a chance to leave: it waits for nobody.
-    pub(super) draining: bool,
     /// Of its own, so that only the first in the queue is woken; and since when it waits. None until it has to.
     pub(super) asleep: Option<(Arc<Condvar>, Instant)>,
 }
@@ -119,11 +118,18 @@ impl<F> State<F> {
         State { entries: BTreeMap::new(), holds: Vec::new(), queue: Vec::new(), next_ticket: 0, turns: [None; 64] }
     }
 
-    /// Whether it is this waiter's turn. A reader need not wait until the readers before it have woken up.
-    pub(super) fn is_next(&self, key: Key, mode: LockMode, ticket: u64) -> bool {
-        let mut ahead =
-            self.queue.iter().take_while(|waiter| waiter.ticket != ticket).filter(|waiter| waiter.key == key);
-        ahead.all(|waiter| mode == LockMode::Shared && waiter.mode == LockMode::Shared && !waiter.draining)
+    /// Whether it is this waiter's turn: nobody is before it, or readers only that need not be waited for to wake up. At the
+    /// end of the process's turn they are, because only the first gives way to other processes.
+    pub(super) fn is_next(&self, key: Key, mode: LockMode, ticket: u64, now: Instant) -> bool {
+        let before = || self.before(key, ticket);
+        before().next().is_none()
+            || (mode == LockMode::Shared
+                && before().all(|waiter| waiter.mode == LockMode::Shared)
+                && !self.turn_is_over(key, now))
+    }
+
+    fn before(&self, key: Key, ticket: u64) -> impl Iterator<Item = &Waiter> {
+        self.queue.iter().filter(move |waiter| waiter.key == key && waiter.ticket < ticket)
     }
 
     pub(super) fn turn_is_over(&self, key: Key, now: Instant) -> bool {
@@ -150,26 +156,34 @@ impl<F> State<F> {
         self.holds.iter().filter(|hold| hold.thread == thread).map(|hold| hold.label.clone()).collect()
     }
 
-    /// Whether a chain of threads, each waiting for the next, leads from a waiter back to itself. A waiter waits for
-    /// those who hold the lock and for those before it in the queue.
-    pub(super) fn would_wait_for_itself(&self, key: Key, thread: Thread, ticket: u64) -> bool {
-        // Nobody can wait for a thread that holds nothing and is last in its only queue.
+    /// Whether a chain of threads, each waiting for the next, leads from a waiter back to itself. A writer waits for those
+    /// who hold the lock and for those before it in the queue, a reader for the writers among them.
+    pub(super) fn would_wait_for_itself(&self, key: Key, thread: Thread, mode: LockMode, last: u64) -> bool {
+        // Nobody can wait for a thread that holds nothing and came last.
         if !self.holds.iter().any(|hold| hold.thread == thread) {
             return false;
         }
+        // A reader, too: it would not let others in.
+        if self.holds(key, thread) {
+            return true;
+        }
         let mut seen = BTreeSet::new();
-        let mut todo = vec![(key, ticket)];
-        while let Some((key, ticket)) = todo.pop() {
-            let holders = self.holds.iter().filter(|hold| hold.key == key).map(|hold| hold.thread);
-            let ahead = self.queue.iter().filter(|waiter| waiter.key == key && waiter.ticket < ticket);
-            for other in holders.chain(ahead.map(|waiter| waiter.thread)) {
+        let mut todo = vec![(key, mode, last)];
+        while let Some((key, mode, ticket)) = todo.pop() {
+            let excludes = |other: LockMode| mode == LockMode::Exclusive || other == LockMode::Exclusive;
+            let phase = self.entries.get(&key).map(|entry| entry.phase);
+            let in_the_way = matches!(phase, Some(Phase::Held(other)) if excludes(other));
+            let holders = self.holds.iter().filter(|hold| in_the_way && hold.key == key).map(|hold| hold.thread);
+            let before = self.before(key, ticket).filter(|waiter| excludes(waiter.mode)).map(|waiter| waiter.thread);
+            for other in holders.chain(before) {
                 if other == thread {
                     return true;
                 }
                 if seen.insert(other) {
-                    let waits = self.queue.iter().filter(|waiter| waiter.thread == other && !waiter.draining);
-                    // Those before somebody before me in one queue are before me too.
-                    todo.extend(waits.map(|waiter| (waiter.key, waiter.ticket)).filter(|wait| wait.0 != key));
+                    // Whoever comes last closes a cycle, and is told; who only tries closes none.
+                    let waits =
+                        self.queue.iter().filter(|it| it.thread == other && it.ticket < last && it.wait != Wait::Never);
+                    todo.extend(waits.map(|waiter| (waiter.key, waiter.mode, waiter.ticket)));
                 }
             }
         }

@@ -158,20 +158,22 @@ impl<K: Kernel> Table<K> {
         let mut state = self.state();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
-        state.queue.push(Waiter { key, mode, thread, ticket, draining: false, asleep: None });
+        state.queue.push(Waiter { key, mode, wait, thread, ticket, asleep: None });
         let mut drain = None;
         let mut looks = 0;
         let result = loop {
             let phase = state.entries.get(&key).map(|entry| entry.phase);
             let held = matches!(phase, Some(Phase::Held(_)));
-            match phase.filter(|_| state.is_next(key, mode, ticket)) {
+            let now = self.kernel.now();
+            // All that were inside have left.
+            drain = drain.filter(|_| phase == Some(Phase::Held(LockMode::Shared)));
+            match phase.filter(|_| state.is_next(key, mode, ticket, now)) {
                 Some(Phase::Free) => {
                     let result;
-                    (state, result) = self.ask_kernel(state, request);
+                    (state, result) = self.ask_kernel(state, request, now);
                     break result;
                 }
                 Some(Phase::Held(LockMode::Shared)) if mode == LockMode::Shared && !state.holds(key, thread) => {
-                    let now = self.kernel.now();
                     if !state.turn_is_over(key, now) || wait.is_over(now) {
                         break Ok(());
                     }
@@ -198,8 +200,10 @@ impl<K: Kernel> Table<K> {
             }
         };
         state.queue.retain(|waiter| waiter.ticket != ticket);
-        if result.is_ok() {
-            state.holds.push(Hold { key, thread, label: label.clone() });
+        match result {
+            Ok(()) => state.holds.push(Hold { key, thread, label: label.clone() }),
+            // Its last user may have left meanwhile.
+            Err(_) => state.close_if_unused(key),
         }
         state.wake(key);
         result
@@ -281,7 +285,7 @@ impl<K: Kernel> Table<K> {
         ticket: u64,
         drain: Option<Instant>,
     ) -> (MutexGuard<'a, State<K::File>>, Option<Refusal<K::Error>>) {
-        let Request { key, wait, in_order, thread, .. } = *request;
+        let Request { key, mode, wait, in_order, thread, .. } = *request;
         let now = self.kernel.now();
         if wait == Wait::Never {
             return (state, Some(Refusal::WouldBlock));
@@ -289,11 +293,10 @@ impl<K: Kernel> Table<K> {
         let Some(me) = state.queue.iter_mut().find(|waiter| waiter.ticket == ticket) else {
             return (state, Some(Refusal::Gone));
         };
-        me.draining = drain.is_some();
         let begins = me.asleep.is_none();
         let (changed, since) = me.asleep.get_or_insert_with(|| (Arc::new(Condvar::new()), now)).clone();
         // Only when somebody begins to wait can a cycle close.
-        if begins && drain.is_none() && state.would_wait_for_itself(key, thread, ticket) {
+        if begins && state.would_wait_for_itself(key, thread, mode, ticket) {
             let held = state.held_by(thread);
             return (state, Some(Refusal::Deadlock(held)));
         }

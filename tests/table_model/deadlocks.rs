@@ -1,11 +1,11 @@
-//! Deadlocks that the kernel sees.
+//! Deadlocks that the kernel sees, and those that the table sees.
 
 use std::time::Duration;
 
 use crate::kernel::StubState;
-use crate::sys::LockMode::Exclusive;
+use crate::sys::LockMode::{Exclusive, Shared};
 use crate::table::{Key, Refusal, Wait};
-use crate::world::{A, B, World, explore, held_elsewhere, write_a};
+use crate::world::{A, B, World, explore, held_elsewhere, nothing_held, write_a};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// What polling may take longer.
@@ -93,4 +93,39 @@ fn who_has_a_deadline_waits_for_it_behind_a_thread_that_is_told_of_a_deadlock() 
         world.unlock(thread, B);
     }
     explore(0, deadlock_for_3_seconds, &[write_a, behind]);
+}
+
+#[test]
+fn who_only_tries_is_in_no_cycle() {
+    fn tries(world: &World, thread: u64) {
+        assert_eq!(world.lock(thread, B, Exclusive, Wait::Forever), Ok(()));
+        // It looks again before it gives up.
+        let _either = world.visit(thread, A, Exclusive, Wait::Never);
+        world.unlock(thread, B);
+    }
+    fn waits(world: &World, thread: u64) {
+        assert_eq!(world.lock(thread, A, Exclusive, Wait::Forever), Ok(()));
+        assert_eq!(world.visit(thread, B, Exclusive, Wait::Forever), Ok(()));
+        world.unlock(thread, A);
+    }
+    explore(4, nothing_held, &[tries, waits]);
+}
+
+#[test]
+fn a_reader_behind_a_writer_waits_for_readers() {
+    // None of them is told of the cycle if the writer does not get in between.
+    fn told(result: &Result<(), Refusal<&'static str>>) {
+        assert!(matches!(result, Ok(()) | Err(Refusal::Deadlock(_))), "{result:?}");
+    }
+    fn reads_a_then_writes_b(world: &World, thread: u64) {
+        assert_eq!(world.lock(thread, A, Shared, Wait::Forever), Ok(()));
+        told(&world.visit(thread, B, Exclusive, Wait::Forever));
+        world.unlock(thread, A);
+    }
+    fn writes_b_then_reads_a(world: &World, thread: u64) {
+        assert_eq!(world.lock(thread, B, Exclusive, Wait::Forever), Ok(()));
+        told(&world.visit(thread, A, Shared, Wait::Forever));
+        world.unlock(thread, B);
+    }
+    explore(2, nothing_held, &[reads_a_then_writes_b, writes_b_then_reads_a, write_a]);
 }

@@ -3,7 +3,7 @@
 use crate::kernel::File;
 use crate::sys::LockMode::Exclusive;
 use crate::table::{Key, Refusal, Wait};
-use crate::world::{A, B, World, explore, nothing_held, read_a, write_a};
+use crate::world::{A, B, World, explore, held_elsewhere, nothing_held, read_a, write_a};
 
 #[test]
 fn the_user_leaves_before_the_lock_is_released() {
@@ -72,4 +72,21 @@ fn the_last_user_leaves_while_another_thread_waits() {
     }
     explore(3, nothing_held, &[leaves, waits]);
     explore(2, nothing_held, &[leaves, waits, waits]);
+}
+
+#[test]
+fn the_last_user_leaves_while_another_thread_is_refused() {
+    fn leaves(world: &World, _: u64) {
+        world.enter(A);
+        world.table.leave(A);
+        world.raise_flag();
+    }
+    fn tries(world: &World, thread: u64) {
+        let result = world.acquire(thread, A, Exclusive, Wait::Never);
+        assert!(matches!(result, Err(Refusal::WouldBlock | Refusal::Gone)), "{result:?}");
+        world.await_flag();
+        assert_eq!(world.table.with_file(A, |file| file.key), None, "it stays open");
+        world.kernel.lock().unwrap().theirs.clear();
+    }
+    explore(3, held_elsewhere, &[leaves, tries]);
 }
