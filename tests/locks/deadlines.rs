@@ -1,14 +1,13 @@
 //! Deadlines: they are kept, their errors name the holder, and to wait burns no CPU.
 
 use std::process;
-use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use atomic_file_adapter::{AtomicFile, Error, Result};
 
 use crate::talk::{Ask, LOCK, LOCK_SHARED, LOCK_SHARED_TIMEOUT, LOCK_TIMEOUT, Ordered, boxed, said};
-use crate::watching::{PARKED, PAUSED, this_task, until_blocked, until_in};
+use crate::watching::{PARKED, PAUSED, spawn_until_in, until_blocked};
 use crate::{MINUTE, Scratch, settings};
 
 const SHORT: Duration = Duration::from_millis(100);
@@ -100,13 +99,10 @@ pub(crate) fn the_builders_deadline_holds_for_every_verb() {
 /// Asks in a thread while the lock is held, lets go when the thread sleeps, and returns how long it took from there.
 fn until_taken(file: &AtomicFile, ask: Ask, asleep: &[libc::c_long], release: impl FnOnce()) -> Duration {
     thread::scope(|scope| {
-        let (task, tasks) = channel();
-        let waiter = scope.spawn(move || {
-            task.send(this_task()).unwrap();
+        let waiter = spawn_until_in(scope, asleep, || {
             let answer = said(&ask(file));
             (answer, Instant::now())
         });
-        until_in(&tasks.recv().unwrap(), asleep);
         let released = Instant::now();
         release();
         let (answer, taken) = waiter.join().unwrap();

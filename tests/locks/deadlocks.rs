@@ -11,7 +11,7 @@ use atomic_file_adapter::{AtomicFile, Error, WriteGuard};
 
 use crate::common::Worker;
 use crate::talk::{Ask, LOCK, LOCK_SHARED, LOCK_TIMEOUT, Ordered, TRY_LOCK, TRY_LOCK_SHARED, WAITING, said};
-use crate::watching::{PAUSED, is_in, this_task, until, until_blocked, until_in};
+use crate::watching::{PAUSED, is_in, spawn_until_in, until, until_blocked};
 use crate::{Scratch, adapter};
 
 pub(crate) fn asking_again_for_a_held_lock_is_a_deadlock() {
@@ -144,15 +144,7 @@ pub(crate) fn a_cycle_through_the_queue_is_found() {
     thread::scope(|scope| {
         // Ends with this closure, so that nobody waits for it when the test fails.
         let mut other = other;
-        let (task, tasks) = channel();
-        let head = scope.spawn({
-            let b = &b;
-            move || {
-                task.send(this_task()).unwrap();
-                b.lock().map(drop)
-            }
-        });
-        until_in(&tasks.recv().unwrap(), PAUSED);
+        let head = spawn_until_in(scope, PAUSED, || b.lock().map(drop));
         assert_eq!(said(&b.lock()), "b would deadlock with a");
         drop(held);
         other.expect("ok");
@@ -194,15 +186,9 @@ pub(crate) fn a_cycle_is_told_to_many_locks() {
             said(&inject(pause, || second.lock()).0)
         });
         is_asking.recv().unwrap();
-        let (task, tasks) = channel();
-        let many = scope.spawn({
-            let scratch = &scratch;
-            move || {
-                task.send(this_task()).unwrap();
-                said(&scratch.adapter.lock_many(["a", "b"].map(|name| scratch.path(name))))
-            }
+        let many = spawn_until_in(scope, PARKED, || {
+            said(&scratch.adapter.lock_many(["a", "b"].map(|name| scratch.path(name))))
         });
-        until_in(&tasks.recv().unwrap(), PARKED);
         other.tell(&format!("lock {}", name(first)));
         until_blocked(other.pid(), first);
         drop(go);

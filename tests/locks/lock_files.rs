@@ -11,7 +11,7 @@ use atomic_file_adapter::Error;
 
 use crate::common::{Worker, hear, tell};
 use crate::talk::{LOCK, LOCK_TIMEOUT, Ordered, said};
-use crate::watching::{PARKED, PAUSED, this_task, until_blocked, until_in};
+use crate::watching::{PARKED, PAUSED, spawn_until_in, until_blocked, until_in};
 use crate::{Scratch, Stop, adapter, next};
 
 pub(crate) fn a_removed_lock_file_is_noticed_by_processes() {
@@ -43,17 +43,14 @@ pub(crate) fn a_removed_lock_file_is_noticed_by_threads() {
         let mut other = scratch.worker("talk", &[]);
         let held = file.lock().unwrap();
         thread::scope(|scope| {
-            let ((task, tasks), (release, may_release)) = (channel(), channel::<()>());
-            let (taken, is_taken) = channel();
+            let ((release, may_release), (taken, is_taken)) = (channel::<()>(), channel());
             let file = &file;
-            let waiter = scope.spawn(move || {
-                task.send(this_task()).unwrap();
+            let waiter = spawn_until_in(scope, PARKED, move || {
                 let _guard = ask(file).unwrap();
                 taken.send(()).unwrap();
                 // An error when the test has failed.
                 let _ = may_release.recv();
             });
-            until_in(&tasks.recv().unwrap(), PARKED);
             fs::remove_file(file.lock_path()).unwrap();
             drop(held);
             is_taken.recv().unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Worker, hear, tell};
 use crate::talk::{Ordered, said};
-use crate::watching::{PARKED, this_task, until, until_blocked, until_in};
+use crate::watching::{PARKED, spawn_until_in, until, until_blocked};
 use crate::{Scratch, Stop, adapter, next};
 
 /// So long that three are never all outside by chance.
@@ -124,13 +124,7 @@ pub(crate) fn a_reader_does_not_overtake_a_writer() {
     let file = scratch.file("file");
     let guard = file.lock_shared().unwrap();
     thread::scope(|scope| {
-        let (task, tasks) = channel();
-        let file = &file;
-        let writer = scope.spawn(move || {
-            task.send(this_task()).unwrap();
-            file.lock().map(drop)
-        });
-        until_in(&tasks.recv().unwrap(), PARKED);
+        let writer = spawn_until_in(scope, PARKED, || file.lock().map(drop));
         let overtakes = scope.spawn(|| said(&file.try_lock_shared())).join().unwrap();
         drop(guard);
         writer.join().unwrap().unwrap();
@@ -146,13 +140,7 @@ pub(crate) fn a_reader_need_not_wait_until_others_have_woken_up() {
     for _ in 0..ROUNDS {
         let guard = file.lock().unwrap();
         thread::scope(|scope| {
-            let (task, tasks) = channel();
-            let file = &file;
-            let sleeper = scope.spawn(move || {
-                task.send(this_task()).unwrap();
-                file.lock_shared().map(drop)
-            });
-            until_in(&tasks.recv().unwrap(), PARKED);
+            let sleeper = spawn_until_in(scope, PARKED, || file.lock_shared().map(drop));
             drop(guard);
             // It is awake only after a while, and asks the kernel only for a moment then.
             refused += usize::from(file.try_lock_shared().is_err());

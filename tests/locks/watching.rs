@@ -1,6 +1,7 @@
 //! Waiting until other threads and processes are where a test wants them.
 
-use std::thread;
+use std::sync::mpsc::channel;
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::tasks::{PARKED, PAUSED, is_in, this_task, until_blocked, until_in};
@@ -13,6 +14,22 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(begun.elapsed() < Duration::from_secs(20), "in vain: {what}");
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Spawns a thread, and waits until it sleeps in one of these system calls.
+#[track_caller]
+pub(crate) fn spawn_until_in<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    calls: &[libc::c_long],
+    body: impl FnOnce() -> T + Send + 'scope,
+) -> ScopedJoinHandle<'scope, T> {
+    let (task, tasks) = channel();
+    let thread = scope.spawn(move || {
+        task.send(this_task()).unwrap();
+        body()
+    });
+    until_in(&tasks.recv().unwrap(), calls);
+    thread
 }
 
 /// What other threads and processes are doing.
