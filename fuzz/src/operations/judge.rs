@@ -1,6 +1,6 @@
-//! What may come of a call, by the model, and whether the disk and the kernel agree with it.
+//! The judge: what may come of a call, by the model, and whether the disk and the kernel agree with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,26 +9,8 @@ use atomic_file_adapter::{Error, Result};
 use nix::fcntl::{FcntlArg, fcntl};
 
 use super::language::FILES;
+use super::model::{Version, lock_files, next_version};
 use super::world::{Guard, World};
-
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Version {
-    pub(super) contents: Vec<u8>,
-    pub(super) mode: u32,
-}
-
-/// Its beginning is enough to know it by.
-impl std::fmt::Debug for Version {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let beginning = &self.contents[..self.contents.len().min(8)];
-        write!(f, "{} bytes {beginning:?}, mode {:o}", self.contents.len(), self.mode)
-    }
-}
-
-/// A replaced file keeps its mode.
-pub(super) fn next_version(old: &Option<Version>, contents: Vec<u8>, new_mode: u32) -> Version {
-    Version { contents, mode: old.as_ref().map_or(new_mode, |old| old.mode) }
-}
 
 impl World {
     pub(super) fn holds(&self, file: usize) -> bool {
@@ -151,10 +133,4 @@ impl World {
         }
         assert!(held.is_empty(), "a guard's lock file is not in the lock directory");
     }
-}
-
-pub(super) fn lock_files(dir: &Path) -> BTreeSet<PathBuf> {
-    let Ok(entries) = fs::read_dir(dir) else { return BTreeSet::new() };
-    let paths = entries.map(|entry| entry.unwrap().path());
-    paths.filter(|path| path.extension().is_some_and(|extension| extension == "lock")).collect()
 }

@@ -2,6 +2,7 @@
 //! `operations` and `faults`.
 
 mod calls;
+mod judge;
 mod language;
 mod model;
 mod world;
