@@ -5,14 +5,16 @@ use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::adapter::Config;
 use crate::error::{Error, Result, Step};
 use crate::file::AtomicFile;
-use crate::guard::WriteGuard;
-use crate::locking::lock_many;
+use crate::file::guard::WriteGuard;
+use crate::file::locking::lock_many;
 use crate::path::{Dir, current_dir};
-use crate::replace::{Durability, Replacement, check_removable, sync_dir, unlink};
+use crate::settings::{Config, Durability};
 use crate::sys;
+use crate::version::remove::{check_removable, unlink};
+use crate::version::replace::Replacement;
+use crate::version::sync_dir;
 
 /// As many files are in work at a time, at the most.
 const AT_A_TIME: u64 = 128;

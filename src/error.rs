@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::sys;
+use crate::sys::FileKind;
 
 /// The result of every fallible call in this crate.
 ///
@@ -79,6 +79,8 @@ pub enum Error {
         /// A process that held the lock when the time was up, where the system can tell; this process's own number
         /// if another of its threads held it.
         holder: Option<u32>,
+        /// Another thread of this process held it.
+        by_thread: bool,
     },
     /// `try_lock` or `try_lock_shared`: somebody holds the lock, or waits for it already.
     #[non_exhaustive]
@@ -230,47 +232,6 @@ impl fmt::Display for Step {
     }
 }
 
-/// What a path leads to, if not to a regular file.
-///
-/// ```
-/// # let scratch = tempfile::tempdir()?;
-/// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
-/// use atomic_file_adapter::{Error, FileKind};
-///
-/// let error = files.read_with_lock(scratch.path()).unwrap_err();
-/// assert!(matches!(error, Error::NotRegularFile { kind: FileKind::Directory, .. }), "{error}");
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum FileKind {
-    /// A directory.
-    Directory,
-    /// A symbolic link in the place of a lock file, or one that appeared after the path had been resolved.
-    Symlink,
-    /// A FIFO (named pipe).
-    Fifo,
-    /// A socket.
-    Socket,
-    /// A block or character device.
-    Device,
-    /// Something else.
-    Other,
-}
-
-impl fmt::Display for FileKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            FileKind::Directory => "a directory",
-            FileKind::Symlink => "a symbolic link",
-            FileKind::Fifo => "a FIFO",
-            FileKind::Socket => "a socket",
-            FileKind::Device => "a device",
-            FileKind::Other => "neither a file nor a directory",
-        })
-    }
-}
-
 impl Error {
     pub(crate) fn io(path: &Path, step: Step, source: impl Into<io::Error>) -> Self {
         Error::Io { path: path.to_owned(), step, source: source.into() }
@@ -339,10 +300,10 @@ impl fmt::Display for Error {
                 "{path} was replaced or removed, but its directory could not be synced, so a power cut may undo that: \
                  {source}"
             ),
-            Error::Timeout { lock, waited, holder, .. } => {
+            Error::Timeout { lock, waited, holder, by_thread, .. } => {
                 write!(f, "gave up after {waited:?} waiting for the lock of {path} ({})", lock.display())?;
                 match holder {
-                    Some(pid) if *pid == sys::pid() => write!(f, ", held by another thread of this process"),
+                    _ if *by_thread => write!(f, ", held by another thread of this process"),
                     Some(pid) => write!(f, ", held by process {pid}"),
                     None => Ok(()),
                 }

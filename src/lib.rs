@@ -141,30 +141,27 @@
 
 mod adapter;
 mod batch;
-mod builder;
 mod error;
 mod file;
-mod guard;
 mod lock;
-mod locking;
 mod path;
-mod read;
-mod replace;
-mod sweep;
+mod protocol;
+mod settings;
 mod sys;
-mod temporary;
-mod upkeep;
+mod version;
 
 pub use crate::adapter::AtomicFileAdapter;
+pub use crate::adapter::builder::Builder;
+pub use crate::adapter::upkeep::{LockFile, LockHolder};
 pub use crate::batch::Batch;
-pub use crate::builder::Builder;
-pub use crate::error::{Error, FileKind, Result, Step};
+pub use crate::error::{Error, Result, Step};
 pub use crate::file::AtomicFile;
-pub use crate::guard::{ReadGuard, WriteGuard};
-pub use crate::replace::{Durability, Replacement};
+pub use crate::file::guard::{ReadGuard, WriteGuard};
+pub use crate::settings::Durability;
+pub use crate::sys::FileKind;
 #[cfg(feature = "fault-injection")]
 pub use crate::sys::fault;
-pub use crate::upkeep::{LockFile, LockHolder};
+pub use crate::version::replace::Replacement;
 
 /// The README's example compiles.
 #[cfg(doctest)]

@@ -11,9 +11,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use crate::error::{Error, FileKind, Result, Step};
-use crate::lock::is_like_lock_name;
-use crate::sys::{self, Errno, Fd, Links, Meta};
+use crate::error::{Error, Result, Step};
+use crate::protocol::lock_name::is_like_lock_name;
+use crate::sys::{self, Errno, Fd, FileKind, Links, Meta};
 
 /// A file's place: its directory, held open, and its name there.
 #[derive(Debug)]

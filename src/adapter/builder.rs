@@ -1,14 +1,71 @@
-//! The settings of an adapter, before there is one.
+//! How an adapter is made, with which settings.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::adapter::{AtomicFileAdapter, Config};
+use crate::adapter::AtomicFileAdapter;
 use crate::error::{Error, Result, Step};
 use crate::lock::{LockDir, Recent};
 use crate::path::current_dir;
-use crate::replace::{Durability, Options};
+use crate::settings::{Config, Durability, Options};
+
+impl AtomicFileAdapter {
+    /// An adapter with all settings at their defaults: lock files in [`DEFAULT_LOCK_DIR`](Self::DEFAULT_LOCK_DIR)
+    /// under the current directory, which is asked for now and not again; [`Durability::Full`](crate::Durability::Full);
+    /// no limit to waiting for a lock.
+    ///
+    /// ```
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// # let scratch = tempfile::tempdir()?;
+    /// # std::env::set_current_dir(&scratch)?;
+    /// let files = AtomicFileAdapter::new()?;
+    /// assert_eq!(files.lock_dir(), std::env::current_dir()?.join(AtomicFileAdapter::DEFAULT_LOCK_DIR));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The current directory cannot be found.
+    pub fn new() -> Result<Self> {
+        Self::builder().build()
+    }
+
+    /// As [`new`](Self::new), with the lock files in `dir`. The directory is made when it is first needed.
+    ///
+    /// ```
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let dir = scratch.path();
+    /// let files = AtomicFileAdapter::with_lock_dir(dir.join("locks"))?;
+    /// files.write_atomic(dir.join("settings.toml"), "colour = 'red'\n")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `dir` is relative, and the current directory cannot be found.
+    pub fn with_lock_dir(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().lock_dir(dir).build()
+    }
+
+    /// An adapter with settings of its own.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// let files = AtomicFileAdapter::builder().lock_timeout(Duration::from_secs(5)).build()?;
+    /// # drop(files);
+    /// # Ok::<(), atomic_file_adapter::Error>(())
+    /// ```
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+}
 
 /// The settings of a new [`AtomicFileAdapter`].
 ///
@@ -136,6 +193,6 @@ impl Builder {
         let replace = Options { durability: self.durability, new_file_mode: self.new_file_mode };
         let lock_dir = Arc::new(LockDir::new(dir));
         let config = Config { lock_dir, recent: Recent::default(), lock_timeout: self.lock_timeout, replace };
-        Ok(AtomicFileAdapter::with_config(config))
+        Ok(AtomicFileAdapter { config: Arc::new(config) })
     }
 }

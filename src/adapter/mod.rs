@@ -1,15 +1,16 @@
-//! The front door: an adapter with its settings, and the verbs by path.
+//! The front door: an adapter, and the verbs by path. How one is made is in `builder.rs`.
+
+pub(crate) mod builder;
+mod many;
+pub(crate) mod upkeep;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::batch::Batch;
-use crate::builder::Builder;
 use crate::error::{Error, Result};
 use crate::file::AtomicFile;
-use crate::lock::{LockDir, Patience, Recent};
-use crate::replace::Options;
+use crate::settings::Config;
 use crate::sys;
 
 /// Reads, writes, updates and deletes files that several processes share. See the [crate's page](crate) for what it
@@ -45,22 +46,6 @@ pub struct AtomicFileAdapter {
     pub(crate) config: Arc<Config>,
 }
 
-/// The settings of an adapter.
-#[derive(Debug)]
-pub(crate) struct Config {
-    pub(crate) lock_dir: Arc<LockDir>,
-    pub(crate) recent: Recent,
-    pub(crate) lock_timeout: Option<Duration>,
-    pub(crate) replace: Options,
-}
-
-impl Config {
-    /// How long a call that begins now waits for its locks.
-    pub(crate) fn patience(&self) -> Patience {
-        Patience::new(self.lock_timeout)
-    }
-}
-
 impl AtomicFileAdapter {
     /// Where the lock files are unless the builder says otherwise: a path relative to the directory that is current
     /// when the adapter is built.
@@ -73,65 +58,6 @@ impl AtomicFileAdapter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub const DEFAULT_LOCK_DIR: &'static str = ".jerry/local/locks";
-
-    /// An adapter with all settings at their defaults: lock files in [`DEFAULT_LOCK_DIR`](Self::DEFAULT_LOCK_DIR)
-    /// under the current directory, which is asked for now and not again; [`Durability::Full`](crate::Durability::Full);
-    /// no limit to waiting for a lock.
-    ///
-    /// ```
-    /// use atomic_file_adapter::AtomicFileAdapter;
-    ///
-    /// # let scratch = tempfile::tempdir()?;
-    /// # std::env::set_current_dir(&scratch)?;
-    /// let files = AtomicFileAdapter::new()?;
-    /// assert_eq!(files.lock_dir(), std::env::current_dir()?.join(AtomicFileAdapter::DEFAULT_LOCK_DIR));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// The current directory cannot be found.
-    pub fn new() -> Result<Self> {
-        Self::builder().build()
-    }
-
-    /// As [`new`](Self::new), with the lock files in `dir`. The directory is made when it is first needed.
-    ///
-    /// ```
-    /// use atomic_file_adapter::AtomicFileAdapter;
-    ///
-    /// # let scratch = tempfile::tempdir()?;
-    /// # let dir = scratch.path();
-    /// let files = AtomicFileAdapter::with_lock_dir(dir.join("locks"))?;
-    /// files.write_atomic(dir.join("settings.toml"), "colour = 'red'\n")?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// `dir` is relative, and the current directory cannot be found.
-    pub fn with_lock_dir(dir: impl AsRef<Path>) -> Result<Self> {
-        Self::builder().lock_dir(dir).build()
-    }
-
-    /// An adapter with settings of its own.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// use atomic_file_adapter::AtomicFileAdapter;
-    ///
-    /// let files = AtomicFileAdapter::builder().lock_timeout(Duration::from_secs(5)).build()?;
-    /// # drop(files);
-    /// # Ok::<(), atomic_file_adapter::Error>(())
-    /// ```
-    pub fn builder() -> Builder {
-        Builder::default()
-    }
-
-    pub(crate) fn with_config(config: Config) -> Self {
-        AtomicFileAdapter { config: Arc::new(config) }
-    }
 
     /// The directory of the lock files, absolute.
     ///

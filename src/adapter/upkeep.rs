@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::adapter::AtomicFileAdapter;
 use crate::error::Result;
-use crate::lock;
-use crate::sweep;
+use crate::lock::upkeep;
 use crate::sys::LockMode;
+use crate::version::sweep;
 
 impl AtomicFileAdapter {
     /// Removes the lock files that nobody holds at this moment, and returns their paths. Safe at any time: whoever is
@@ -29,7 +29,7 @@ impl AtomicFileAdapter {
     ///
     /// The lock directory cannot be listed, or a lock file not opened or removed. The rest is left as it is.
     pub fn prune(&self) -> Result<Vec<PathBuf>> {
-        lock::prune(&self.config.lock_dir)
+        upkeep::prune(&self.config.lock_dir)
     }
 
     /// Removes the temporary files that killed writers of the file `path` have left beside it; if `path` is a directory,
@@ -86,7 +86,7 @@ impl AtomicFileAdapter {
     ///
     /// The lock directory or a lock file cannot be opened. A lock directory that does not exist has no lock files.
     pub fn locks(&self) -> Result<Vec<LockFile>> {
-        let files = lock::list(&self.config.lock_dir)?;
+        let files = upkeep::list(&self.config.lock_dir)?;
         Ok(files
             .into_iter()
             .map(|(path, holder)| LockFile {

@@ -5,9 +5,9 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::file::Inner;
+use crate::file::resolved::Resolved;
 use crate::lock::Held;
-use crate::replace::Replacement;
+use crate::version::replace::Replacement;
 
 /// A shared lock of a file, from [`AtomicFile::lock_shared`]. Its verbs work under the lock that it is; dropping it
 /// releases the lock.
@@ -70,17 +70,17 @@ pub struct WriteGuard(pub(crate) Guard);
 pub(crate) struct Guard {
     // First, so that the lock is released before the last user of the lock file leaves.
     held: Held,
-    file: Arc<Inner>,
+    file: Arc<Resolved>,
     not_send: PhantomData<*const ()>,
 }
 
 impl Guard {
-    pub(crate) fn new(held: Held, file: Arc<Inner>) -> Self {
+    pub(crate) fn new(held: Held, file: Arc<Resolved>) -> Self {
         Guard { held, file, not_send: PhantomData }
     }
 
     /// What the guard is for, if it is this process that took the lock.
-    fn checked(&self) -> Result<&Inner> {
+    fn checked(&self) -> Result<&Resolved> {
         self.held.check()?;
         Ok(&self.file)
     }

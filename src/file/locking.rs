@@ -1,13 +1,12 @@
-//! The verbs that take locks to keep: of one file, and of several in one order for all. They return guards.
+//! The verbs that take a lock to keep, and the locks of several files in one order for all. They return guards.
 
-use std::path::Path;
 use std::time::Duration;
 
-use crate::adapter::{AtomicFileAdapter, Config};
 use crate::error::Result;
 use crate::file::AtomicFile;
-use crate::guard::{Guard, ReadGuard, WriteGuard};
+use crate::file::guard::{Guard, ReadGuard, WriteGuard};
 use crate::lock::{self, Lock, Patience};
+use crate::settings::Config;
 use crate::sys::LockMode;
 
 impl AtomicFile {
@@ -186,92 +185,14 @@ impl AtomicFile {
     }
 }
 
-impl AtomicFileAdapter {
-    /// Takes the exclusive locks of several files, or none of them. The guards are in the order of `paths`.
-    ///
-    /// The locks are taken in one order that is the same for all callers, so that two such calls are never in a
-    /// deadlock with each other, whatever the order of `paths` and even where two paths are one file or share a lock
-    /// file. The builder's `lock_timeout` is one limit for all of them together.
-    ///
-    /// ```
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let scratch = tempfile::tempdir()?;
-    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
-    /// # let [from, to] = ["from", "to"].map(|name| scratch.path().join(name));
-    /// # files.write_atomic(&from, "goods")?;
-    /// let guards = files.lock_many([&from, &to])?;
-    /// guards[1].write(guards[0].read()?.unwrap_or_default())?;
-    /// guards[0].delete()?;
-    /// # assert_eq!(guards[1].read()?.as_deref(), Some(&b"goods"[..]));
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As [`AtomicFile::lock`], or a path cannot be resolved. No lock is held then.
-    pub fn lock_many<P: AsRef<Path>>(&self, paths: impl IntoIterator<Item = P>) -> Result<Vec<WriteGuard>> {
-        lock_many(&self.config, &self.files(paths)?)
-    }
-
-    /// Takes the shared locks of several files, or none of them, in the order of [`lock_many`](Self::lock_many).
-    ///
-    /// Settings in layers, as a program that reads them: all files are locked before the first is read, so a program that
-    /// changes two of them under [`lock_many`](Self::lock_many) is not seen between the two changes (unless it dies or
-    /// fails there). To edit one, [`try_update`](Self::try_update) has an example. All programs need the same lock directory:
-    /// here, those of one user.
-    ///
-    /// ```
-    /// use std::collections::BTreeMap;
-    /// use std::error::Error;
-    /// use std::path::PathBuf;
-    ///
-    /// use atomic_file_adapter::AtomicFileAdapter;
-    /// use toml_edit::{DocumentMut, Item};
-    ///
-    /// /// The defaults; over them the project's file, over that the user's, and the environment over all.
-    /// fn load(files: &AtomicFileAdapter, layers: &[PathBuf]) -> Result<BTreeMap<String, String>, Box<dyn Error>> {
-    ///     let mut settings = BTreeMap::from([("colour".into(), "red".into()), ("size".into(), "3".into())]);
-    ///     for guard in files.lock_many_shared(layers)? {
-    ///         let Some(contents) = guard.read()? else { continue }; // no such layer
-    ///         let layer: DocumentMut = String::from_utf8(contents)?.parse()?;
-    ///         let strings = layer.iter().filter_map(|(name, item): (&str, &Item)| Some((name, item.as_str()?)));
-    ///         settings.extend(strings.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    ///     }
-    ///     let variables = std::env::vars_os().filter_map(|(name, value)| {
-    ///         Some((name.to_str()?.strip_prefix("PAINT_")?.to_lowercase(), value.into_string().ok()?))
-    ///     });
-    ///     settings.extend(variables);
-    ///     Ok(settings)
-    /// }
-    ///
-    /// fn main() -> Result<(), Box<dyn Error>> {
-    ///     # let scratch = tempfile::tempdir()?;
-    ///     # let (project, home) = (scratch.path().join("project"), scratch.path().join("home"));
-    ///     let files = AtomicFileAdapter::with_lock_dir(home.join(".local/state/paint/locks"))?;
-    ///     let layers = [project.join("paint.toml"), home.join(".config/paint.toml")];
-    ///     files.write_atomic(&layers[1], "colour = 'blue'\n")?;
-    ///     let settings = load(&files, &layers)?;
-    ///     assert_eq!((&*settings["colour"], &*settings["size"]), ("blue", "3"));
-    ///     Ok(())
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As [`lock_many`](Self::lock_many).
-    pub fn lock_many_shared<P: AsRef<Path>>(&self, paths: impl IntoIterator<Item = P>) -> Result<Vec<ReadGuard>> {
-        Ok(acquire_many(&self.config, &self.files(paths)?, LockMode::Shared)?.map(ReadGuard).collect())
-    }
-
-    fn files<P: AsRef<Path>>(&self, paths: impl IntoIterator<Item = P>) -> Result<Vec<AtomicFile>> {
-        paths.into_iter().map(|path| self.file(path)).collect()
-    }
-}
-
 /// The exclusive locks of several files, in the order of `files`.
 pub(crate) fn lock_many(config: &Config, files: &[AtomicFile]) -> Result<Vec<WriteGuard>> {
     Ok(acquire_many(config, files, LockMode::Exclusive)?.map(WriteGuard).collect())
+}
+
+/// The shared locks of several files, in the order of `files`.
+pub(crate) fn lock_many_shared(config: &Config, files: &[AtomicFile]) -> Result<Vec<ReadGuard>> {
+    Ok(acquire_many(config, files, LockMode::Shared)?.map(ReadGuard).collect())
 }
 
 fn acquire_many(config: &Config, files: &[AtomicFile], mode: LockMode) -> Result<impl Iterator<Item = Guard>> {

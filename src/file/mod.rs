@@ -1,16 +1,20 @@
-//! One resolved file, and its verbs, each under its own lock. Those that take a lock to keep are in `locking.rs`.
+//! One file, looked up once, and its verbs, each under its own lock. Those that take a lock to keep are in `locking.rs`.
+
+pub(crate) mod guard;
+pub(crate) mod locking;
+mod resolved;
 
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::adapter::Config;
 use crate::error::{Error, Result};
-use crate::lock::{Held, Lock, is_like_lock_name};
+use crate::file::resolved::Resolved;
+use crate::lock::{Held, Lock};
 use crate::path::Place;
-use crate::read;
-use crate::replace::{Replacement, remove};
+use crate::protocol::lock_name::is_like_lock_name;
+use crate::settings::Config;
 use crate::sys::LockMode;
 
 /// One file, looked up once: the fast path for a file that is used often. From [`AtomicFileAdapter::file`].
@@ -42,14 +46,7 @@ use crate::sys::LockMode;
 ///
 /// [`AtomicFileAdapter::file`]: crate::AtomicFileAdapter::file
 #[derive(Debug, Clone)]
-pub struct AtomicFile(pub(crate) Arc<Inner>);
-
-#[derive(Debug)]
-pub(crate) struct Inner {
-    pub(crate) config: Arc<Config>,
-    place: Place,
-    pub(crate) lock: Arc<Lock>,
-}
+pub struct AtomicFile(pub(crate) Arc<Resolved>);
 
 impl AtomicFile {
     /// A handle with a lock of its own.
@@ -70,7 +67,7 @@ impl AtomicFile {
             return Err(Error::InvalidPath { path: path.to_owned(), reason: "it is one of the adapter's lock files" });
         }
         let lock = lock(&place)?;
-        Ok(AtomicFile(Arc::new(Inner { config: config.clone(), place, lock })))
+        Ok(AtomicFile(Arc::new(Resolved { config: config.clone(), place, lock })))
     }
 
     /// The canonical path: absolute, without symbolic links.
@@ -289,29 +286,5 @@ impl AtomicFile {
         let result = verb(&held);
         held.release();
         result
-    }
-}
-
-/// What can be done while the lock is held.
-impl Inner {
-    pub(crate) fn read(&self) -> Result<Option<Vec<u8>>> {
-        let mut contents = Vec::new();
-        Ok(self.read_into(&mut contents)?.map(|_| contents))
-    }
-
-    pub(crate) fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
-        read::read_into(&self.place, buf)
-    }
-
-    pub(crate) fn open(&self) -> Result<Option<File>> {
-        read::open(&self.place)
-    }
-
-    pub(crate) fn writer<'lock>(&'lock self, held: &'lock Held, anew: bool) -> Result<Replacement<'lock>> {
-        Replacement::begin(held, &self.place, self.config.replace, anew)
-    }
-
-    pub(crate) fn delete(&self) -> Result<bool> {
-        remove(&self.place, self.config.replace)
     }
 }

@@ -9,18 +9,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::name::is_lock_name;
 use super::table::Key;
-use crate::error::{Error, FileKind, Result, Step};
-use crate::sys::{self, Errno, Fd, Links, Meta};
+use crate::error::{Error, Result, Step};
+use crate::protocol::git_ignore;
+use crate::protocol::lock_name::is_lock_name;
+use crate::sys::{self, Errno, Fd, FileKind, Links, Meta};
 
 /// How often a lock file is looked for again after it was taken away between two steps. Somebody who removes lock
 /// files in a loop, or a file system that contradicts itself, must not hang the caller.
 const ATTEMPTS: usize = 1000;
-
-const GITIGNORE: &str = ".gitignore";
-/// And the number of the process that makes it.
-const GITIGNORE_TEMPORARY: &str = ".gitignore.tmp.";
 
 /// Where the lock files are.
 #[derive(Debug)]
@@ -118,10 +115,7 @@ impl LockDir {
     /// The paths of what processes that were killed while they made the `.gitignore` have left. Should one of them be alive, and
     /// its file be removed, the directory goes without a `.gitignore` until the next process comes.
     pub(crate) fn left_behind(&self) -> Result<Vec<PathBuf>> {
-        self.list_names(|name| {
-            name.strip_prefix(GITIGNORE_TEMPORARY.as_bytes())
-                .is_some_and(|pid| !pid.is_empty() && pid.iter().all(u8::is_ascii_digit))
-        })
+        self.list_names(git_ignore::is_temporary_name)
     }
 
     fn list_names(&self, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<PathBuf>> {
@@ -157,15 +151,15 @@ impl LockDir {
     /// the place of one that is there.
     fn hide_from_git(&self) -> Result<()> {
         let failed = |error| Error::io(&self.path, Step::CreateLockDirectory, error);
-        let ignore = c_path(&self.path.join(GITIGNORE))?;
-        let is_foreign = |name: &[u8]| !is_lock_name(name) && !name.starts_with(GITIGNORE.as_bytes());
+        let ignore = c_path(&self.path.join(git_ignore::NAME))?;
+        let is_foreign = |name: &[u8]| !is_lock_name(name) && !name.starts_with(git_ignore::NAME.as_bytes());
         if sys::stat(sys::cwd(), &ignore) != Err(Errno::NOENT) || !self.list_names(is_foreign)?.is_empty() {
             return Ok(());
         }
-        let temporary = c_path(&self.path.join(format!("{GITIGNORE_TEMPORARY}{}", sys::pid())))?;
+        let temporary = c_path(&self.path.join(git_ignore::temporary_name(sys::pid())))?;
         let file = sys::create_new(sys::cwd(), &temporary, 0o666).map_err(failed)?;
-        let linked = match sys::write(&file, b"*\n") {
-            Ok(2) => sys::link(sys::cwd(), &temporary, &ignore),
+        let linked = match sys::write(&file, git_ignore::CONTENTS) {
+            Ok(written) if written == git_ignore::CONTENTS.len() => sys::link(sys::cwd(), &temporary, &ignore),
             Ok(_) => Err(Errno::NOSPC),
             Err(error) => Err(error),
         };

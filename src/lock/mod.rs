@@ -1,10 +1,10 @@
 //! Taking and releasing the lock of a path: the lock file, this process's table, and the kernel's record lock.
 
 mod dir;
-mod name;
 mod process;
 mod recent;
 mod table;
+pub(crate) mod upkeep;
 
 /// What the table is built on. `tests/table_model` has the same names from the model checker loom.
 mod sync {
@@ -20,13 +20,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::dir::{LockDir, c_path};
-use self::name::lock_name;
-pub(crate) use self::name::{PATH_HASH_LEN, is_like_lock_name, is_path_hash, path_hash};
 use self::process::Process;
 pub(crate) use self::recent::Recent;
 use self::table::{Key, Refusal, Request, Thread, Wait};
 use crate::error::{Error, Result, Step};
-use crate::sys::{self, Errno, Holder, LockMode};
+use crate::protocol::lock_name::{SUFFIX, lock_name};
+use crate::sys::{self, Errno, LockMode};
 
 /// The lock of one path.
 #[derive(Debug)]
@@ -51,7 +50,7 @@ impl Lock {
 
     /// The lock of a path of which only the [`path_hash`] is known; `guarded` is what errors will say.
     pub(crate) fn of_hash(dir: &Arc<LockDir>, hash: &[u8], guarded: Arc<Path>) -> Result<Self> {
-        let name = [hash, name::SUFFIX.as_bytes()].concat();
+        let name = [hash, SUFFIX.as_bytes()].concat();
         Self::new(dir, dir.path().join(OsStr::from_bytes(&name)), guarded)
     }
 
@@ -159,7 +158,7 @@ impl Lock {
             Refusal::TimedOut(by_thread) => {
                 let elsewhere = || process.table.with_file(key, |file| sys::holder(file.as_fd(), mode));
                 let holder = if by_thread { Some(sys::pid()) } else { elsewhere().and_then(|found| found.ok()??.pid) };
-                Error::Timeout { path, lock, waited: patience.timeout, holder }
+                Error::Timeout { path, lock, waited: patience.timeout, holder, by_thread }
             }
             Refusal::Deadlock(held) => {
                 Error::Deadlock { path, held: held.iter().map(|held| held.to_path_buf()).collect() }
@@ -201,51 +200,6 @@ pub(crate) fn acquire_all(locks: &[&Lock], mode: LockMode, patience: Patience) -
     }
     held.sort_by_key(|(n, _)| *n);
     Ok(held.into_iter().map(|(_, held)| held).collect())
-}
-
-/// Removes the lock files that nobody holds, and returns their paths.
-pub(crate) fn prune(dir: &Arc<LockDir>) -> Result<Vec<PathBuf>> {
-    let mut pruned = Vec::new();
-    for path in dir.list()? {
-        let lock = Lock::new(dir, path.clone(), path.as_path().into())?;
-        match lock.acquire(LockMode::Exclusive, Patience::NONE) {
-            // While the lock is held: whoever has opened the file waits for it, and will find that it is gone.
-            Ok(_held) => dir.remove(&lock.file)?,
-            Err(Error::WouldBlock { .. }) => continue,
-            Err(error) => return Err(error),
-        }
-        pruned.push(path);
-    }
-    Ok(pruned)
-}
-
-/// All lock files, and of those that are held, how and by whom.
-pub(crate) fn list(dir: &Arc<LockDir>) -> Result<Vec<(PathBuf, Option<Holder>)>> {
-    let process = Process::current();
-    let mut found = Vec::new();
-    for path in dir.list()? {
-        let file = c_path(&path)?;
-        let failed = |error| Error::io(&path, Step::OpenLock, error);
-        // Through the table, because closing a descriptor of our own would drop the locks that this process holds.
-        let gone = || Error::io(&path, Step::OpenLock, Errno::NOENT);
-        let entered = process.table.enter(|| dir.identify(&file), || dir.open_existing(&file)?.ok_or_else(gone));
-        let entered = match entered {
-            Ok(key) => Entered { process, key },
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        let holder = match process.table.held(entered.key) {
-            Some(mode) => Some(Holder { mode, pid: Some(sys::pid()) }),
-            None => process
-                .table
-                .with_file(entered.key, |file| sys::holder(file.as_fd(), LockMode::Exclusive))
-                .transpose()
-                .map_err(failed)?
-                .flatten(),
-        };
-        found.push((path, holder));
-    }
-    Ok(found)
 }
 
 /// A lock that is held. Dropping it releases it.

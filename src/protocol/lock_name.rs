@@ -6,7 +6,7 @@ use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// How the name of every lock file ends.
-pub(super) const SUFFIX: &str = ".lock";
+pub(crate) const SUFFIX: &str = ".lock";
 
 /// Digits of a [`path_hash`].
 pub(crate) const PATH_HASH_LEN: usize = 16;
@@ -27,7 +27,7 @@ pub(crate) fn is_like_lock_name(name: &[u8]) -> bool {
 }
 
 /// Whether a name in a lock directory is one of ours.
-pub(super) fn is_lock_name(name: &[u8]) -> bool {
+pub(crate) fn is_lock_name(name: &[u8]) -> bool {
     let Some(digits) = name.strip_suffix(SUFFIX.as_bytes()) else { return false };
     is_path_hash(digits)
 }

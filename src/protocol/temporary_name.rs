@@ -9,7 +9,7 @@ use std::ffi::CStr;
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 
-use crate::lock::{PATH_HASH_LEN, is_path_hash, path_hash};
+use crate::protocol::lock_name::{PATH_HASH_LEN, is_path_hash, path_hash};
 
 /// Linux allows 255 bytes a name (NAME_MAX). Apple's file systems allow no fewer: HFS+ has 255 UTF-16 units a name (Apple's
 /// Technical Note TN1150).

@@ -1,20 +1,16 @@
 //! The only door to the kernel: one thin function a system call, the same names on every system.
 //!
-//! No function here knows why it is called; the order of calls is the business of `replace.rs` and `lock/`. Every call
+//! No function here knows why it is called; the order of calls is the business of `version/` and `lock/`. Every call
 //! goes through `way`, where it is made again if a signal interrupted it (EINTR), and where it can be watched and made
 //! to fail (`fault.rs`). What differs between systems is in `linux.rs` and `apple.rs`.
 
 use std::ffi::{CStr, CString};
-use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::panic::catch_unwind;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::{self, AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{self, AtFlags, CWD, Dir, Mode, OFlags};
 use rustix::path::Arg;
 use rustix::process;
-
-use crate::error::FileKind;
 
 pub(crate) use rustix::io::Errno;
 
@@ -37,8 +33,15 @@ mod way;
 #[cfg(feature = "fault-injection")]
 use fault as way;
 
+mod fd;
+mod meta;
+mod record_lock;
 mod syscall;
 
+pub(crate) use self::fd::Fd;
+pub use self::meta::FileKind;
+pub(crate) use self::meta::Meta;
+pub(crate) use self::record_lock::{Holder, LockMode, holder, lock, try_lock, unlock};
 pub use self::syscall::Syscall;
 pub(crate) use backend::{
     MAX_LINKS, open_dir_without_links, open_search_only, real_path, set_mode, stored_name, sync, sync_file_system,
@@ -54,75 +57,6 @@ pub(crate) fn cwd() -> BorrowedFd<'static> {
 
 /// How the text of a link in Linux's /proc ends if what it leads to was removed (`d_path` in fs/d_path.c).
 pub(crate) const REMOVED: &[u8] = b" (deleted)";
-
-/// An open file.
-#[derive(Debug)]
-pub(crate) struct Fd {
-    /// Before `fd`, so that it is dropped first.
-    closing: way::Closing,
-    fd: OwnedFd,
-}
-
-impl From<OwnedFd> for Fd {
-    fn from(fd: OwnedFd) -> Self {
-        Fd { closing: way::Closing, fd }
-    }
-}
-
-impl From<Fd> for File {
-    fn from(Fd { closing, fd }: Fd) -> Self {
-        closing.never();
-        fd.into()
-    }
-}
-
-impl AsFd for Fd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-/// What `fstat` and `fstatat` tell, in the same types on every system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Meta {
-    pub(crate) dev: u64,
-    pub(crate) ino: u64,
-    /// `None`: a regular file.
-    pub(crate) special: Option<FileKind>,
-    /// Permission, setuid, setgid and sticky bits.
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) size: u64,
-}
-
-impl Meta {
-    fn new(stat: &Stat) -> Self {
-        let special = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => None,
-            FileType::Directory => Some(FileKind::Directory),
-            FileType::Symlink => Some(FileKind::Symlink),
-            FileType::Fifo => Some(FileKind::Fifo),
-            FileType::Socket => Some(FileKind::Socket),
-            FileType::CharacterDevice | FileType::BlockDevice => Some(FileKind::Device),
-            _ => Some(FileKind::Other),
-        };
-        Meta {
-            dev: backend::device(stat),
-            ino: stat.st_ino,
-            special,
-            mode: backend::mode_bits(stat),
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-        }
-    }
-
-    /// Which file it is.
-    pub(crate) fn identity(&self) -> (u64, u64) {
-        (self.dev, self.ino)
-    }
-}
 
 /// Whether a symbolic link in the last place of a path is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -285,73 +219,4 @@ pub(crate) fn effective_uid() -> u32 {
 /// `getrlimit(RLIMIT_NOFILE)`: how many descriptors this process may have open.
 pub(crate) fn descriptor_limit() -> u64 {
     way::infallible(Syscall::Getrlimit, || process::getrlimit(process::Resource::Nofile)).current.unwrap_or(u64::MAX)
-}
-
-/// How a record lock is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LockMode {
-    /// `F_RDLCK`
-    Shared,
-    /// `F_WRLCK`
-    Exclusive,
-}
-
-/// `fcntl(F_SETLKW)` over the whole file: waits.
-pub(crate) fn lock(file: impl AsFd, mode: LockMode) -> Result<()> {
-    let operation = match mode {
-        LockMode::Shared => FlockOperation::LockShared,
-        LockMode::Exclusive => FlockOperation::LockExclusive,
-    };
-    fcntl_lock(Syscall::FcntlSetlkw, file, operation)
-}
-
-fn fcntl_lock(syscall: Syscall, file: impl AsFd, operation: FlockOperation) -> Result<()> {
-    way::on_file(syscall, file.as_fd(), || fs::fcntl_lock(&file, operation))
-}
-
-/// `fcntl(F_SETLK)` over the whole file: false if another process is in the way.
-pub(crate) fn try_lock(file: impl AsFd, mode: LockMode) -> Result<bool> {
-    let operation = match mode {
-        LockMode::Shared => FlockOperation::NonBlockingLockShared,
-        LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,
-    };
-    match fcntl_lock(Syscall::FcntlSetlk, file, operation) {
-        Ok(()) => Ok(true),
-        // POSIX allows either; Linux and Apple's systems answer EAGAIN (fcntl(2)).
-        Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// `fcntl(F_SETLK, F_UNLCK)` over the whole file.
-pub(crate) fn unlock(file: impl AsFd) -> Result<()> {
-    fcntl_lock(Syscall::FcntlUnlock, file, FlockOperation::NonBlockingUnlock)
-}
-
-/// A lock that another process holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Holder {
-    pub(crate) mode: LockMode,
-    /// `None`: the kernel cannot name a process here (an open file description lock, a remote holder, one in
-    /// another PID namespace).
-    pub(crate) pid: Option<u32>,
-}
-
-/// `fcntl(F_GETLK)`: another process's lock that keeps this one from taking `mode` over the whole file.
-pub(crate) fn holder(file: BorrowedFd<'_>, mode: LockMode) -> Result<Option<Holder>> {
-    let wanted = process::Flock::from(match mode {
-        LockMode::Shared => process::FlockType::ReadLock,
-        LockMode::Exclusive => process::FlockType::WriteLock,
-    });
-    // For the holder of an open file description lock, or of a remote one, the kernel answers with a negative pid
-    // (`locks_translate_pid` in Linux's fs/locks.c, `lf_getlock` in XNU's bsd/kern/kern_lockf.c), on which rustix 1.1
-    // has a debug assertion. Only builds that check assertions come this way.
-    let ask = || catch_unwind(|| process::fcntl_getlk(file, &wanted)).map_or(Ok(None), |found| found.map(Some));
-    let Some(found) = way::on_file(Syscall::FcntlGetlk, file, ask)? else {
-        return Ok(Some(Holder { mode: LockMode::Exclusive, pid: None }));
-    };
-    Ok(found.map(|lock| Holder {
-        mode: if lock.typ == process::FlockType::ReadLock { LockMode::Shared } else { LockMode::Exclusive },
-        pid: lock.pid.and_then(|pid| u32::try_from(pid.as_raw_pid()).ok()).filter(|pid| *pid != 0),
-    }))
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use crate::error::{Error, Result, Step};
 use crate::path::Place;
-use crate::replace::{check_regular, stat_regular};
 use crate::sys::{self, Errno, Fd};
+use crate::version::{check_regular, stat_regular};
 
 /// Reads the whole file into `buf`, in place of what is in it. `None`: there is no such file.
 pub(crate) fn read_into(place: &Place, buf: &mut Vec<u8>) -> Result<Option<usize>> {

@@ -26,45 +26,10 @@ use std::path::Path;
 use crate::error::{Error, Result, Step};
 use crate::lock::Held;
 use crate::path::{Dir, Place};
+use crate::protocol::temporary_name::TemporaryName;
+use crate::settings::{Durability, Options};
 use crate::sys::{self, Errno, Fd, Meta};
-use crate::temporary::TemporaryName;
-
-/// What a write promises about a crash of the whole machine (power cut, kernel panic). About crashes of processes
-/// all three promise the same: a reader sees the old version or the new one, whole.
-///
-/// ```
-/// use atomic_file_adapter::{AtomicFileAdapter, Durability};
-///
-/// let cache = AtomicFileAdapter::builder().durability(Durability::Ordered).build()?;
-/// # drop(cache);
-/// # Ok::<(), atomic_file_adapter::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Durability {
-    /// The new version is on the device when the call returns. The file is synced ([fsync(2)](https://man7.org/linux/man-pages/man2/fsync.2.html)) before the
-    /// rename and its directory after it. On Apple's systems a sync is `fcntl(F_FULLFSYNC)`, because `fsync` only hands the data to the
-    /// drive there; on a file system that does not have it (a network volume, for example) `fsync` is the best to be had.
-    #[default]
-    Full,
-    /// After a crash the file is the old or the new version, whole; which one is not promised. The file is synced
-    /// before the rename, the directory is not.
-    ///
-    /// On Apple's systems that holds for a crash of the system, but for a power cut only if the drive keeps the order of
-    /// its writes. The sync is `fsync` there, of which the manual page says that "the drive itself may not physically
-    /// write the data to the platters for quite some time and it may be written in an out-of-order sequence". What would
-    /// be right, `fcntl(F_BARRIERFSYNC)`, cannot be had without unsafe code; take [`Full`](Self::Full) where it matters.
-    Ordered,
-    /// Nothing is synced: atomic for other processes only. A crash may leave anything, an empty file for example.
-    None,
-}
-
-/// How files are replaced.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Options {
-    pub(crate) durability: Durability,
-    /// The exact mode of a new file; `None`: 0666 less the umask.
-    pub(crate) new_file_mode: Option<u32>,
-}
+use crate::version::{check_syncable, metadata, stat_regular, sync_dir};
 
 /// A new version of a file, while it is being written: from [`WriteGuard::writer`].
 ///
@@ -124,8 +89,7 @@ impl<'lock> Replacement<'lock> {
         let dir = place.make_dir(full)?;
         check_syncable(dir, path, full)?;
         let old = stat_regular(dir, place.name(), path)?.filter(|_| !anew);
-        let mode =
-            old.map_or(options.new_file_mode.unwrap_or(0o666) & 0o777, |old| for_another_group(old.mode) & 0o777);
+        let mode = metadata::mode_at_first(old, options);
         let mut temporary = TemporaryName::new(place.name(), path);
         let file = loop {
             match sys::create_new(dir.as_fd(), temporary.get(), mode) {
@@ -200,6 +164,11 @@ impl<'lock> Replacement<'lock> {
         Ok(())
     }
 
+    /// Gives the temporary file the owner, the group and the mode of the file that it replaces.
+    pub(crate) fn set_owner_and_mode(&self) -> Result<()> {
+        metadata::carry_over(&self.file, self.old, self.options, self.path)
+    }
+
     pub(crate) fn sync(&self) -> Result<()> {
         match self.options.durability {
             Durability::Full => sys::sync(&self.file),
@@ -237,47 +206,6 @@ impl<'lock> Replacement<'lock> {
         Err(self.failed(Step::Write, error))
     }
 
-    /// Gives the temporary file the owner, the group and the mode of the file that it replaces.
-    pub(crate) fn set_owner_and_mode(&self) -> Result<()> {
-        let Some(old) = self.old else {
-            return match self.options.new_file_mode {
-                Some(mode) => self.set_mode(mode),
-                None => Ok(()),
-            };
-        };
-        let new = sys::stat_open(&self.file).map_err(|error| self.failed(Step::Stat, error))?;
-        let uid = (old.uid != new.uid).then_some(old.uid);
-        let gid = (old.gid != new.gid).then_some(old.gid);
-        let mut mode = old.mode;
-        // Only root may give a file away, but an owner may hand it to a group that he is in. Where that is not
-        // allowed the file is the writer's, and must not run with the rights of an owner that it does not have.
-        if (uid.is_some() || gid.is_some()) && !self.allowed(uid, gid)? {
-            if uid.is_some() {
-                mode &= !SET_USER_ID;
-            }
-            if gid.is_some() && !self.allowed(None, gid)? {
-                mode = for_another_group(mode) & !SET_GROUP_ID;
-            }
-        }
-        // A change of owner may have cleared bits.
-        if mode != new.mode || uid.is_some() || gid.is_some() { self.set_mode(mode) } else { Ok(()) }
-    }
-
-    /// Changes the owner, if that is allowed.
-    fn allowed(&self, uid: Option<u32>, gid: Option<u32>) -> Result<bool> {
-        match sys::set_owner(&self.file, uid, gid) {
-            Ok(()) => Ok(true),
-            // EINVAL: an id that does not exist in this user namespace (chown(2)). The others: a file system
-            // without owners.
-            Err(Errno::PERM | Errno::INVAL | Errno::NOTSUP | Errno::NOSYS) => Ok(false),
-            Err(error) => Err(self.failed(Step::SetOwner, error)),
-        }
-    }
-
-    fn set_mode(&self, mode: u32) -> Result<()> {
-        sys::set_mode(&self.file, mode).map_err(|error| self.failed(Step::SetMode, error))
-    }
-
     fn failed(&self, step: Step, error: impl Into<io::Error>) -> Error {
         Error::io(self.path, step, error)
     }
@@ -304,75 +232,4 @@ impl Drop for Replacement<'_> {
             let _ = sys::unlink(self.dir.as_fd(), self.temporary.get());
         }
     }
-}
-
-/// Removes a file. False: there is none.
-pub(crate) fn remove(place: &Place, options: Options) -> Result<bool> {
-    match unlink(place, options)? {
-        Some(dir) => sync_dir(dir, place.path(), options).map(|()| true),
-        None => Ok(false),
-    }
-}
-
-/// The same without the sync of the directory, which is returned. `None`: there is no such file.
-pub(crate) fn unlink(place: &Place, options: Options) -> Result<Option<&Dir>> {
-    let path: &Path = place.path();
-    let Some(dir) = place.dir()? else { return Ok(None) };
-    if !check_removable(place, options)? {
-        return Ok(None);
-    }
-    match sys::unlink(dir.as_fd(), place.name()) {
-        Ok(()) => Ok(Some(dir)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(error) => Err(Error::io(path, Step::Remove, error)),
-    }
-}
-
-/// Whether there is a file to remove, and its removal can be made durable; an error if it cannot.
-pub(crate) fn check_removable(place: &Place, options: Options) -> Result<bool> {
-    let Some(dir) = place.dir()? else { return Ok(false) };
-    check_syncable(dir, place.path(), options.durability == Durability::Full)?;
-    Ok(stat_regular(dir, place.name(), place.path())?.is_some())
-}
-
-/// Looks at what has this name; an error if it is not a regular file.
-pub(crate) fn stat_regular(dir: &Dir, name: &CStr, path: &Path) -> Result<Option<Meta>> {
-    match sys::stat(dir.as_fd(), name) {
-        Ok(meta) => check_regular(meta, path).map(Some),
-        Err(Errno::NOENT) => Ok(None),
-        Err(error) => Err(Error::io(path, Step::Stat, error)),
-    }
-}
-
-pub(crate) fn check_regular(meta: Meta, path: &Path) -> Result<Meta> {
-    match meta.special {
-        None => Ok(meta),
-        Some(kind) => Err(Error::NotRegularFile { path: path.to_owned(), kind }),
-    }
-}
-
-/// A directory that may be searched and written but not read cannot be opened for syncing. Better to know before
-/// the rename than after.
-fn check_syncable(dir: &Dir, path: &Path, full: bool) -> Result<()> {
-    if full && !dir.syncable { Err(Error::io(path, Step::SyncDirectory, Errno::ACCESS)) } else { Ok(()) }
-}
-
-/// The last step of a change in a directory.
-pub(crate) fn sync_dir(dir: &Dir, path: &Path, options: Options) -> Result<()> {
-    match options.durability {
-        Durability::Full => {
-            sys::sync(dir).map_err(|error| Error::NotDurable { path: path.to_owned(), source: error.into() })
-        }
-        Durability::Ordered | Durability::None => Ok(()),
-    }
-}
-
-const SET_USER_ID: u32 = 0o4000;
-const SET_GROUP_ID: u32 = 0o2000;
-
-/// A file's mode for a file that has another group, for the time being or for good: nobody in that group may do what
-/// all others may not.
-fn for_another_group(mode: u32) -> u32 {
-    let for_others = mode & 0o007;
-    mode & !(0o070 & !(for_others << 3))
 }

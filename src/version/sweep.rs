@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result, Step};
-use crate::lock::{self, Lock, LockDir, Patience, c_path, path_hash};
+use crate::lock::{self, Lock, LockDir, Patience, c_path};
 use crate::path::{Dir, Place, directory};
+use crate::protocol::lock_name::path_hash;
+use crate::protocol::temporary_name::Owner;
 use crate::sys::{self, Errno, Links, LockMode};
-use crate::temporary::Owner;
 
 /// Removes the temporary files of the file `path`, or of all files in the directory `path`, whose owner's lock is free,
 /// and what was left in the lock directory.

@@ -1,0 +1,78 @@
+//! Record locks, over the whole file: `fcntl` with F_SETLKW, F_SETLK and F_GETLK.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::catch_unwind;
+
+use rustix::fs::{self, FlockOperation};
+use rustix::process;
+
+use super::{Errno, Result, Syscall, way};
+
+/// How a record lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LockMode {
+    /// `F_RDLCK`
+    Shared,
+    /// `F_WRLCK`
+    Exclusive,
+}
+
+/// `fcntl(F_SETLKW)` over the whole file: waits.
+pub(crate) fn lock(file: impl AsFd, mode: LockMode) -> Result<()> {
+    let operation = match mode {
+        LockMode::Shared => FlockOperation::LockShared,
+        LockMode::Exclusive => FlockOperation::LockExclusive,
+    };
+    fcntl_lock(Syscall::FcntlSetlkw, file, operation)
+}
+
+fn fcntl_lock(syscall: Syscall, file: impl AsFd, operation: FlockOperation) -> Result<()> {
+    way::on_file(syscall, file.as_fd(), || fs::fcntl_lock(&file, operation))
+}
+
+/// `fcntl(F_SETLK)` over the whole file: false if another process is in the way.
+pub(crate) fn try_lock(file: impl AsFd, mode: LockMode) -> Result<bool> {
+    let operation = match mode {
+        LockMode::Shared => FlockOperation::NonBlockingLockShared,
+        LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,
+    };
+    match fcntl_lock(Syscall::FcntlSetlk, file, operation) {
+        Ok(()) => Ok(true),
+        // POSIX allows either; Linux and Apple's systems answer EAGAIN (fcntl(2)).
+        Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// `fcntl(F_SETLK, F_UNLCK)` over the whole file.
+pub(crate) fn unlock(file: impl AsFd) -> Result<()> {
+    fcntl_lock(Syscall::FcntlUnlock, file, FlockOperation::NonBlockingUnlock)
+}
+
+/// A lock that another process holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) mode: LockMode,
+    /// `None`: the kernel cannot name a process here (an open file description lock, a remote holder, one in
+    /// another PID namespace).
+    pub(crate) pid: Option<u32>,
+}
+
+/// `fcntl(F_GETLK)`: another process's lock that keeps this one from taking `mode` over the whole file.
+pub(crate) fn holder(file: BorrowedFd<'_>, mode: LockMode) -> Result<Option<Holder>> {
+    let wanted = process::Flock::from(match mode {
+        LockMode::Shared => process::FlockType::ReadLock,
+        LockMode::Exclusive => process::FlockType::WriteLock,
+    });
+    // For the holder of an open file description lock, or of a remote one, the kernel answers with a negative pid
+    // (`locks_translate_pid` in Linux's fs/locks.c, `lf_getlock` in XNU's bsd/kern/kern_lockf.c), on which rustix 1.1
+    // has a debug assertion. Only builds that check assertions come this way.
+    let ask = || catch_unwind(|| process::fcntl_getlk(file, &wanted)).map_or(Ok(None), |found| found.map(Some));
+    let Some(found) = way::on_file(Syscall::FcntlGetlk, file, ask)? else {
+        return Ok(Some(Holder { mode: LockMode::Exclusive, pid: None }));
+    };
+    Ok(found.map(|lock| Holder {
+        mode: if lock.typ == process::FlockType::ReadLock { LockMode::Shared } else { LockMode::Exclusive },
+        pid: lock.pid.and_then(|pid| u32::try_from(pid.as_raw_pid()).ok()).filter(|pid| *pid != 0),
+    }))
+}

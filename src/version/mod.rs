@@ -1,0 +1,48 @@
+//! One version of a file: reading it, replacing it, removing it, and what all of them ask of it and of its directory.
+
+pub(crate) mod metadata;
+pub(crate) mod read;
+pub(crate) mod remove;
+pub(crate) mod replace;
+pub(crate) mod sweep;
+
+use std::ffi::CStr;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use crate::error::{Error, Result, Step};
+use crate::path::Dir;
+use crate::settings::{Durability, Options};
+use crate::sys::{self, Errno, Meta};
+
+/// Looks at what has this name; an error if it is not a regular file.
+pub(crate) fn stat_regular(dir: &Dir, name: &CStr, path: &Path) -> Result<Option<Meta>> {
+    match sys::stat(dir.as_fd(), name) {
+        Ok(meta) => check_regular(meta, path).map(Some),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(Error::io(path, Step::Stat, error)),
+    }
+}
+
+pub(crate) fn check_regular(meta: Meta, path: &Path) -> Result<Meta> {
+    match meta.special {
+        None => Ok(meta),
+        Some(kind) => Err(Error::NotRegularFile { path: path.to_owned(), kind }),
+    }
+}
+
+/// A directory that may be searched and written but not read cannot be opened for syncing. Better to know before
+/// the rename than after.
+pub(crate) fn check_syncable(dir: &Dir, path: &Path, full: bool) -> Result<()> {
+    if full && !dir.syncable { Err(Error::io(path, Step::SyncDirectory, Errno::ACCESS)) } else { Ok(()) }
+}
+
+/// The last step of a change in a directory.
+pub(crate) fn sync_dir(dir: &Dir, path: &Path, options: Options) -> Result<()> {
+    match options.durability {
+        Durability::Full => {
+            sys::sync(dir).map_err(|error| Error::NotDurable { path: path.to_owned(), source: error.into() })
+        }
+        Durability::Ordered | Durability::None => Ok(()),
+    }
+}

@@ -1,0 +1,39 @@
+//! Removing a file.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use crate::error::{Error, Result, Step};
+use crate::path::{Dir, Place};
+use crate::settings::{Durability, Options};
+use crate::sys::{self, Errno};
+use crate::version::{check_syncable, stat_regular, sync_dir};
+
+/// Removes a file. False: there is none.
+pub(crate) fn remove(place: &Place, options: Options) -> Result<bool> {
+    match unlink(place, options)? {
+        Some(dir) => sync_dir(dir, place.path(), options).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// The same without the sync of the directory, which is returned. `None`: there is no such file.
+pub(crate) fn unlink(place: &Place, options: Options) -> Result<Option<&Dir>> {
+    let path: &Path = place.path();
+    let Some(dir) = place.dir()? else { return Ok(None) };
+    if !check_removable(place, options)? {
+        return Ok(None);
+    }
+    match sys::unlink(dir.as_fd(), place.name()) {
+        Ok(()) => Ok(Some(dir)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(Error::io(path, Step::Remove, error)),
+    }
+}
+
+/// Whether there is a file to remove, and its removal can be made durable; an error if it cannot.
+pub(crate) fn check_removable(place: &Place, options: Options) -> Result<bool> {
+    let Some(dir) = place.dir()? else { return Ok(false) };
+    check_syncable(dir, place.path(), options.durability == Durability::Full)?;
+    Ok(stat_regular(dir, place.name(), place.path())?.is_some())
+}
