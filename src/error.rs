@@ -192,6 +192,11 @@ pub enum Step {
     SetOwner,
     /// Giving the temporary file its mode.
     SetMode,
+    /// Asking for the extended attributes of the file, its access control list among them.
+    ReadAttributes,
+    /// Giving the temporary file the extended attributes of the file that it replaces, or taking away what it got from the
+    /// directory's default access control list.
+    SetAttributes,
     /// Syncing the temporary file.
     Sync,
     /// Renaming the temporary file over the target.
@@ -223,6 +228,8 @@ impl fmt::Display for Step {
             Step::Write => "write the temporary file for",
             Step::SetOwner => "keep the owner of",
             Step::SetMode => "set the mode of the temporary file for",
+            Step::ReadAttributes => "read the attributes and the access control list of",
+            Step::SetAttributes => "set the attributes and the access control list of the temporary file for",
             Step::Sync => "sync the temporary file for",
             Step::Rename => "rename the temporary file over",
             Step::Remove => "remove",

@@ -1,6 +1,7 @@
 //! One version of a file: reading it, replacing it, removing it, and what all of them ask of it and of its directory.
 
-pub(crate) mod metadata;
+mod acl;
+mod metadata;
 pub(crate) mod read;
 pub(crate) mod remove;
 pub(crate) mod replace;
