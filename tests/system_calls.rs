@@ -93,6 +93,16 @@ mod counts {
     }
 
     #[test]
+    fn a_mode_is_changed_in_the_open_file() {
+        let (dir, adapter) = scratch();
+        let file = adapter.file(dir.path().join("file")).unwrap();
+        file.write("contents").unwrap();
+        let guard = file.lock().unwrap();
+        let expected = [Getpid, Fstatat, Openat, Fchmod, Fsync, Close];
+        assert_eq!(calls(|| assert!(guard.set_mode(0o600).unwrap())), expected);
+    }
+
+    #[test]
     fn a_lock_file_that_is_open_is_not_opened_again() {
         let (dir, adapter) = scratch();
         let file = adapter.file(dir.path().join("file")).unwrap();

@@ -17,11 +17,11 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::error::{Error, Result, Step};
-use crate::path::Dir;
+use crate::path::{Dir, Place};
 use crate::settings::Options;
 use crate::sys::{self, Errno, Fd, Meta};
 use crate::version::acl::{self, Acl};
-use crate::version::stat_regular;
+use crate::version::{read, stat_regular, sync};
 
 const SET_USER_ID: u32 = 0o4000;
 const SET_GROUP_ID: u32 = 0o2000;
@@ -183,6 +183,14 @@ pub(crate) fn finish(file: &Fd, old: Option<&Old>, options: Options, path: &Path
     let mode = special | permissions;
     let as_made = kept.unchanged && matches!(old.access, Access::Mode) && mode == new.mode;
     if as_made { Ok(()) } else { set_mode(file, mode, path) }
+}
+
+/// Changes the mode of the version that is there. False: there is none.
+pub(crate) fn set_mode_in_place(place: &Place, mode: u32, options: Options) -> Result<bool> {
+    let Some((file, _)) = read::open_current(place)? else { return Ok(false) };
+    set_mode(&file, mode, place.path())?;
+    sync(&file, place.path(), options)?;
+    Ok(true)
 }
 
 /// What the new version has of the old one's owner and group.

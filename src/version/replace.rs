@@ -30,7 +30,7 @@ use crate::protocol::temporary_name::TemporaryName;
 use crate::settings::{Durability, Options};
 use crate::sys::{self, Errno, Fd};
 use crate::version::metadata::{self, Old};
-use crate::version::{check_syncable, stat_regular, sync_dir};
+use crate::version::{check_syncable, stat_regular, sync, sync_dir};
 
 /// A new version of a file, while it is being written: from [`WriteGuard::writer`].
 ///
@@ -181,12 +181,7 @@ impl<'lock> Replacement<'lock> {
     }
 
     pub(crate) fn sync(&self) -> Result<()> {
-        match self.options.durability {
-            Durability::Full => sys::sync(&self.file),
-            Durability::Ordered => sys::sync_ordered(&self.file),
-            Durability::None => Ok(()),
-        }
-        .map_err(|error| self.failed(Step::Sync, error))
+        sync(&self.file, self.path, self.options)
     }
 
     /// A number of the file system that the file is in.
