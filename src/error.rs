@@ -190,9 +190,14 @@ pub enum Step {
     Write,
     /// Giving the temporary file the owner of the file that it replaces.
     SetOwner,
-    /// Giving the temporary file its mode.
+    /// Giving a file, or the temporary file beside it, its mode.
     SetMode,
-    /// Syncing the temporary file.
+    /// Asking for the extended attributes of the file, its access control list among them.
+    ReadAttributes,
+    /// Giving the temporary file the extended attributes of the file that it replaces, or taking away what it got from the
+    /// directory's default access control list.
+    SetAttributes,
+    /// Syncing the temporary file, or a file whose mode was changed.
     Sync,
     /// Renaming the temporary file over the target.
     Rename,
@@ -222,8 +227,10 @@ impl fmt::Display for Step {
             Step::CreateTemporary => "create a temporary file beside",
             Step::Write => "write the temporary file for",
             Step::SetOwner => "keep the owner of",
-            Step::SetMode => "set the mode of the temporary file for",
-            Step::Sync => "sync the temporary file for",
+            Step::SetMode => "set the mode of",
+            Step::ReadAttributes => "read the attributes and the access control list of",
+            Step::SetAttributes => "set the attributes and the access control list of the temporary file for",
+            Step::Sync => "sync the new version of",
             Step::Rename => "rename the temporary file over",
             Step::Remove => "remove",
             Step::SyncDirectory => "sync the directory of",

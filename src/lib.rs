@@ -36,7 +36,9 @@
 //! fcntl(lock, F_SETLKW, F_WRLCK)            exclusive record lock over the whole lock file
 //! fstatat(lock path)                        still the file of that name? else open it anew
 //! fstatat(dir, "name")                      a regular file; its mode and owner
+//! llistxattr("/proc/thread-self/fd/DIR/name")  its access control list and attributes; mostly none
 //! openat(dir, ".name.RANDOM.tmp", O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC)
+//! flistxattr(tmp)                           what it got from the directory's default access control list
 //! write(tmp)
 //! fstat(tmp), fchown, fchmod                owner first, mode after; each only if it differs
 //! fsync(tmp)                                before the rename, or the rename may come first
@@ -46,17 +48,17 @@
 //! fcntl(lock, F_SETLK, F_UNLCK)
 //! ```
 //!
-//! and a `getpid` before, to notice a `fork`: 12 calls, and 8 for a read; one more where the mode cannot be had at
-//! once, because until the owner is right the temporary file is for its group no more than for everybody (0640, for
-//! example). By path, there is also the opening of the directory (by `openat2` with `RESOLVE_NO_SYMLINKS`), a look at the
-//! name and the closing of the directory: 15 calls, and 11 for a read. Where the path is
+//! and a `getpid` before, to notice a `fork`: 14 calls, and 8 for a read; one more where the mode cannot be had at
+//! once, because until the owner is right the temporary file is for its group and for others no more than for everybody
+//! (0640, for example). A file that has attributes costs two calls for each of them, and two more. By path, there is also the opening of the directory (by `openat2` with `RESOLVE_NO_SYMLINKS`), a look at the
+//! name and the closing of the directory: 17 calls, and 11 for a read. Where the path is
 //! relative or has `.`, `..` or `//` in it, an `openat` takes its place, where it has links in it, one follows, and `/proc/self/fd/N` is asked for the real
 //! path. The lock files of the last 16 paths are kept open. [`Durability::Ordered`] leaves out the sync of the directory,
 //! [`Durability::None`] both; on Apple's systems the syncs of [`Durability::Full`] are `fcntl(F_FULLFSYNC)`, and a path is
 //! looked up with `fcntl(F_GETPATH)`. The lock protocol, by which programs in other languages take part, is in the
 //! [README] beside the sources.
 //!
-//! The manual pages: [fcntl_locking(2)], [fstatat(2)], [openat(2)], [write(2)], [fstat(2)], [fchown(2)], [fchmod(2)],
+//! The manual pages: [fcntl_locking(2)], [fstatat(2)], [listxattr(2)], [openat(2)], [write(2)], [fstat(2)], [fchown(2)], [fchmod(2)],
 //! [fsync(2)], [renameat(2)], [close(2)], [getpid(2)]; by path also [openat2(2)] and [readlinkat(2)]. `fault::Syscall` has
 //! the rest of the list.
 //!
@@ -84,8 +86,13 @@
 //!   that does not exist yet has no stored name, a file with several hard links has many, and of a file's name only
 //!   ASCII letters are looked at, not other letters nor Unicode normalization. Linux's case-insensitive directories are
 //!   not looked into at all: do not mix absolute and relative paths there either.
-//! * The new version has the mode of the old one, and its owner and group where the system allows that. Access control lists,
-//!   extended attributes and file flags are not carried over.
+//! * The new version has the owner, group, mode, access control list, `user` attributes, security label (SELinux, Smack) and
+//!   capabilities of the old one, as they were when the write began. What the writer may not set is left out; where that is
+//!   the owner, the group or the access control list, the new version lets in fewer than the old one did, and nobody else.
+//!   Only the writer, who then owns it, gets what the owner had. Not carried over: `trusted` attributes, the hashes of IMA
+//!   and EVM, access control lists of NFSv4 and of Apple's systems (where a directory's list may let others in), the
+//!   directory's project id, the flags of [chattr(1)], and the time of birth. A user id that an idmapped mount does not
+//!   map, or a sysctl `kernel.overflowuid` other than 65534, is not noticed.
 //! * A durable write syncs the directories that it makes itself, not those that another process made a moment before.
 //! * ext4 made with `fast_commit`, which is not the default: on Linux 6.18 the crash tests find torn files there, of this
 //!   crate's writes and of `sync`, `mv` and `sync` alike.
@@ -121,6 +128,7 @@
 //! * `cli`: the command `atomic-file`.
 //!
 //! [README]: https://docs.rs/crate/atomic-file-adapter
+//! [chattr(1)]: https://man7.org/linux/man-pages/man1/chattr.1.html
 //! [close(2)]: https://man7.org/linux/man-pages/man2/close.2.html
 //! [fchmod(2)]: https://man7.org/linux/man-pages/man2/fchmod.2.html
 //! [fchown(2)]: https://man7.org/linux/man-pages/man2/fchown.2.html
@@ -130,6 +138,7 @@
 //! [fstatat(2)]: https://man7.org/linux/man-pages/man2/fstatat.2.html
 //! [fsync(2)]: https://man7.org/linux/man-pages/man2/fsync.2.html
 //! [getpid(2)]: https://man7.org/linux/man-pages/man2/getpid.2.html
+//! [listxattr(2)]: https://man7.org/linux/man-pages/man2/listxattr.2.html
 //! [openat(2)]: https://man7.org/linux/man-pages/man2/openat.2.html
 //! [openat2(2)]: https://man7.org/linux/man-pages/man2/openat2.2.html
 //! [readlinkat(2)]: https://man7.org/linux/man-pages/man2/readlinkat.2.html

@@ -75,9 +75,31 @@ mod counts {
         let (dir, adapter) = scratch();
         let file = adapter.file(dir.path().join("file")).unwrap();
         file.write("old").unwrap();
+        // Apple's systems have no path to a name in an open directory.
+        let attributes = if cfg!(target_os = "linux") { &[Llistxattr][..] } else { &[Openat, Flistxattr, Close] };
+        let before = [Getpid, FcntlSetlkw, Fstatat, Fstatat];
+        let after = [Openat, Flistxattr, Write, Fstat, Fsync, Renameat, Fsync, Close, FcntlUnlock];
+        assert_eq!(calls(|| file.write("new").unwrap()), [&before, attributes, &after].concat());
+    }
+
+    #[test]
+    fn a_new_file_has_no_attributes_to_look_for() {
+        let (dir, adapter) = scratch();
+        let file = adapter.file(dir.path().join("file")).unwrap();
+        drop(file.lock().unwrap());
         let expected =
-            [Getpid, FcntlSetlkw, Fstatat, Fstatat, Openat, Write, Fstat, Fsync, Renameat, Fsync, Close, FcntlUnlock];
+            [Getpid, FcntlSetlkw, Fstatat, Fstatat, Openat, Write, Fsync, Renameat, Fsync, Close, FcntlUnlock];
         assert_eq!(calls(|| file.write("new").unwrap()), expected);
+    }
+
+    #[test]
+    fn a_mode_is_changed_in_the_open_file() {
+        let (dir, adapter) = scratch();
+        let file = adapter.file(dir.path().join("file")).unwrap();
+        file.write("contents").unwrap();
+        let guard = file.lock().unwrap();
+        let expected = [Getpid, Fstatat, Openat, Fchmod, Fsync, Close];
+        assert_eq!(calls(|| assert!(guard.set_mode(0o600).unwrap())), expected);
     }
 
     #[test]
@@ -120,7 +142,9 @@ mod counts {
             FcntlSetlkw,
             Fstatat,
             Fstatat,
+            Llistxattr,
             Openat,
+            Flistxattr,
             Write,
             Fstat,
             Fsync,

@@ -280,6 +280,42 @@ impl WriteGuard {
         self.0.checked()?.writer(&self.0.held, true)
     }
 
+    /// Changes the mode of the file, exactly, whatever the umask: permission, setuid, setgid and sticky bits, as in
+    /// [chmod(2)]. False: there is no such file. The versions after this one keep it.
+    ///
+    /// Before a secret is written: who may not read the new version must not be able to open it while it is being written.
+    /// So the mode comes first. Where the file has an access control list, the group bits are its mask ([acl(5)]).
+    ///
+    /// The file is changed in place, which needs the permission to read it; it is synced as the builder's
+    /// [`durability`](crate::Builder::durability) says for the contents.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let path = scratch.path().join("token");
+    /// # files.write_atomic(&path, "public")?;
+    /// let file = files.file(&path)?;
+    /// let guard = file.lock()?;
+    /// guard.set_mode(0o600)?;
+    /// guard.write("secret")?;
+    /// # use std::os::unix::fs::PermissionsExt;
+    /// # assert_eq!(std::fs::metadata(&path)?.permissions().mode() & 0o7777, 0o600);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRegularFile`](crate::Error::NotRegularFile), or the file cannot be opened, changed or synced. If the sync
+    /// fails, the mode has been changed.
+    ///
+    /// [acl(5)]: https://man7.org/linux/man-pages/man5/acl.5.html
+    /// [chmod(2)]: https://man7.org/linux/man-pages/man2/chmod.2.html
+    pub fn set_mode(&self, mode: u32) -> Result<bool> {
+        self.0.checked()?.set_mode(mode)
+    }
+
     /// Removes the file. False: there was none. See [`AtomicFile::delete`](crate::AtomicFile::delete).
     ///
     /// ```

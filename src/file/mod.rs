@@ -177,9 +177,10 @@ impl AtomicFile {
     /// none.
     ///
     /// When this returns, every reader sees the new version, and with [`Durability::Full`] it survives a power cut.
-    /// The file keeps its mode, and its owner and group where the system allows that; other names of it (hard
-    /// links) keep the old version. Access control lists and extended attributes are not carried over. That the
-    /// file itself is read-only (mode 0444) does not keep it from being replaced; its directory must be writable.
+    /// The file keeps its mode, access control list and `user` attributes, and its owner, group, label and capabilities where
+    /// the system allows that; where it does not, the new version lets in fewer than the old one did. Other names of it (hard
+    /// links) keep the old version. That the file itself is read-only (mode 0444) does not keep it from being replaced; its
+    /// directory must be writable.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;

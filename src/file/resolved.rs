@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::lock::{Held, Lock};
 use crate::path::Place;
 use crate::settings::Config;
+use crate::version::metadata::set_mode_in_place;
 use crate::version::read;
 use crate::version::remove::remove;
 use crate::version::replace::Replacement;
@@ -36,6 +37,10 @@ impl Resolved {
 
     pub(crate) fn writer<'lock>(&'lock self, held: &'lock Held, anew: bool) -> Result<Replacement<'lock>> {
         Replacement::begin(held, &self.place, self.config.replace, anew)
+    }
+
+    pub(crate) fn set_mode(&self, mode: u32) -> Result<bool> {
+        set_mode_in_place(&self.place, mode, self.config.replace)
     }
 
     pub(crate) fn delete(&self) -> Result<bool> {

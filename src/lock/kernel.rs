@@ -1,11 +1,9 @@
 //! Asking the kernel for a lock, for one thread of the queue at a time.
 
-use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::sync::MutexGuard;
-use super::state::{DRAIN, PAUSE, Phase, State, Stuck, Turn, place};
+use super::state::{DRAIN, PAUSE, Phase, State, Stuck, Turn};
 use super::{Refusal, Request, Table, Wait};
 use crate::sys::LockMode;
 
@@ -58,7 +56,7 @@ impl<K: Kernel> Table<K> {
         request: &Request<'_>,
         now: Instant,
     ) -> (MutexGuard<'a, State<K::File>>, Result<(), Refusal<K::Error>>) {
-        let Request { key, mode, wait, thread, .. } = *request;
+        let Request { key, mode, wait, .. } = *request;
         let Some(file) = state.entries.get_mut(&key).and_then(|entry| {
             let file = entry.file.clone()?;
             entry.phase = Phase::Busy;
@@ -67,7 +65,6 @@ impl<K: Kernel> Table<K> {
             return (state, Err(Refusal::Gone));
         };
         let give_way = state.turn_is_over(key, now);
-        let held = state.held_by(thread);
         drop(state);
         if give_way && wait != Wait::Never {
             self.kernel.sleep(PAUSE);
@@ -83,20 +80,19 @@ impl<K: Kernel> Table<K> {
                 Ok(false) => Err(Refusal::TimedOut(false)),
                 Err(error) => Err(Refusal::Kernel(error)),
             },
-            Wait::Forever => self.wait_in_kernel(&file, request, held),
+            Wait::Forever => self.wait_in_kernel(&file, request),
         };
         let now = self.kernel.now();
         let mut state = self.state();
         drop(file);
-        if result.is_ok() {
-            let turn = &mut state.turns[place(key)];
-            let goes_on = turn.filter(|turn| !give_way && turn.goes_on(now));
-            let (began, drain) = goes_on.map_or((now, DRAIN), |turn| (turn.began, turn.drain));
-            *turn = Some(Turn { began, drain, released: None });
-        }
         if let Some(entry) = state.entries.get_mut(&key) {
             entry.phase = if result.is_ok() { Phase::Held(mode) } else { Phase::Free };
             entry.stuck = None;
+            if result.is_ok() {
+                let goes_on = entry.turn.filter(|turn| !give_way && turn.goes_on(now));
+                let (began, drain) = goes_on.map_or((now, DRAIN), |turn| (turn.began, turn.drain));
+                entry.turn = Some(Turn { began, drain, released: None });
+            }
         }
         (state, result)
     }
@@ -132,20 +128,17 @@ impl<K: Kernel> Table<K> {
     ///
     /// The kernel does not see who else waits in the queue. One of them may hold what the cycle is
     /// about, so they are told, too, since when it has lasted.
-    fn wait_in_kernel(
-        &self,
-        file: &K::File,
-        request: &Request<'_>,
-        held: Vec<Arc<Path>>,
-    ) -> Result<(), Refusal<K::Error>> {
-        let Request { key, mode, in_order, .. } = *request;
-        let persists = deadlock_persists(in_order, held.len());
+    fn wait_in_kernel(&self, file: &K::File, request: &Request<'_>) -> Result<(), Refusal<K::Error>> {
+        let Request { key, mode, in_order, thread, .. } = *request;
         let mut unchanged: Option<(Option<u32>, Stuck)> = None;
         let mut told: Option<Instant> = None;
         loop {
             if self.kernel.lock(file, mode).map_err(Refusal::Kernel)? {
                 return Ok(());
             }
+            // Here and not before, because it is rare and a thread may hold thousands.
+            let held = self.state().held_by(thread);
+            let persists = deadlock_persists(in_order, held.len());
             let (now, holder) = (self.kernel.now(), self.kernel.holder(file, mode));
             let since = match unchanged {
                 Some((before, stuck)) if before == holder && stuck.is_so(now) => stuck.since,

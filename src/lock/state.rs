@@ -37,10 +37,10 @@ pub(in super::super) struct State<F> {
     /// Who waits for what, in the order of arrival. Readers may go in past readers.
     pub(super) queue: Vec<Waiter>,
     pub(super) next_ticket: u64,
-    /// When this process's turn at a lock began and when it last let go of it. Entries come and go with every call
-    /// that is made by path, turns must not; so they are kept apart, in a fixed number of places. Two keys that
-    /// share a place cost each other a pause now and then.
-    pub(super) turns: [Option<Turn>; 64],
+    /// The turns of lock files that were closed a moment ago. Handles that are used once come and go, turns must not, or a
+    /// process that makes a new handle for each call would shut others out. There are as many as can be closed within
+    /// [`PAUSE`], since they mean nothing after that.
+    left: Vec<(Key, Turn)>,
 }
 
 /// A lock file that somebody in this process uses.
@@ -56,6 +56,7 @@ pub(super) struct Entry<F> {
     pub(super) users: usize,
     /// The kernel tells the thread that asks it of a deadlock.
     pub(super) stuck: Option<Stuck>,
+    pub(super) turn: Option<Turn>,
 }
 
 /// Nothing has moved `since` then, as of when it was `confirmed`.
@@ -92,6 +93,7 @@ pub(super) struct Waiter {
     pub(super) asleep: Option<(Arc<Condvar>, Instant)>,
 }
 
+/// When this process's turn at a lock began and when it last let go of it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Turn {
     pub(super) began: Instant,
@@ -115,7 +117,7 @@ impl Turn {
 
 impl<F> State<F> {
     pub(in super::super) const fn new() -> Self {
-        State { entries: BTreeMap::new(), holds: Vec::new(), queue: Vec::new(), next_ticket: 0, turns: [None; 64] }
+        State { entries: BTreeMap::new(), holds: Vec::new(), queue: Vec::new(), next_ticket: 0, left: Vec::new() }
     }
 
     /// Whether it is this waiter's turn: nobody is before it, or readers only that need not be waited for to wake up. At the
@@ -133,17 +135,27 @@ impl<F> State<F> {
     }
 
     pub(super) fn turn_is_over(&self, key: Key, now: Instant) -> bool {
-        self.turns[place(key)].is_some_and(|turn| {
+        self.turn(key).is_some_and(|turn| {
             turn.goes_on(now) && now.saturating_duration_since(turn.began) > turn.drain * TURN_PER_DRAIN
         })
     }
 
+    fn turn(&self, key: Key) -> Option<Turn> {
+        self.entries.get(&key)?.turn
+    }
+
+    /// The turn of a lock file that is opened again.
+    pub(super) fn take_left(&mut self, key: Key) -> Option<Turn> {
+        let found = self.left.iter().position(|(left, _)| *left == key)?;
+        Some(self.left.swap_remove(found).1)
+    }
+
     pub(super) fn turn_drain(&self, key: Key) -> Duration {
-        self.turns[place(key)].map_or(DRAIN, |turn| turn.drain)
+        self.turn(key).map_or(DRAIN, |turn| turn.drain)
     }
 
     pub(super) fn lengthen_turn(&mut self, key: Key, now: Instant) {
-        if let Some(turn) = &mut self.turns[place(key)] {
+        if let Some(turn) = self.entries.get_mut(&key).and_then(|entry| entry.turn.as_mut()) {
             *turn = Turn { began: now, drain: (turn.drain * 2).min(LONGEST_DRAIN), ..*turn };
         }
     }
@@ -207,14 +219,13 @@ impl<F> State<F> {
     pub(super) fn close_if_unused(&mut self, key: Key) {
         let waited_for = self.queue.iter().any(|waiter| waiter.key == key);
         let unused = |entry: &Entry<F>| entry.users == 0 && entry.phase == Phase::Free && !waited_for;
-        if self.entries.get(&key).is_some_and(unused) {
-            self.entries.remove(&key);
+        if !self.entries.get(&key).is_some_and(unused) {
+            return;
+        }
+        let turn = self.entries.remove(&key).and_then(|entry| entry.turn);
+        if let Some((turn, now)) = turn.and_then(|turn| Some((turn, turn.released?))) {
+            self.left.retain(|(_, other)| other.goes_on(now));
+            self.left.push((key, turn));
         }
     }
-}
-
-/// Where the turns of a lock file are kept.
-pub(super) fn place(key: Key) -> usize {
-    // Inode numbers of files made one after the other differ in their lowest bits.
-    (key.1 % 64) as usize
 }

@@ -25,7 +25,7 @@ use std::time::Instant;
 pub(super) use self::kernel::Kernel;
 use self::kernel::deadlock_persists;
 pub(super) use self::state::State;
-use self::state::{Entry, Hold, Phase, Waiter, place};
+use self::state::{Entry, Hold, Phase, Waiter};
 use super::sync::{Condvar, Mutex, MutexGuard};
 use crate::sys::LockMode;
 
@@ -116,12 +116,14 @@ impl<K: Kernel> Table<K> {
             }
         }
         let (key, file) = open()?;
+        let turn = state.take_left(key);
         let entry = state.entries.entry(key).or_insert_with(|| Entry {
             file: None,
             spare: Vec::new(),
             phase: Phase::Free,
             users: 0,
             stuck: None,
+            turn,
         });
         match entry.file {
             None => entry.file = Some(Arc::new(file)),
@@ -231,14 +233,14 @@ impl<K: Kernel> Table<K> {
             drop(file);
             if let Some(entry) = state.entries.get_mut(&key) {
                 entry.phase = Phase::Free;
+                if let Some(turn) = &mut entry.turn {
+                    turn.released = Some(now);
+                }
                 if let Some(Err(_)) = unlocked {
                     // A close cannot fail to let go.
                     entry.file = None;
                     entry.spare.clear();
                 }
-            }
-            if let Some(turn) = &mut state.turns[place(key)] {
-                turn.released = Some(now);
             }
         }
         state.wake(key);

@@ -37,6 +37,30 @@ pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
     Some(OsString::from_vec(path.into_bytes()).into())
 }
 
+/// What `getxattr` answers where there is no such attribute.
+pub(crate) const NO_ATTRIBUTE: Errno = Errno::NOATTR;
+
+/// Does something to a file by its name in an open directory, without following a link, that the kernel only does to a path
+/// or to an open file.
+pub(super) fn by_name<T>(
+    at: BorrowedFd<'_>,
+    name: &CStr,
+    _: impl FnOnce(&CStr) -> Result<T>,
+    by_file: impl FnOnce(&Fd) -> Result<T>,
+) -> Result<T> {
+    by_file(&super::open_read(at, name)?)
+}
+
+/// There are no user namespaces here.
+pub(crate) fn is_unmapped_uid(_: u32) -> bool {
+    false
+}
+
+/// As [`is_unmapped_uid`].
+pub(crate) fn is_unmapped_gid(_: u32) -> bool {
+    false
+}
+
 /// The name of a file as it is stored, if that is another case of the same letters. Mac volumes ignore case unless
 /// they were made not to, so `name` may lead to a file that is called otherwise, and that must not have two locks.
 ///

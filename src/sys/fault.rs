@@ -142,7 +142,7 @@ pub enum Action {
     /// Any other call is made as it is.
     Short(usize),
     /// It is not made, and says that it was. Only for calls that answer nothing else: `fsync`, `syncfs`, `F_FULLFSYNC`,
-    /// `fchmod`, `fchown`, `renameat`, `linkat`, `unlinkat`, `mkdirat`, taking a lock and letting go of it. Any other call
+    /// `fchmod`, `fchown`, `fsetxattr`, `fremovexattr`, `renameat`, `linkat`, `unlinkat`, `mkdirat`, taking a lock and letting go of it. Any other call
     /// is made.
     Skip,
     /// The process dies there, by SIGKILL, before the call is made.
@@ -294,6 +294,7 @@ impl Answer for () {
 impl Answer for std::os::fd::OwnedFd {}
 impl Answer for std::ffi::CString {}
 impl Answer for rustix::fs::Stat {}
+impl Answer for usize {}
 impl<T> Answer for Option<T> {}
 
 pub(super) fn infallible<T>(syscall: Syscall, make: impl FnOnce() -> T) -> T {

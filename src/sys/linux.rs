@@ -1,6 +1,7 @@
 //! What only Linux does this way.
 
 use std::ffi::{CStr, CString, OsString};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -43,6 +44,58 @@ pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
         return None;
     }
     Some(OsString::from_vec(path).into())
+}
+
+/// What `getxattr` answers where there is no such attribute.
+pub(crate) const NO_ATTRIBUTE: Errno = Errno::NODATA;
+
+/// Does something to a file by its name in an open directory, without following a link, that the kernel only does to a path
+/// or to an open file. A path through /proc comes first, because it needs no permission to read the file
+/// ([proc_pid_fd(5)](https://man7.org/linux/man-pages/man5/proc_pid_fd.5.html)): `/proc/thread-self`, because a thread may
+/// have descriptors of its own (CLONE_FILES in [unshare(2)](https://man7.org/linux/man-pages/man2/unshare.2.html)). Where
+/// there is no /proc, or a sandbox in front of it, the file is opened for reading.
+pub(super) fn by_name<T>(
+    at: BorrowedFd<'_>,
+    name: &CStr,
+    by_path: impl FnOnce(&CStr) -> Result<T>,
+    by_file: impl FnOnce(&Fd) -> Result<T>,
+) -> Result<T> {
+    // On the stack, with room for the longest name.
+    let mut path = [0; 320];
+    let mut rest = &mut path[..319];
+    let fits = write!(rest, "/proc/thread-self/fd/{}/", at.as_raw_fd()).and_then(|()| rest.write_all(name.to_bytes()));
+    let path = CStr::from_bytes_until_nul(&path).map_err(|_| Errno::NAMETOOLONG)?;
+    match if fits.is_ok() { by_path(path) } else { Err(Errno::NAMETOOLONG) } {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS | Errno::PERM | Errno::LOOP | Errno::NAMETOOLONG) => {
+            by_file(&super::open_read(at, name)?)
+        }
+        result => result,
+    }
+}
+
+/// Whether this user id, which `stat` has told, may stand for one that this process's user namespace does not map.
+///
+/// `stat` tells the overflow id then ([user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html),
+/// "Unmapped user and group IDs"), by default 65534 (DEFAULT_OVERFLOWUID in include/linux/highuid.h; another one, set by
+/// the sysctl kernel.overflowuid, is not noticed). If the namespace maps that number too, nobody can tell the two apart.
+pub(crate) fn is_unmapped_uid(uid: u32) -> bool {
+    uid == OVERFLOW_ID && !is_whole(c"/proc/self/uid_map")
+}
+
+/// The same of a group id.
+pub(crate) fn is_unmapped_gid(gid: u32) -> bool {
+    gid == OVERFLOW_ID && !is_whole(c"/proc/self/gid_map")
+}
+
+const OVERFLOW_ID: u32 = 65534;
+
+/// Whether a map of ids leaves none out: all numbers but the last one, which is no id.
+fn is_whole(map: &CStr) -> bool {
+    let mut text = Vec::with_capacity(4096);
+    let read = super::open_read(CWD, map).and_then(|file| super::read(&file, &mut text));
+    let lengths = std::str::from_utf8(&text).unwrap_or_default().lines().map(|line| line.split_whitespace().nth(2));
+    let mapped: u64 = lengths.map(|length| length.and_then(|it| it.parse::<u64>().ok()).unwrap_or(0)).sum();
+    read.is_ok() && mapped >= u64::from(u32::MAX)
 }
 
 /// `None`: a name is what it is. Only a directory that was made to ignore case (the attribute F in

@@ -33,19 +33,23 @@ mod way;
 #[cfg(feature = "fault-injection")]
 use fault as way;
 
+mod attributes;
 mod fd;
 mod meta;
 mod record_lock;
 mod syscall;
 
+pub(crate) use self::attributes::{
+    attribute, list_attributes, list_open_attributes, open_attribute, remove_attribute, set_attribute,
+};
 pub(crate) use self::fd::Fd;
 pub use self::meta::FileKind;
 pub(crate) use self::meta::Meta;
 pub(crate) use self::record_lock::{Holder, LockMode, holder, lock, try_lock, unlock};
 pub use self::syscall::Syscall;
 pub(crate) use backend::{
-    MAX_LINKS, open_dir_without_links, open_search_only, real_path, set_mode, stored_name, sync, sync_file_system,
-    sync_ordered,
+    MAX_LINKS, NO_ATTRIBUTE, is_unmapped_gid, is_unmapped_uid, open_dir_without_links, open_search_only, real_path,
+    set_mode, stored_name, sync, sync_file_system, sync_ordered,
 };
 
 pub(crate) type Result<T> = std::result::Result<T, Errno>;

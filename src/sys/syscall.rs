@@ -48,6 +48,18 @@ pub enum Syscall {
     Fchown,
     /// [`fchmod`](https://man7.org/linux/man-pages/man2/fchmod.2.html)
     Fchmod,
+    /// [`llistxattr`](https://man7.org/linux/man-pages/man2/listxattr.2.html), on Linux
+    Llistxattr,
+    /// [`lgetxattr`](https://man7.org/linux/man-pages/man2/getxattr.2.html), on Linux
+    Lgetxattr,
+    /// [`flistxattr`](https://man7.org/linux/man-pages/man2/listxattr.2.html)
+    Flistxattr,
+    /// [`fgetxattr`](https://man7.org/linux/man-pages/man2/getxattr.2.html)
+    Fgetxattr,
+    /// [`fsetxattr`](https://man7.org/linux/man-pages/man2/setxattr.2.html)
+    Fsetxattr,
+    /// [`fremovexattr`](https://man7.org/linux/man-pages/man2/removexattr.2.html)
+    Fremovexattr,
     /// [`renameat`](https://man7.org/linux/man-pages/man2/renameat.2.html)
     Renameat,
     /// [`linkat`](https://man7.org/linux/man-pages/man2/linkat.2.html)

@@ -1,49 +1,227 @@
-//! What the new version takes over from the old one: its owner, its group and its mode.
+//! What the new version takes over from the old one: owner, group, mode, access control list and attributes.
+//!
+//! The rule: the new version lets in whom the old one let in, and nobody else, from the moment at which the temporary file is
+//! made. Where the system does not allow the writer to make it so, the version is narrower and never wider. What makes that
+//! more than a copy of the mode:
+//!
+//! - Where the old version has an access control list, its group bits are the list's mask ([acl(5)]).
+//! - A default access control list of the directory gives the temporary file entries that the old version does not have.
+//!   Such entries get no more than the group bits with which it is made ([acl(5)], "Object creation and default ACLs").
+//! - The temporary file belongs to the writer and to the writer's group at first. So it is made with what owner, group and
+//!   others of the old one *all* may do, or for its owner alone: then it does not matter who is in which of the three.
+//!
+//! [acl(5)]: https://man7.org/linux/man-pages/man5/acl.5.html
 
+use std::ffi::{CStr, CString};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::error::{Error, Result, Step};
+use crate::path::{Dir, Place};
 use crate::settings::Options;
 use crate::sys::{self, Errno, Fd, Meta};
+use crate::version::acl::{self, Acl};
+use crate::version::{read, stat_regular, sync};
 
 const SET_USER_ID: u32 = 0o4000;
 const SET_GROUP_ID: u32 = 0o2000;
+const PERMISSIONS: u32 = 0o777;
 
-/// The mode with which the temporary file is made: nobody may open it whom the new version will keep out.
-pub(crate) fn mode_at_first(old: Option<Meta>, options: Options) -> u32 {
-    old.map_or(options.new_file_mode.unwrap_or(0o666), |old| for_another_group(old.mode)) & 0o777
+/// The version that is there now, as far as the next one takes after it.
+#[derive(Debug)]
+pub(crate) struct Old {
+    meta: Meta,
+    access: Access,
+    attributes: Vec<Attribute>,
+    /// Whether the file system has attributes, so that the temporary file may have got some, too.
+    may_inherit: bool,
 }
 
-/// Gives the temporary file the owner, the group and the mode of the file that it replaces. `path` is for errors.
-pub(crate) fn carry_over(file: &Fd, old: Option<Meta>, options: Options, path: &Path) -> Result<()> {
+/// What says who may do what.
+#[derive(Debug)]
+enum Access {
+    /// The mode alone.
+    Mode,
+    /// An access control list, and as the attribute that it is.
+    List(Acl, Vec<u8>),
+    /// There may be a list, which this process may not see.
+    Unknown,
+}
+
+#[derive(Debug)]
+struct Attribute {
+    name: CString,
+    value: Vec<u8>,
+}
+
+impl Old {
+    /// Looks at what has this name. `None`: there is nothing.
+    pub(crate) fn look(dir: &Dir, name: &CStr, path: &Path) -> Result<Option<Self>> {
+        let Some(meta) = stat_regular(dir, name, path)? else { return Ok(None) };
+        let mut old = Old { meta, access: Access::Mode, attributes: Vec::new(), may_inherit: true };
+        let failed = |error| Error::io(path, Step::ReadAttributes, error);
+        let names = match sys::list_attributes(dir.as_fd(), name) {
+            Ok(names) => names,
+            Err(Errno::NOTSUP | Errno::NOSYS) => {
+                old.may_inherit = false;
+                return Ok(Some(old));
+            }
+            Err(Errno::ACCESS | Errno::PERM) => {
+                old.access = Access::Unknown;
+                return Ok(Some(old));
+            }
+            // Removed meanwhile, by somebody without the lock.
+            Err(Errno::NOENT) => return Ok(Some(old)),
+            Err(error) => return Err(failed(error)),
+        };
+        for attribute in names.split_inclusive(|byte| *byte == 0).filter_map(|it| CStr::from_bytes_with_nul(it).ok()) {
+            let is_list = attribute == acl::ATTRIBUTE;
+            if !is_list && !is_carried_over(attribute) {
+                continue;
+            }
+            match sys::attribute(dir.as_fd(), name, attribute) {
+                Ok(value) if is_list => {
+                    old.access = Acl::parse(&value).map_or(Access::Unknown, |acl| Access::List(acl, value));
+                }
+                Ok(value) => old.attributes.push(Attribute { name: attribute.to_owned(), value }),
+                // A file system that is mounted without them lists them all the same, and heeds the mode only.
+                Err(Errno::NOTSUP | sys::NO_ATTRIBUTE) => {}
+                // `user` attributes are for those who may read the file (xattr(7)).
+                Err(Errno::ACCESS | Errno::PERM) if !is_list => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(Some(old))
+    }
+
+    /// Who may do what.
+    fn acl(&self) -> Acl {
+        match &self.access {
+            Access::Mode => Acl::of_mode(self.meta.mode),
+            Access::List(acl, _) => acl.clone(),
+            Access::Unknown => Acl::of_mode(self.meta.mode & 0o700),
+        }
+    }
+}
+
+/// The mode with which the temporary file is made: nobody may open it whom the new version will keep out.
+pub(crate) fn mode_at_first(old: Option<&Old>, options: Options) -> u32 {
+    match old {
+        None => options.new_file_mode.unwrap_or(0o666) & PERMISSIONS,
+        // Of a warm write, whose mode then need not be changed.
+        Some(Old { meta, access: Access::Mode, attributes, .. }) if attributes.is_empty() => {
+            Acl::of_mode(meta.mode).for_everybody()
+        }
+        // To set an attribute takes the right to write (xattr(7)).
+        Some(_) => 0o600,
+    }
+}
+
+/// What has to be done as soon as the temporary file is there: takes away what it got from the directory, and gives it the
+/// labels and attributes of the old version. `path` is for errors.
+pub(crate) fn begin(file: &Fd, old: &Old, path: &Path) -> Result<()> {
+    if !old.may_inherit {
+        return Ok(());
+    }
+    let failed = |error| Error::io(path, Step::SetAttributes, error);
+    let inherited = sys::list_open_attributes(file).map_err(failed)?;
+    let has = |name: &CStr| inherited.split_inclusive(|byte| *byte == 0).any(|it| it == name.to_bytes_with_nul());
+    if has(acl::ATTRIBUTE) {
+        sys::remove_attribute(file, acl::ATTRIBUTE).map_err(failed)?;
+    }
+    for Attribute { name, value } in old.attributes.iter().filter(|it| it.name.as_c_str() != CAPABILITY) {
+        // Where the system gives labels, they say who gets in, too; a wrong one is no small thing then.
+        let label_counts = is_label(name) && has(name);
+        if label_counts && sys::open_attribute(file, name).as_ref() == Ok(value) {
+            continue;
+        }
+        match sys::set_attribute(file, name, value) {
+            Err(error) if label_counts || !is_refusal(error) => return Err(failed(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Gives the temporary file the owner, the group, the access control list and the mode of the file that it replaces. After
+/// all has been written, because a write takes setuid bits and capabilities away; owner first, for the same reason.
+pub(crate) fn finish(file: &Fd, old: Option<&Old>, options: Options, path: &Path) -> Result<()> {
     let Some(old) = old else {
         return options.new_file_mode.map_or(Ok(()), |mode| set_mode(file, mode, path));
     };
     let new = sys::stat_open(file).map_err(|error| Error::io(path, Step::Stat, error))?;
-    let uid = (old.uid != new.uid).then_some(old.uid);
-    let gid = (old.gid != new.gid).then_some(old.gid);
-    let mut mode = old.mode;
-    // Only root may give a file away, but an owner may hand it to a group that he is in. Where that is not
-    // allowed the file is the writer's, and must not run with the rights of an owner that it does not have.
-    if (uid.is_some() || gid.is_some()) && !set_owner(file, uid, gid, path)? {
-        if uid.is_some() {
-            mode &= !SET_USER_ID;
-        }
-        if gid.is_some() && !set_owner(file, None, gid, path)? {
-            mode = for_another_group(mode) & !SET_GROUP_ID;
+    let kept = keep_owner(file, &old.meta, &new, path)?;
+    let mut special = old.meta.mode & !PERMISSIONS;
+    let mut acl = old.acl();
+    // The file is the writer's then, or of the writer's group, and must not run with rights that it does not have.
+    if !kept.owner {
+        special &= !SET_USER_ID;
+        acl = acl.without_owner();
+    }
+    if !kept.group {
+        special &= !SET_GROUP_ID;
+        acl = acl.without_group();
+    }
+    let mut permissions = acl.mode();
+    if let Access::List(_, attribute) = &old.access {
+        let exact = kept.owner && kept.group;
+        let set = sys::set_attribute(file, acl::ATTRIBUTE, &if exact { attribute.clone() } else { acl.to_attribute() });
+        match set {
+            Ok(()) => {}
+            // EINVAL: an id that does not exist in this user namespace.
+            Err(error) if is_refusal(error) || error == Errno::INVAL => permissions = acl.for_everybody(),
+            Err(error) => return Err(Error::io(path, Step::SetAttributes, error)),
         }
     }
-    // A change of owner may have cleared bits.
-    if mode != new.mode || uid.is_some() || gid.is_some() { set_mode(file, mode, path) } else { Ok(()) }
+    for Attribute { name, value } in old.attributes.iter().filter(|it| it.name.as_c_str() == CAPABILITY) {
+        match sys::set_attribute(file, name, value) {
+            Err(error) if !is_refusal(error) => return Err(Error::io(path, Step::SetAttributes, error)),
+            _ => {}
+        }
+    }
+    // A change of owner may have cleared bits, and a list sets some.
+    let mode = special | permissions;
+    let as_made = kept.unchanged && matches!(old.access, Access::Mode) && mode == new.mode;
+    if as_made { Ok(()) } else { set_mode(file, mode, path) }
+}
+
+/// Changes the mode of the version that is there. False: there is none.
+pub(crate) fn set_mode_in_place(place: &Place, mode: u32, options: Options) -> Result<bool> {
+    let Some((file, _)) = read::open_current(place)? else { return Ok(false) };
+    set_mode(&file, mode, place.path())?;
+    sync(&file, place.path(), options)?;
+    Ok(true)
+}
+
+/// What the new version has of the old one's owner and group.
+struct Kept {
+    owner: bool,
+    group: bool,
+    /// Both, without a change.
+    unchanged: bool,
+}
+
+/// Only root may give a file away, but an owner may hand it to a group that he is in.
+fn keep_owner(file: &Fd, old: &Meta, new: &Meta, path: &Path) -> Result<Kept> {
+    // An id that this user namespace does not map looks like that of somebody else, to whom the file must not go.
+    let (uid_is_lost, gid_is_lost) = (sys::is_unmapped_uid(old.uid), sys::is_unmapped_gid(old.gid));
+    let uid = (old.uid != new.uid && !uid_is_lost).then_some(old.uid);
+    let gid = (old.gid != new.gid && !gid_is_lost).then_some(old.gid);
+    let mut kept = Kept { owner: !uid_is_lost, group: !gid_is_lost, unchanged: uid.is_none() && gid.is_none() };
+    if !kept.unchanged && !set_owner(file, uid, gid, path)? {
+        kept.owner &= uid.is_none();
+        kept.group &= gid.is_none() || (uid.is_some() && set_owner(file, None, gid, path)?);
+    }
+    Ok(kept)
 }
 
 /// Changes the owner; false if that is not allowed.
 fn set_owner(file: &Fd, uid: Option<u32>, gid: Option<u32>, path: &Path) -> Result<bool> {
     match sys::set_owner(file, uid, gid) {
         Ok(()) => Ok(true),
-        // EINVAL: an id that does not exist in this user namespace (chown(2)). The others: a file system
-        // without owners.
-        Err(Errno::PERM | Errno::INVAL | Errno::NOTSUP | Errno::NOSYS) => Ok(false),
+        // EINVAL: an id that does not exist in this user namespace (chown(2)); EOVERFLOW: nor in that of the mount
+        // (`notify_change` in fs/attr.c). The others: a file system without owners.
+        Err(Errno::PERM | Errno::INVAL | Errno::OVERFLOW | Errno::NOTSUP | Errno::NOSYS) => Ok(false),
         Err(error) => Err(Error::io(path, Step::SetOwner, error)),
     }
 }
@@ -52,9 +230,21 @@ fn set_mode(file: &Fd, mode: u32, path: &Path) -> Result<()> {
     sys::set_mode(file, mode).map_err(|error| Error::io(path, Step::SetMode, error))
 }
 
-/// A file's mode for a file that has another group, for the time being or for good: nobody in that group may do what
-/// all others may not.
-fn for_another_group(mode: u32) -> u32 {
-    let for_others = mode & 0o007;
-    mode & !(0o070 & !(for_others << 3))
+/// An attribute that cannot be set by this process or on this file system.
+fn is_refusal(error: Errno) -> bool {
+    matches!(error, Errno::PERM | Errno::ACCESS | Errno::NOTSUP | Errno::NOSYS)
+}
+
+/// A program's capabilities (capabilities(7)). As with setuid bits, a write or a change of owner takes them away.
+const CAPABILITY: &CStr = c"security.capability";
+
+/// The labels of SELinux and Smack.
+fn is_label(name: &CStr) -> bool {
+    name == c"security.selinux" || name.to_bytes().starts_with(b"security.SMACK64")
+}
+
+/// What belongs to the file and not to its contents, as the hashes of IMA and EVM do (`security.ima`, `security.evm`), or to the
+/// file system, as those of overlayfs (`trusted.overlay.*`). Apple's systems have no such classes of names (xattr(7)).
+fn is_carried_over(name: &CStr) -> bool {
+    cfg!(apple_backend) || name.to_bytes().starts_with(b"user.") || is_label(name) || name == CAPABILITY
 }

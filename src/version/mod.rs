@@ -1,5 +1,6 @@
 //! One version of a file: reading it, replacing it, removing it, and what all of them ask of it and of its directory.
 
+mod acl;
 pub(crate) mod metadata;
 pub(crate) mod read;
 pub(crate) mod remove;
@@ -13,7 +14,7 @@ use std::path::Path;
 use crate::error::{Error, Result, Step};
 use crate::path::Dir;
 use crate::settings::{Durability, Options};
-use crate::sys::{self, Errno, Meta};
+use crate::sys::{self, Errno, Fd, Meta};
 
 /// Looks at what has this name; an error if it is not a regular file.
 pub(crate) fn stat_regular(dir: &Dir, name: &CStr, path: &Path) -> Result<Option<Meta>> {
@@ -35,6 +36,16 @@ pub(crate) fn check_regular(meta: Meta, path: &Path) -> Result<Meta> {
 /// the rename than after.
 pub(crate) fn check_syncable(dir: &Dir, path: &Path, full: bool) -> Result<()> {
     if full && !dir.syncable { Err(Error::io(path, Step::SyncDirectory, Errno::ACCESS)) } else { Ok(()) }
+}
+
+/// The last step of a change of a file.
+pub(crate) fn sync(file: &Fd, path: &Path, options: Options) -> Result<()> {
+    match options.durability {
+        Durability::Full => sys::sync(file),
+        Durability::Ordered => sys::sync_ordered(file),
+        Durability::None => Ok(()),
+    }
+    .map_err(|error| Error::io(path, Step::Sync, error))
 }
 
 /// The last step of a change in a directory.

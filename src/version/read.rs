@@ -43,7 +43,7 @@ pub(crate) fn open(place: &Place) -> Result<Option<File>> {
 }
 
 /// Opens it; with its size.
-fn open_current(place: &Place) -> Result<Option<(Fd, u64)>> {
+pub(crate) fn open_current(place: &Place) -> Result<Option<(Fd, u64)>> {
     let path: &Path = place.path();
     let Some(dir) = place.dir()? else { return Ok(None) };
     // Before it is opened, because to open a device can do something. What comes between the two is not one of ours,

@@ -28,8 +28,9 @@ use crate::lock::Held;
 use crate::path::{Dir, Place};
 use crate::protocol::temporary_name::TemporaryName;
 use crate::settings::{Durability, Options};
-use crate::sys::{self, Errno, Fd, Meta};
-use crate::version::{check_syncable, metadata, stat_regular, sync_dir};
+use crate::sys::{self, Errno, Fd};
+use crate::version::metadata::{self, Old};
+use crate::version::{check_syncable, stat_regular, sync, sync_dir};
 
 /// A new version of a file, while it is being written: from [`WriteGuard::writer`].
 ///
@@ -66,8 +67,8 @@ pub struct Replacement<'lock> {
     dir: &'lock Dir,
     name: &'lock CStr,
     options: Options,
-    /// The file whose owner and mode the new version gets.
-    old: Option<Meta>,
+    /// The version that the new one takes after.
+    old: Option<Old>,
     file: Fd,
     temporary: TemporaryName,
     state: State,
@@ -88,8 +89,13 @@ impl<'lock> Replacement<'lock> {
         let full = options.durability == Durability::Full;
         let dir = place.make_dir(full)?;
         check_syncable(dir, path, full)?;
-        let old = stat_regular(dir, place.name(), path)?.filter(|_| !anew);
-        let mode = metadata::mode_at_first(old, options);
+        let old = if anew {
+            stat_regular(dir, place.name(), path)?;
+            None
+        } else {
+            Old::look(dir, place.name(), path)?
+        };
+        let mode = metadata::mode_at_first(old.as_ref(), options);
         let mut temporary = TemporaryName::new(place.name(), path);
         let file = loop {
             match sys::create_new(dir.as_fd(), temporary.get(), mode) {
@@ -99,7 +105,12 @@ impl<'lock> Replacement<'lock> {
                 Err(error) => return Err(Error::io(path, Step::CreateTemporary, error)),
             }
         };
-        Ok(Replacement { held, path, dir, name: place.name(), options, old, file, temporary, state: State::Writing })
+        let state = State::Writing;
+        let replacement = Replacement { held, path, dir, name: place.name(), options, old, file, temporary, state };
+        if let Some(old) = &replacement.old {
+            metadata::begin(&replacement.file, old, path)?;
+        }
+        Ok(replacement)
     }
 
     /// Puts what was written in the place of the file. See [`AtomicFile::write`] for what that promises.
@@ -164,18 +175,13 @@ impl<'lock> Replacement<'lock> {
         Ok(())
     }
 
-    /// Gives the temporary file the owner, the group and the mode of the file that it replaces.
+    /// Gives the temporary file the owner, the group, the access control list and the mode of the file that it replaces.
     pub(crate) fn set_owner_and_mode(&self) -> Result<()> {
-        metadata::carry_over(&self.file, self.old, self.options, self.path)
+        metadata::finish(&self.file, self.old.as_ref(), self.options, self.path)
     }
 
     pub(crate) fn sync(&self) -> Result<()> {
-        match self.options.durability {
-            Durability::Full => sys::sync(&self.file),
-            Durability::Ordered => sys::sync_ordered(&self.file),
-            Durability::None => Ok(()),
-        }
-        .map_err(|error| self.failed(Step::Sync, error))
+        sync(&self.file, self.path, self.options)
     }
 
     /// A number of the file system that the file is in.

@@ -26,6 +26,7 @@ const WORKERS: &[(&str, Work)] = &[
     ("keep_modes", modes::keep_modes),
     ("make_like_std", modes::make_like_std),
     ("make_exact", modes::make_exact),
+    ("set_exactly", modes::set_exactly),
     ("hide_temporary_of_old", |args| modes::hide_temporary(args, true)),
     ("hide_temporary_of_new", |args| modes::hide_temporary(args, false)),
     ("exceed_size_limit", limits::exceed_size_limit),
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         vec![
             test("a_replaced_file_keeps_its_mode_whatever_the_umask", || modes::with_each_umask("keep_modes")),
             test("a_new_file_has_the_mode_that_std_gives_it", || modes::with_each_umask("make_like_std")),
+            test("a_mode_that_is_set_is_exact_and_stays", || modes::with_each_umask("set_exactly")),
             test("the_builders_mode_is_exact_whatever_the_umask", || modes::with_each_umask("make_exact")),
             test("while_a_file_is_replaced_nobody_gets_in_who_may_not_see_it", || {
                 modes::with_each_umask("hide_temporary_of_old")

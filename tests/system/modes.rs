@@ -70,6 +70,20 @@ pub(crate) fn make_exact(args: &[String]) {
     }
 }
 
+pub(crate) fn set_exactly(args: &[String]) {
+    let (builder, dir) = under_umask(args);
+    let file = builder.build().unwrap().file(dir.join("file")).unwrap();
+    let guard = file.lock().unwrap();
+    assert!(!guard.set_mode(0o600).unwrap(), "there is no such file");
+    guard.write("old").unwrap();
+    for exact in [0o600, 0o666, 0o4755, 0o444, 0o1777, 0o640] {
+        assert!(guard.set_mode(exact).unwrap());
+        assert_eq!(format!("{:o}", mode(file.path())), format!("{exact:o}"), "{args:?}");
+        guard.write("new").unwrap();
+        assert_eq!(format!("{:o}", mode(file.path())), format!("{exact:o}"), "the next version, {args:?}");
+    }
+}
+
 /// Whoever opens the temporary file can still read from it when it has become the file.
 pub(crate) fn hide_temporary(args: &[String], exists: bool) {
     let (builder, dir) = under_umask(args);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use crate::sys::LockMode::{Exclusive, Shared};
-use crate::table::{Refusal, Wait};
+use crate::table::{Key, Refusal, Wait};
 use crate::world::{A, B, World, explore, nothing_held};
 
 const TURN: Duration = Duration::from_millis(10);
@@ -41,6 +41,28 @@ fn a_process_pauses_at_the_end_of_its_turn() {
         assert_eq!(world.clock(), before, "of another lock the turn is not over");
     }
     explore(1, nothing_held, &[in_turns]);
+}
+
+#[test]
+fn a_turn_at_one_lock_file_is_no_turn_at_another() {
+    // Inode numbers 64 apart share a place.
+    const LIKE_A: Key = (A.0, A.1 + 64);
+    const ON_ANOTHER_DEVICE: Key = (A.0 + 1, A.1);
+    fn holds_for_long(world: &World, thread: u64) {
+        for key in [LIKE_A, ON_ANOTHER_DEVICE] {
+            assert_eq!(world.lock(thread, A, Exclusive, Wait::Forever), Ok(()));
+            world.pass(TURN + MOMENT);
+            let before = world.clock();
+            for _ in 0..2 {
+                assert_eq!(world.lock(thread, key, Exclusive, Wait::Forever), Ok(()));
+                world.unlock(thread, key);
+            }
+            assert_eq!(world.clock(), before, "it slept before a lock that nobody had");
+            world.unlock(thread, A);
+            world.pass(PAUSE);
+        }
+    }
+    explore(0, nothing_held, &[holds_for_long]);
 }
 
 #[test]
