@@ -208,6 +208,11 @@ fn keep_owner(file: &Fd, old: &Meta, new: &Meta, path: &Path) -> Result<Kept> {
     let uid = (old.uid != new.uid && !uid_is_lost).then_some(old.uid);
     let gid = (old.gid != new.gid && !gid_is_lost).then_some(old.gid);
     let mut kept = Kept { owner: !uid_is_lost, group: !gid_is_lost, unchanged: uid.is_none() && gid.is_none() };
+    // Made to be written, it may give its owner more than the old one did, which the owner to come must not find.
+    let too_much = new.mode & !old.mode & 0o700;
+    if uid.is_some() && too_much != 0 {
+        set_mode(file, new.mode & !too_much, path)?;
+    }
     if !kept.unchanged && !set_owner(file, uid, gid, path)? {
         kept.owner &= uid.is_none();
         kept.group &= gid.is_none() || (uid.is_some() && set_owner(file, None, gid, path)?);
