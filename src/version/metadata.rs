@@ -66,12 +66,11 @@ impl Old {
                 old.may_inherit = false;
                 return Ok(Some(old));
             }
-            Err(Errno::ACCESS | Errno::PERM) => {
+            // ENOENT: removed meanwhile, by somebody without the lock. What its group bits meant nobody can tell any more.
+            Err(Errno::ACCESS | Errno::PERM | Errno::NOENT) => {
                 old.access = Access::Unknown;
                 return Ok(Some(old));
             }
-            // Removed meanwhile, by somebody without the lock.
-            Err(Errno::NOENT) => return Ok(Some(old)),
             Err(error) => return Err(failed(error)),
         };
         for attribute in names.split_inclusive(|byte| *byte == 0).filter_map(|it| CStr::from_bytes_with_nul(it).ok()) {
