@@ -10,7 +10,7 @@ use atomic_file_adapter::fault::{Action, Call, inject};
 use atomic_file_adapter::{AtomicFileAdapter, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::acl::{ACCESS, Acl, DEFAULT, Tag, attribute, attributes, set_acl, set_attribute};
+use crate::common::acl::{ACCESS, Acl, DEFAULT, Tag, attribute, attributes, set_acl, set_attribute};
 use crate::stories::{Scratch, mode};
 use crate::users::{GROUP, NAMED, OWNER, User};
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::acl::{Acl, Tag};
+use crate::common::acl::{Acl, Tag};
 use crate::users::{GROUP, GROUP_NAMED_BY_DEFAULT, NAMED, NAMED_BY_DEFAULT, NAMED_GROUP, OTHER_GROUP, OWNER, User};
 
 pub(crate) const MODES: [u32; 20] = [

@@ -16,8 +16,6 @@
 mod common;
 
 #[cfg(target_os = "linux")]
-mod acl;
-#[cfg(target_os = "linux")]
 mod attributes;
 #[cfg(target_os = "linux")]
 mod cases;

@@ -9,7 +9,7 @@ use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::acl::{ACCESS, Acl, Tag, attribute};
+use crate::common::acl::{ACCESS, Acl, Tag, attribute};
 use crate::users::User;
 
 /// All that decides who may open a file.

@@ -10,7 +10,7 @@ use atomic_file_adapter::fault::{Action, Call, inject};
 use atomic_file_adapter::{AtomicFileAdapter, Result};
 use tempfile::TempDir;
 
-use crate::acl::{ACCESS, Acl, DEFAULT, Tag, attribute, attributes, set_acl};
+use crate::common::acl::{ACCESS, Acl, DEFAULT, Tag, attribute, attributes, set_acl};
 use crate::common::{Worker, names, tell};
 use crate::users::{GROUP, MEMBER, NAMED, OWNER, STRANGER, User, opened_by, user_in};
 

@@ -20,8 +20,8 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::acl::{ACCESS, DEFAULT, READ, WRITE, attribute, set_acl, set_attribute};
 use crate::cases::{Case, Verb, Writer, shuffled};
+use crate::common::acl::{ACCESS, DEFAULT, READ, WRITE, attribute, set_acl, set_attribute};
 use crate::common::{Worker, names, tell};
 use crate::oracle::Protection;
 use crate::report::{self, Counts};

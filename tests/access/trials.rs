@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use libtest_mimic::Trial;
 
-use crate::acl::{ACCESS, attribute, set_attribute};
 use crate::cases::{Access, Writer};
+use crate::common::acl::{ACCESS, attribute, set_attribute};
 use crate::common::{Work, no_root, test_if};
 use crate::{attributes, namespaces, report, stories, table, users};
 

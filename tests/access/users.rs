@@ -9,7 +9,7 @@ use std::path::Path;
 
 use nix::unistd::{ForkResult, Gid, Uid, fork, setgroups, setresgid, setresuid};
 
-use crate::acl::{READ, WRITE};
+use crate::common::acl::{READ, WRITE};
 use crate::common::{Worker, hear, tell};
 
 pub(crate) const OWNER: u32 = 7001;

@@ -7,20 +7,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::null_mut;
 
-pub(crate) const ACCESS: &CStr = c"system.posix_acl_access";
-pub(crate) const DEFAULT: &CStr = c"system.posix_acl_default";
+pub const ACCESS: &CStr = c"system.posix_acl_access";
+pub const DEFAULT: &CStr = c"system.posix_acl_default";
 
 /// `POSIX_ACL_XATTR_VERSION` in include/uapi/linux/posix_acl_xattr.h.
 const VERSION: u32 = 2;
 /// The id of an entry that has none.
 const NO_ID: u32 = u32::MAX;
 
-pub(crate) const READ: u32 = 4;
-pub(crate) const WRITE: u32 = 2;
+pub const READ: u32 = 4;
+pub const WRITE: u32 = 2;
 
 /// Whom an entry is for (acl(5)), in the order that the kernel asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Tag {
+pub enum Tag {
     UserObj,
     User(u32),
     GroupObj,
@@ -30,22 +30,22 @@ pub(crate) enum Tag {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Acl(Vec<(Tag, u32)>);
+pub struct Acl(Vec<(Tag, u32)>);
 
 impl Acl {
-    pub(crate) fn new(entries: &[(Tag, u32)]) -> Self {
+    pub fn new(entries: &[(Tag, u32)]) -> Self {
         let mut entries = entries.to_vec();
         entries.sort();
         Acl(entries)
     }
 
     /// The permissions of the entry with this tag.
-    pub(crate) fn get(&self, tag: Tag) -> Option<u32> {
+    pub fn get(&self, tag: Tag) -> Option<u32> {
         self.0.iter().find(|(known, _)| *known == tag).map(|(_, permissions)| *permissions)
     }
 
     /// The named groups, and what they may do.
-    pub(crate) fn groups(&self) -> impl Iterator<Item = (u32, u32)> {
+    pub fn groups(&self) -> impl Iterator<Item = (u32, u32)> {
         self.0.iter().filter_map(|(tag, permissions)| match tag {
             Tag::Group(id) => Some((*id, *permissions)),
             _ => None,
@@ -53,7 +53,7 @@ impl Acl {
     }
 
     /// The value of the attribute: a header and then eight bytes an entry, all little-endian.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut bytes = VERSION.to_le_bytes().to_vec();
         for (tag, permissions) in &self.0 {
             let (tag, id): (u16, u32) = match tag {
@@ -71,7 +71,7 @@ impl Acl {
         bytes
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Self {
+    pub fn decode(bytes: &[u8]) -> Self {
         let (header, entries) = bytes.split_at(4);
         assert_eq!(header, VERSION.to_le_bytes());
         assert_eq!(entries.len() % 8, 0);
@@ -128,7 +128,7 @@ fn answer(answer: isize) -> io::Result<usize> {
     usize::try_from(answer).map_err(|_| io::Error::last_os_error())
 }
 
-pub(crate) fn set_attribute(path: &Path, name: &CStr, value: &[u8]) -> io::Result<()> {
+pub fn set_attribute(path: &Path, name: &CStr, value: &[u8]) -> io::Result<()> {
     let path = c_path(path);
     // SAFETY: the strings end, and the value is as long as it is said to be.
     let set = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
@@ -136,7 +136,7 @@ pub(crate) fn set_attribute(path: &Path, name: &CStr, value: &[u8]) -> io::Resul
 }
 
 /// `None`: there is no such attribute, or the file system has none.
-pub(crate) fn attribute(path: &Path, name: &CStr) -> Option<Vec<u8>> {
+pub fn attribute(path: &Path, name: &CStr) -> Option<Vec<u8>> {
     let path = c_path(path);
     // SAFETY: the strings end, and the buffer is as long as it is said to be.
     let get = |buffer: *mut c_void, len| unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), buffer, len) };
@@ -154,7 +154,7 @@ pub(crate) fn attribute(path: &Path, name: &CStr) -> Option<Vec<u8>> {
 }
 
 /// All attributes that this process may see, sorted by name.
-pub(crate) fn attributes(path: &Path) -> Vec<(CString, Vec<u8>)> {
+pub fn attributes(path: &Path) -> Vec<(CString, Vec<u8>)> {
     let c_path = c_path(path);
     // SAFETY: the string ends, and the buffer is as long as it is said to be.
     let list = |buffer: *mut libc::c_char, len| answer(unsafe { libc::listxattr(c_path.as_ptr(), buffer, len) });
@@ -169,7 +169,7 @@ pub(crate) fn attributes(path: &Path) -> Vec<(CString, Vec<u8>)> {
 }
 
 /// A file's access ACL, or a directory's default ACL; `None` takes it away.
-pub(crate) fn set_acl(path: &Path, name: &CStr, acl: Option<&Acl>) {
+pub fn set_acl(path: &Path, name: &CStr, acl: Option<&Acl>) {
     if let Some(acl) = acl {
         return set_attribute(path, name, &acl.encode()).unwrap();
     }
