@@ -9,9 +9,10 @@ use atomic_file_adapter::AtomicFileAdapter;
 use atomic_file_adapter::fault::{Action, Call, inject};
 use nix::sched::{CloneFlags, unshare};
 
+use crate::common::acl::{ACCESS, Acl, Tag, set_acl};
 use crate::common::{Worker, hear, names, tell};
 use crate::stories::{Scratch, mode, set_mode};
-use crate::users::{GROUP, OWNER, User, opened_by};
+use crate::users::{GROUP, MEMBER, NAMED, OWNER, User, opened_by};
 
 /// What an id is shown as that the namespace does not map.
 const OVERFLOW: u32 = 65534;
@@ -85,6 +86,35 @@ pub(crate) fn a_file_whose_owner_is_not_mapped_is_not_nobodys() {
         let meta = path.metadata().unwrap();
         assert_eq!((meta.uid(), meta.gid()), (ROOT, ROOT), "{before:o}");
         assert_eq!(mode(&path) & 0o6000, 0, "{before:o}");
+    }
+}
+
+/// The kernel shows such an entry with an id that it does not take back (`posix_acl_to_xattr` in fs/posix_acl.c), so the
+/// list cannot be kept. Without it the mask must not become the group's bits.
+pub(crate) fn who_is_named_in_an_acl_and_not_mapped_stays_out() {
+    let scratch = Scratch::new();
+    let named = User::new("the named user", NAMED, &[ROOT]);
+    let member = User::new("a member of the group", MEMBER, &[ROOT]);
+    for (for_named, for_group, for_others) in [(6, 0, 0), (0, 4, 0), (0, 6, 0)] {
+        let path = scratch.make(ROOT, ROOT, 0o600);
+        let entries = [
+            (Tag::UserObj, 6),
+            (Tag::User(NAMED), for_named),
+            (Tag::GroupObj, for_group),
+            (Tag::Mask, 6),
+            (Tag::Other, for_others),
+        ];
+        set_acl(&path, ACCESS, Some(&Acl::new(&entries)));
+        let before = [opened_by(&named, &path), opened_by(&member, &path)];
+        write_in_a_namespace(&scratch, &path, &some_ids(), &some_ids());
+        let after = [opened_by(&named, &path), opened_by(&member, &path)];
+        for (before, after) in before.iter().zip(&after) {
+            let wider = before.chars().zip(after.chars()).any(|(before, after)| before == '-' && after != '-');
+            assert!(!wider, "{before}, then {after}");
+        }
+        let meta = path.metadata().unwrap();
+        assert_eq!((meta.uid(), meta.gid()), (ROOT, ROOT));
+        fs::remove_file(&path).unwrap();
     }
 }
 

@@ -93,7 +93,8 @@ const STORIES: [Story; 17] = [
     ("outside_of_namespaces_nobody_keeps_his_file", namespaces::outside_of_namespaces_nobody_keeps_his_file),
 ];
 
-const IN_NAMESPACES: [Story; 3] = [
+const IN_NAMESPACES: [Story; 4] = [
+    ("who_is_named_in_an_acl_and_not_mapped_stays_out", namespaces::who_is_named_in_an_acl_and_not_mapped_stays_out),
     ("a_file_whose_owner_is_not_mapped_is_not_nobodys", namespaces::a_file_whose_owner_is_not_mapped_is_not_nobodys),
     ("a_group_that_is_not_mapped_is_not_nobodys", namespaces::a_group_that_is_not_mapped_is_not_nobodys),
     ("where_all_ids_are_mapped_nobody_keeps_his_file", namespaces::where_all_ids_are_mapped_nobody_keeps_his_file),
