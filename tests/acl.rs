@@ -52,6 +52,10 @@ fn nobody_gets_more() {
     assert_eq!(Acl::of_mode(0o664).without_group().mode(), 0o644);
     assert_eq!(Acl::of_mode(0o466).without_owner().mode(), 0o444);
     let named = acl(&[(USER_OBJ, 6), (GROUP_OBJ, 6), (GROUP, 4), (MASK, 6), (OTHER, 6)]);
-    let expected = acl(&[(USER_OBJ, 6), (GROUP_OBJ, 4), (GROUP, 4), (MASK, 4), (OTHER, 6)]);
+    let expected = acl(&[(USER_OBJ, 6), (GROUP_OBJ, 4), (GROUP, 4), (MASK, 6), (OTHER, 6)]);
     assert_eq!(named.without_group(), expected);
+    // With a mask of nothing, Linux would take the named group for others.
+    let shut_out = acl(&[(USER_OBJ, 6), (GROUP_OBJ, 4), (GROUP, 0), (MASK, 4), (OTHER, 4)]);
+    let expected = acl(&[(USER_OBJ, 6), (GROUP_OBJ, 0), (GROUP, 0), (MASK, 4), (OTHER, 4)]);
+    assert_eq!(shut_out.without_group(), expected);
 }

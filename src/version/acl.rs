@@ -101,7 +101,9 @@ impl Acl {
     /// A plain mode that lets nobody in whom this keeps out, whoever is the owner and which group the file has: all but the
     /// owner may do what everybody may.
     pub(crate) fn for_everybody(&self) -> u32 {
-        let all = self.for_group_class(self.owner & self.other, |all, may| all & may);
+        let named = self.users.iter().chain(&self.groups).map(|it| it.may);
+        let masked = named.chain([self.group]).map(|may| may & self.mask.unwrap_or(0o7));
+        let all = masked.fold(self.owner & self.other, |all, may| all & may);
         mode(self.owner, all, all)
     }
 
@@ -116,20 +118,14 @@ impl Acl {
     /// The same for a file that has another group. Its members may have been among the others or in a named group, and the
     /// members of the former group are among the others now.
     pub(crate) fn without_group(mut self) -> Self {
-        // What the mask takes away is taken away for good, so that it only sums up the rest.
+        // What the mask takes away is taken away for good. The mask itself stays as it is: where it allows nothing, Linux
+        // does not look at the list, and who is named in it has the rights of others (`acl_permission_check` in fs/namei.c).
         let mask = self.mask.unwrap_or(0o7);
         let named = self.users.iter_mut().chain(&mut self.groups).map(|it| &mut it.may);
         named.chain([&mut self.group]).for_each(|may| *may &= mask);
         self.other &= self.group;
         self.group = self.groups.iter().fold(self.other, |all, it| all & it.may);
-        self.mask = self.mask.map(|_| self.for_group_class(0, |any, may| any | may));
         self
-    }
-
-    /// Goes through what the mask is about, as it leaves it.
-    fn for_group_class(&self, start: u16, fold: impl Fn(u16, u16) -> u16) -> u16 {
-        let named = self.users.iter().chain(&self.groups).map(|it| it.may);
-        named.chain([self.group]).map(|may| may & self.mask.unwrap_or(0o7)).fold(start, fold)
     }
 }
 

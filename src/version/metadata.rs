@@ -66,12 +66,11 @@ impl Old {
                 old.may_inherit = false;
                 return Ok(Some(old));
             }
-            Err(Errno::ACCESS | Errno::PERM) => {
+            // ENOENT: removed meanwhile, by somebody without the lock. What its group bits meant nobody can tell any more.
+            Err(Errno::ACCESS | Errno::PERM | Errno::NOENT) => {
                 old.access = Access::Unknown;
                 return Ok(Some(old));
             }
-            // Removed meanwhile, by somebody without the lock.
-            Err(Errno::NOENT) => return Ok(Some(old)),
             Err(error) => return Err(failed(error)),
         };
         for attribute in names.split_inclusive(|byte| *byte == 0).filter_map(|it| CStr::from_bytes_with_nul(it).ok()) {
@@ -208,6 +207,11 @@ fn keep_owner(file: &Fd, old: &Meta, new: &Meta, path: &Path) -> Result<Kept> {
     let uid = (old.uid != new.uid && !uid_is_lost).then_some(old.uid);
     let gid = (old.gid != new.gid && !gid_is_lost).then_some(old.gid);
     let mut kept = Kept { owner: !uid_is_lost, group: !gid_is_lost, unchanged: uid.is_none() && gid.is_none() };
+    // Made to be written, it may give its owner more than the old one did, which the owner to come must not find.
+    let too_much = new.mode & !old.mode & 0o700;
+    if uid.is_some() && too_much != 0 {
+        set_mode(file, new.mode & !too_much, path)?;
+    }
     if !kept.unchanged && !set_owner(file, uid, gid, path)? {
         kept.owner &= uid.is_none();
         kept.group &= gid.is_none() || (uid.is_some() && set_owner(file, None, gid, path)?);

@@ -1,6 +1,9 @@
 //! What the tests share: real processes as workers, and test programs that can say why they skip a case.
 #![allow(dead_code, reason = "every test program uses a part of this")]
 
+#[cfg(target_os = "linux")]
+pub mod acl;
+
 use std::env;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;

@@ -17,8 +17,8 @@ use crate::random;
 use crate::report::{self, Control, Counts, Judged};
 use crate::states::Recording;
 use crate::workloads::{
-    BATCH, CREATE, Commits, DELETE, History, LeftOut, Meddling, REPLACE, RESIZE, Run, WORKLOADS, WRITES, Workload,
-    Writer,
+    ATTRIBUTES, BATCH, CREATE, Commits, DELETE, History, LeftOut, Meddling, REPLACE, RESIZE, Run, WORKLOADS, WRITES,
+    Workload, Writer,
 };
 
 /// How many states of each recording are judged by default, spread evenly over its crash points.
@@ -42,7 +42,7 @@ pub fn all() -> Vec<Trial> {
         None => {
             let mut trials = each_file_system(FILE_SYSTEMS, &WORKLOADS, the_adapter_keeps_its_promise);
             trials.push(test("control: the judge tells good from bad", judge::tells_good_from_bad));
-            for left_out in [LeftOut::FileSync, LeftOut::DirectorySync] {
+            for left_out in [LeftOut::FileSync, LeftOut::DirectorySync, LeftOut::Attributes] {
                 for file_system in FILE_SYSTEMS {
                     let name = format!("control: {}, {left_out} left out", file_system.name);
                     trials.push(case(file_system, &name, move |lab| the_lab_notices(lab, left_out)));
@@ -156,13 +156,18 @@ fn the_lab_notices(lab: &Lab, left_out: LeftOut) {
     let mut missed = Vec::new();
     for commits in Commits::ALL {
         let mut counts = Counts::default();
-        for workload in [CREATE, REPLACE, RESIZE, DELETE, BATCH] {
+        let workloads = match left_out {
+            LeftOut::FileSync | LeftOut::DirectorySync => &[CREATE, REPLACE, RESIZE, DELETE, BATCH, ATTRIBUTES][..],
+            LeftOut::Attributes => &[ATTRIBUTES],
+        };
+        for workload in workloads {
             let meddling = Meddling { commits, left_out: Some(left_out) };
-            counts.add(&examine_adapter(lab, &workload, Durability::Full, meddling).counts);
+            counts.add(&examine_adapter(lab, workload, Durability::Full, meddling).counts);
         }
         let caught = match left_out {
             LeftOut::FileSync => counts.torn > 0,
             LeftOut::DirectorySync => counts.lost > 0,
+            LeftOut::Attributes => counts.other > 0,
         };
         let excuse = excuse(lab.file_system, left_out, commits);
         let verdict = match excuse {

@@ -1,6 +1,7 @@
 //! The verdict on a crash state: mount it, look, unmount, check; then compare what was there with what may be there.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::CString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::disk::Event;
 use crate::lab::Lab;
 use crate::states::{Recording, State};
-use crate::workloads::{History, Version, is_expected};
+use crate::workloads::{Attributes, History, Version, attributes_of, is_expected};
 
 /// What a workload promised.
 pub struct Promise<'a> {
@@ -25,7 +26,7 @@ pub enum Fault {
     Torn(String),
     /// The file is a version that had been superseded by one that was acknowledged.
     Lost(String),
-    /// The mode, the leftovers, or the file system itself.
+    /// The mode, the attributes, the leftovers, or the file system itself.
     Other(String),
 }
 
@@ -37,7 +38,7 @@ pub struct Seen {
 }
 
 enum Node {
-    File { mode: u32, contents: Vec<u8> },
+    File { mode: u32, attributes: Attributes, contents: Vec<u8> },
     Other,
 }
 
@@ -66,7 +67,8 @@ fn walk(root: &Path, dir: &Path, nodes: &mut BTreeMap<PathBuf, Node>) -> std::io
         let path = dir.join(entry.file_name());
         let metadata = entry.metadata()?;
         let node = if metadata.is_file() {
-            Node::File { mode: metadata.permissions().mode() & 0o7777, contents: fs::read(entry.path())? }
+            let (mode, attributes) = (metadata.permissions().mode() & 0o7777, attributes_of(&entry.path()));
+            Node::File { mode, attributes, contents: fs::read(entry.path())? }
         } else {
             Node::Other
         };
@@ -129,9 +131,9 @@ impl Seen {
 
     fn file(&self, promise: &Promise<'_>, times: &Times, path: &Path, versions: &[Version]) -> Vec<Fault> {
         let name = path.display();
-        let (mode, found) = match self.nodes.get(path) {
+        let (given, found) = match self.nodes.get(path) {
             None => (None, None),
-            Some(Node::File { mode, contents }) => (Some(*mode), Some(contents)),
+            Some(Node::File { mode, attributes, contents }) => (Some((*mode, attributes)), Some(contents)),
             Some(Node::Other) => return vec![Fault::Torn(format!("{name} is not a file"))],
         };
         let numbered = || versions.iter().enumerate().filter(|(_, version)| times.begun(version));
@@ -148,9 +150,10 @@ impl Seen {
             let (old, new) = (same[0].0, newer[0]);
             faults.push(Fault::Lost(format!("{name} is version {old}, though {new} was acknowledged")));
         }
-        let right = |mode: u32| same.iter().any(|(_, version)| version.mode == mode);
-        if let Some(mode) = mode.filter(|mode| promise.leftovers.is_some() && !right(*mode)) {
-            faults.push(Fault::Other(format!("{name} has mode {mode:o}")));
+        let right = |given| same.iter().any(|(_, version)| (version.mode, &version.attributes) == given);
+        if let Some((mode, attributes)) = given.filter(|given| promise.leftovers.is_some() && !right(*given)) {
+            let names: Vec<&CString> = attributes.iter().map(|(name, _)| name).collect();
+            faults.push(Fault::Other(format!("{name} has mode {mode:o} and attributes {names:?}")));
         }
         faults
     }
@@ -199,16 +202,18 @@ fn describe(found: Option<&Vec<u8>>) -> String {
 
 /// The judge on trial, without a disk.
 pub fn tells_good_from_bad() {
+    let attributes = |value: &str| vec![(c"user.key".to_owned(), value.into())];
     let version = |contents: Option<&str>, operation| Version {
         contents: contents.map(|contents| contents.into()),
         mode: 0o640,
+        attributes: attributes("value"),
         operation,
     };
     let versions = vec![version(None, None), version(Some("one"), Some(0)), version(Some("two"), Some(1))];
     let mut history = History::default();
     history.files.insert("file".into(), versions);
     let promise = Promise { history: &history, leftovers: Some(1) };
-    let node = |mode, contents: &str| Node::File { mode, contents: contents.into() };
+    let node = |mode, contents: &str| Node::File { mode, attributes: attributes("value"), contents: contents.into() };
     let faults = |nodes: Vec<(&str, Node)>, log: &[Event]| {
         let nodes = nodes.into_iter().map(|(path, node)| (path.into(), node)).collect();
         Seen { nodes, broken: None }.faults(&promise, log)
@@ -230,7 +235,11 @@ pub fn tells_good_from_bad() {
     assert_eq!(faults(vec![("file", node(0o640, "one"))], &both), []);
     assert_eq!(faults(vec![("file", node(0o640, "two"))], &both), []);
 
-    // Modes and leftovers.
+    // Modes, attributes and leftovers.
+    for wrong in [vec![], attributes("other")] {
+        let node = Node::File { mode: 0o640, attributes: wrong, contents: "two".into() };
+        assert!(matches!(faults(vec![("file", node)], &log)[..], [Fault::Other(_)]));
+    }
     assert!(matches!(faults(vec![("file", node(0o600, "two"))], &log)[..], [Fault::Other(_)]));
     let left = |names: &[&'static str]| {
         let names = names.iter().map(|name| (*name, node(0o640, "")));

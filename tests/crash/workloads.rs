@@ -1,6 +1,7 @@
 //! What is done to files while the disk records, and which versions of which file it makes.
 
 use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -16,6 +17,7 @@ use atomic_file_adapter::{AtomicFileAdapter, Durability};
 use nix::sys::stat::{SFlag, fstat};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::common::acl::{ACCESS, Acl, Tag, attributes, set_acl, set_attribute};
 use crate::disk::{Disk, Event};
 use crate::lab::Mounted;
 use crate::random::Random;
@@ -58,7 +60,11 @@ pub static WRITES: [Workload; 5] = [
     Workload { name: "replace what is open", prepare: |run| run.put("file", 6000), operate: replace_open, writers: 1 },
 ];
 
-pub static WORKLOADS: [Workload; 9] = [
+/// The file has an ACL and attributes, of which one does not fit into an inode. (It must fit into a block of 1024 bytes.)
+pub const ATTRIBUTES: Workload =
+    Workload { name: "attributes", prepare: prepare_attributes, operate: replace, writers: 1 };
+
+pub static WORKLOADS: [Workload; 10] = [
     CREATE,
     REPLACE,
     RESIZE,
@@ -68,6 +74,7 @@ pub static WORKLOADS: [Workload; 9] = [
     Workload { name: "two writers", prepare: |run| run.put("file", 6000), operate: two_writers, writers: 2 },
     Workload { name: "symbolic link", prepare: prepare_link, operate: through_link, writers: 1 },
     BATCH,
+    ATTRIBUTES,
 ];
 
 fn create(run: &Run) {
@@ -170,6 +177,20 @@ fn batch(run: &Run) {
         run.meddle(operations[0], "batch", || batch.commit().unwrap());
         operations.into_iter().for_each(|operation| run.disk.mark(Event::Acknowledged(operation)));
     }
+}
+
+fn prepare_attributes(run: &Run) {
+    run.put("file", 6000);
+    let path = run.path("file");
+    let entries = [(Tag::UserObj, 6), (Tag::User(1234), 6), (Tag::GroupObj, 0), (Tag::Mask, 6), (Tag::Other, 0)];
+    set_acl(&path, ACCESS, Some(&Acl::new(&entries)));
+    set_attribute(&path, c"user.small", b"value").unwrap();
+    set_attribute(&path, c"user.large", &contents("user.large", 0, 700)).unwrap();
+    let mut history = run.history.lock().unwrap();
+    let version = &mut history.files.get_mut(Path::new("file")).unwrap()[0];
+    version.mode = path.metadata().unwrap().permissions().mode() & 0o7777;
+    version.attributes = attributes_of(&path);
+    assert_eq!(version.attributes.len(), 3);
 }
 
 fn prepare_link(run: &Run) {
@@ -293,6 +314,8 @@ impl Commits {
 pub enum LeftOut {
     FileSync,
     DirectorySync,
+    /// Not a sync, but what it is for.
+    Attributes,
 }
 
 impl fmt::Display for LeftOut {
@@ -300,22 +323,34 @@ impl fmt::Display for LeftOut {
         f.write_str(match self {
             LeftOut::FileSync => "the file's sync",
             LeftOut::DirectorySync => "the directory's sync",
+            LeftOut::Attributes => "the attributes",
         })
     }
 }
 
 impl LeftOut {
     fn is(self, call: &Call<'_>) -> bool {
-        if call.syscall == Syscall::Syncfs {
-            return self == LeftOut::FileSync;
+        match call.syscall {
+            Syscall::Syncfs => return self == LeftOut::FileSync,
+            Syscall::Fsetxattr => return self == LeftOut::Attributes,
+            _ => {}
         }
         let Some(fd) = call.fd.filter(|_| call.syscall == Syscall::Fsync) else { return false };
         let kind = SFlag::from_bits_truncate(fstat(fd).unwrap().st_mode) & SFlag::S_IFMT;
         match self {
             LeftOut::FileSync => kind == SFlag::S_IFREG,
             LeftOut::DirectorySync => kind == SFlag::S_IFDIR,
+            LeftOut::Attributes => false,
         }
     }
+}
+
+/// The ACL, and what users have given.
+pub type Attributes = Vec<(CString, Vec<u8>)>;
+
+pub fn attributes_of(path: &Path) -> Attributes {
+    let ours = |name: &CStr| name == ACCESS || name.to_bytes().starts_with(b"user.");
+    attributes(path).into_iter().filter(|(name, _)| ours(name)).collect()
 }
 
 /// What a file may be after a crash.
@@ -323,6 +358,7 @@ pub struct Version {
     /// `None`: there is no such file.
     pub contents: Option<Vec<u8>>,
     pub mode: u32,
+    pub attributes: Attributes,
     /// The operation that makes it; `None`: it was there before.
     pub operation: Option<usize>,
 }
@@ -380,7 +416,8 @@ impl Run<'_> {
         let contents = contents(path, 0, size);
         fs::write(self.path(path), &contents).unwrap();
         fs::set_permissions(self.path(path), Permissions::from_mode(REPLACED_MODE)).unwrap();
-        let version = Version { contents: Some(contents), mode: REPLACED_MODE, operation: None };
+        let version =
+            Version { contents: Some(contents), mode: REPLACED_MODE, attributes: Vec::new(), operation: None };
         self.history.lock().unwrap().files.insert(path.into(), vec![version]);
     }
 
@@ -416,14 +453,14 @@ impl Run<'_> {
         let mut history = self.history.lock().unwrap();
         let operation = history.operations;
         history.operations += 1;
-        let absent = || vec![Version { contents: None, mode: 0, operation: None }];
+        let absent = || vec![Version { contents: None, mode: 0, attributes: Vec::new(), operation: None }];
         let versions = history.files.entry(path.into()).or_insert_with(absent);
         let contents = size.map(|size| contents(path, versions.len(), size));
-        let mode = match versions.last().unwrap() {
-            Version { contents: None, .. } => NEW_MODE,
-            old => old.mode,
+        let (mode, attributes) = match versions.last().unwrap() {
+            Version { contents: None, .. } => (NEW_MODE, Vec::new()),
+            old => (old.mode, old.attributes.clone()),
         };
-        versions.push(Version { contents: contents.clone(), mode, operation: Some(operation) });
+        versions.push(Version { contents: contents.clone(), mode, attributes, operation: Some(operation) });
         self.disk.mark(Event::Begin(operation));
         (operation, contents)
     }
@@ -463,8 +500,9 @@ impl Run<'_> {
 
 /// Whether the call changes the disk, or is the first that is worth a look after one that did.
 fn changes_or_follows(call: &Call<'_>) -> bool {
-    use Syscall::{Close, Fchmod, Fchown, Fsync, Mkdirat, Renameat, Syncfs, Unlinkat, Write};
-    matches!(call.syscall, Mkdirat | Write | Fchown | Fchmod | Fsync | Syncfs | Renameat | Unlinkat | Close)
+    use Syscall::{Close, Fchmod, Fchown, Fremovexattr, Fsetxattr, Fsync, Mkdirat, Renameat, Syncfs, Unlinkat, Write};
+    let changes_the_file = matches!(call.syscall, Write | Fchown | Fchmod | Fsetxattr | Fremovexattr);
+    changes_the_file || matches!(call.syscall, Mkdirat | Fsync | Syncfs | Renameat | Unlinkat | Close)
 }
 
 /// Commits the journal, by a change and a sync of a file that is not the workload's.

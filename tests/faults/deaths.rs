@@ -21,11 +21,13 @@ pub(crate) fn the_process_dies_at_each_call(operation: &Operation) {
                 assert_eq!(end, "done");
                 worker.finish();
                 assert!(at > 5, "hardly any calls");
+                scratch.assert_protection_is_kept(operation.name);
                 laboratory.check_afterwards(&scratch, &[operation.new], 0, operation.name);
                 break;
             }
             assert_eq!(worker.signal(), Some(libc::SIGKILL));
             let what = format!("{}, {durability:?}: dies at call {at}", operation.name);
+            scratch.assert_protection_is_kept(&what);
             laboratory.check_afterwards(&scratch, &[operation.old, operation.new], had + operation.temporaries, &what);
         }
     }

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use atomic_file_adapter::fault::{Action, Syscall};
 use atomic_file_adapter::{Error, FileKind, Step};
-use libc::{EACCES, EBADF, EEXIST, EIO, EMFILE, ENOENT, EPERM, EROFS};
+use libc::{EACCES, EBADF, EEXIST, EIO, EMFILE, ENODATA, ENOENT, ENOTSUP, EPERM, EROFS};
 
 use crate::errors::errors_of;
 use crate::laboratory::{EACH_DURABILITY, Laboratory, Scratch, Seen, calls_of};
@@ -30,16 +30,24 @@ pub(crate) fn each_call_fails_in_each_way(operation: &Operation) {
 
 fn fails_once(laboratory: &mut Laboratory<'_>, number: usize, at: usize, call: &Seen, errno: i32) {
     let Operation { name, old, new, new_if_told_missing, .. } = *laboratory.operation;
-    let scratch = laboratory.scratch(number);
-    let inode = |scratch: &Scratch| scratch.path().metadata().map(|meta| (meta.ino(), meta.mode())).ok();
+    let mut scratch = laboratory.scratch(number);
+    let inode = |scratch: &Scratch| (scratch.path().metadata().map(|meta| meta.ino()).ok(), scratch.protection());
     let before = inode(&scratch);
     let (result, calls) =
         laboratory.run(&scratch, move |call| if call.number == at { Action::Fail(errno) } else { Action::Proceed });
     assert!(calls > at);
     let os_error = io::Error::from_raw_os_error(errno);
     let what = format!("{name}, {:?}: call {at}, {}, fails with {os_error}", laboratory.durability, call.text);
-    // A kernel that says that something is missing is believed.
+    // A kernel that says that something is missing is believed. So it is if it says that there are no attributes.
     let told_missing = errno == ENOENT;
+    use Syscall::{Fgetxattr, Flistxattr, Fstatat, Lgetxattr, Llistxattr, Openat};
+    match (call.syscall, errno) {
+        (Fstatat, ENOENT) => scratch.found = None,
+        (Llistxattr | Lgetxattr | Flistxattr | Fgetxattr, ENODATA | ENOTSUP) => scratch.found = None,
+        // Where the file must be opened to be asked. The manual page has it for O_TMPFILE only.
+        (Openat, ENOTSUP) => scratch.found = None,
+        _ => {}
+    }
     // If the removal of a temporary file fails, it stays.
     let mut temporaries = usize::from(call.syscall == Syscall::Unlinkat);
     let contents = scratch.contents();

@@ -42,6 +42,7 @@ pub(crate) fn interruptions_and_short_pieces_change_nothing(operation: &Operatio
                 Did::Read(read) => assert_eq!(read.as_deref(), operation.old.map(str::as_bytes), "{what}"),
                 Did::It | Did::Nothing => assert!(calls >= expected, "{what}"),
             }
+            scratch.assert_protection_is_kept(&what);
             laboratory.check_afterwards(&scratch, &[operation.new], 0, &what);
         }
     }

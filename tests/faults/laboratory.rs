@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::ffi::CString;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -23,11 +24,58 @@ pub(crate) struct Scratch {
     pub(crate) locks: PathBuf,
     target: &'static str,
     pub(crate) kept: Cell<Option<AtomicFile>>,
+    /// The target's protection before the operation, and after it if nothing fails. `None`: there is none to keep.
+    pub(crate) found: Option<Protection>,
+}
+
+/// Who may do what with a file, and its attributes.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Protection {
+    mode: u32,
+    acl: Option<Vec<u8>>,
+    attributes: Vec<(CString, Vec<u8>)>,
+}
+
+impl Protection {
+    fn of(path: &Path) -> Option<Self> {
+        let mode = path.metadata().ok()?.permissions().mode() & 0o7777;
+        #[cfg(target_os = "linux")]
+        {
+            use crate::common::acl::{ACCESS, attribute, attributes};
+            let acl = attribute(path, ACCESS);
+            let others = attributes(path).into_iter().filter(|(name, _)| name.as_c_str() != ACCESS).collect();
+            Some(Protection { mode, acl, attributes: others })
+        }
+        #[cfg(not(target_os = "linux"))]
+        Some(Protection { mode, acl: None, attributes: Vec::new() })
+    }
+
+    /// Whether it lets nobody in but those whom `old` lets in. The ACLs of the operations have nothing for others, so that
+    /// without one, only the owner may be left.
+    fn is_no_wider_than(&self, old: &Protection) -> bool {
+        let acl_kept = self.acl == old.acl;
+        let mode_kept = self.mode & !old.mode == 0;
+        let nobody_else = self.acl.is_none() && self.mode & 0o077 == 0;
+        let attributes_kept = self.attributes.iter().all(|attribute| old.attributes.contains(attribute));
+        attributes_kept && mode_kept && (acl_kept || nobody_else)
+    }
 }
 
 impl Scratch {
     pub(crate) fn at(dir: &Path, operation: &Operation) -> Self {
-        Scratch { files: dir.join("files"), locks: dir.join("locks"), target: operation.target, kept: Cell::new(None) }
+        let (files, locks) = (dir.join("files"), dir.join("locks"));
+        Scratch { files, locks, target: operation.target, kept: Cell::new(None), found: None }
+    }
+
+    pub(crate) fn protection(&self) -> Option<Protection> {
+        Protection::of(&self.path())
+    }
+
+    /// A version that was there before is as it was, or gone, or a new one is in its place that has all of this.
+    #[track_caller]
+    pub(crate) fn assert_protection_is_kept(&self, what: &str) {
+        let (Some(now), Some(before)) = (self.protection(), &self.found) else { return };
+        assert_eq!(now, *before, "{what}");
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -97,7 +145,7 @@ impl<'a> Laboratory<'a> {
             drop(scratch.adapter(self.durability).file(scratch.path()).unwrap().lock().unwrap());
         }
         (self.operation.prepare)(&scratch);
-        scratch
+        Scratch { found: self.operation.old.and_then(|_| scratch.protection()), ..scratch }
     }
 
     pub(crate) fn run(
@@ -119,6 +167,9 @@ impl<'a> Laboratory<'a> {
     ) {
         let contents = scratch.contents();
         assert!(allowed.contains(&contents.as_deref()), "{what}: {contents:?}");
+        if let (Some(now), Some(before)) = (scratch.protection(), &scratch.found) {
+            assert!(now.is_no_wider_than(before), "{what}: {before:?}, now {now:?}");
+        }
         self.witness.tell(&format!("{}\t{}", scratch.locks.display(), scratch.path().display()));
         assert_eq!(self.witness.hear(), format!("free {contents:?}"), "{what}");
         let left = scratch.temporaries();
@@ -149,6 +200,12 @@ pub(crate) fn run(
         }
         Action::Proceed | Action::Short(_) if (without_openat2 || without_proc) && call.syscall == Syscall::Openat2 => {
             Action::Fail(ENOSYS)
+        }
+        // They go through /proc.
+        Action::Proceed | Action::Short(_)
+            if without_proc && [Syscall::Llistxattr, Syscall::Lgetxattr].contains(&call.syscall) =>
+        {
+            Action::Fail(ENOENT)
         }
         action => action,
     };
@@ -190,6 +247,7 @@ pub(crate) fn calls_of(laboratory: &Laboratory<'_>, number: &mut usize) -> Vec<S
     });
     result.unwrap();
     assert_eq!(scratch.contents().as_deref(), laboratory.operation.new);
+    scratch.assert_protection_is_kept(laboratory.operation.name);
     assert_eq!(scratch.temporaries(), [""; 0]);
     assert_eq!(calls, seen.borrow().len());
     seen.take()

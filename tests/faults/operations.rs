@@ -113,6 +113,31 @@ const BATCH: Operation = Operation {
     ..WRITE
 };
 
+const WRITE_WITH_AN_ACL: Operation = Operation { name: "write_a_file_with_an_acl", prepare: give_attributes, ..WRITE };
+
+/// An ACL that lets one user in, where the mode has the same bits for the group, and an attribute of a user's.
+#[cfg(target_os = "linux")]
+fn give_attributes(scratch: &Scratch) {
+    use crate::common::acl::{ACCESS, Acl, Tag, set_acl, set_attribute};
+    let entries = [(Tag::UserObj, 6), (Tag::User(1236), 6), (Tag::GroupObj, 0), (Tag::Mask, 6), (Tag::Other, 0)];
+    set_acl(&scratch.path(), ACCESS, Some(&Acl::new(&entries)));
+    set_attribute(&scratch.path(), c"user.key", b"value").unwrap();
+}
+
+/// Which a file that was there before has nothing of.
+#[cfg(target_os = "linux")]
+fn give_directory_a_default_acl(scratch: &Scratch) {
+    use crate::common::acl::{Acl, DEFAULT, Tag, set_acl};
+    let entries = [(Tag::UserObj, 7), (Tag::User(1236), 7), (Tag::GroupObj, 7), (Tag::Mask, 7), (Tag::Other, 7)];
+    set_acl(&scratch.files, DEFAULT, Some(&Acl::new(&entries)));
+}
+
+#[cfg(not(target_os = "linux"))]
+fn give_attributes(_: &Scratch) {}
+
+#[cfg(not(target_os = "linux"))]
+fn give_directory_a_default_acl(_: &Scratch) {}
+
 /// For those that do something else than change the target.
 const LOOK: Operation = Operation { new: Some(OLD), ..WRITE };
 
@@ -164,6 +189,28 @@ pub(crate) const OPERATIONS: &[Operation] = &[
             }
         },
         ..WRITE
+    },
+    WRITE_WITH_AN_ACL,
+    Operation { name: "write_a_file_with_an_acl_without_proc", without_proc: true, ..WRITE_WITH_AN_ACL },
+    Operation {
+        name: "update_a_file_with_an_acl_of_another_owner",
+        prepare: |scratch| {
+            give_attributes(scratch);
+            if no_root().is_none() {
+                chown(scratch.path(), Some(1234), Some(1235)).unwrap();
+            }
+        },
+        ..UPDATE
+    },
+    Operation { name: "write_under_a_default_acl", prepare: give_directory_a_default_acl, ..WRITE },
+    Operation {
+        name: "batch_under_a_default_acl",
+        prepare: |scratch| {
+            (BATCH.prepare)(scratch);
+            give_attributes(scratch);
+            give_directory_a_default_acl(scratch);
+        },
+        ..BATCH
     },
     Operation {
         name: "write_with_a_mode",
@@ -304,11 +351,12 @@ pub(crate) fn the_operations_make_all_the_calls_there_are() {
         FcntlSetlk,
         FcntlUnlock,
         FcntlGetlk,
+        Flistxattr,
         Fsync,
         Close,
     ]);
     if cfg!(target_os = "linux") {
-        all.extend([Openat2, Fstatfs]);
+        all.extend([Openat2, Fstatfs, Llistxattr, Lgetxattr, Fgetxattr, Fsetxattr, Fremovexattr]);
     }
     if syncs_whole_file_systems(&env::temp_dir()) {
         all.extend([Syncfs, Uname]);

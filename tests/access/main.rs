@@ -1,0 +1,49 @@
+//! Who may read and write a new version of a file: whom the old one let in, and nobody else, from the creation of the
+//! temporary file on.
+//!
+//! `table.rs` writes generated files (`cases.rs`) as several users, while others (`users.rs`) try at every system call
+//! to open what is there; who should be let in says `oracle.rs`. The other files have one story a test: ACLs,
+//! attributes, user namespaces.
+//!
+//! | variable | |
+//! |---|---|
+//! | `ACCESS` | how many cases of each writer on each file system (300), or `full`: all |
+//! | `ACCESS_SEED` | other random cases |
+//!
+//! It needs Linux and root.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+#[cfg(target_os = "linux")]
+mod attributes;
+#[cfg(target_os = "linux")]
+mod cases;
+#[cfg(target_os = "linux")]
+mod namespaces;
+#[cfg(target_os = "linux")]
+mod oracle;
+#[cfg(target_os = "linux")]
+mod report;
+#[cfg(target_os = "linux")]
+mod stories;
+#[cfg(target_os = "linux")]
+mod table;
+#[cfg(target_os = "linux")]
+mod trials;
+#[cfg(target_os = "linux")]
+mod users;
+
+use std::process::ExitCode;
+
+#[cfg(target_os = "linux")]
+fn main() -> ExitCode {
+    let code = common::main(trials::all(), trials::WORKERS);
+    report::publish();
+    code
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() -> ExitCode {
+    common::main(vec![common::test_if(Some("needs Linux"), "who_could_open_what", || ())], &[])
+}
