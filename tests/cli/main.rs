@@ -9,6 +9,7 @@ mod locks;
 mod read_and_write;
 mod run;
 mod settings;
+mod signals;
 mod timeout;
 mod update;
 

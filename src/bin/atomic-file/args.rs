@@ -53,7 +53,8 @@ pub enum Verb {
     },
     /// Replace the contents with standard input
     ///
-    /// Input of up to 1 MiB is read before the lock is taken; of a larger one, the rest is read under it.
+    /// Input of up to 1 MiB is read before the lock is taken; of a larger one, the rest is read under it. A signal that ends
+    /// this program before the new contents are complete changes nothing, and leaves no temporary file.
     Write {
         /// The file; directories above it are made
         path: PathBuf,
@@ -61,7 +62,11 @@ pub enum Verb {
     /// Pass the contents through a command
     ///
     /// CMD gets the old contents on standard input; its standard output becomes the new file, all under one exclusive
-    /// lock. If CMD fails, nothing changes and its status is passed on.
+    /// lock. If CMD fails, nothing changes and its status is passed on. The output ends when nobody has it open any more, as
+    /// in $(...) of a shell.
+    ///
+    /// Signals are dealt with as by run. After a SIGHUP, SIGINT, SIGQUIT or SIGTERM nothing changes, however CMD ends; what it
+    /// has left in the background is not waited for then.
     Update {
         /// The file; it need not exist
         path: PathBuf,
@@ -76,8 +81,13 @@ pub enum Verb {
     },
     /// Run a command while the lock of a path is held
     ///
-    /// CMD must not ask for the same lock itself. SIGTERM and SIGHUP are passed on to it, and SIGINT and SIGQUIT are left
-    /// to it. If this program is killed with SIGKILL, the lock is free although CMD goes on.
+    /// CMD must not ask for the same lock itself.
+    ///
+    /// This program does not end before CMD. Signals that would end it are passed on to CMD, but SIGINT and SIGQUIT are left to
+    /// it, as it has them from the terminal itself, and SIGPIPE, SIGXFSZ and real-time signals do nothing. What is ignored
+    /// when it starts, by nohup for example, stays ignored. While it is stopped the lock is held; Ctrl-Z stops CMD, too. If it
+    /// is killed with SIGKILL, or as if by a fault of its own (SIGILL, SIGBUS, SIGFPE, SIGSEGV, SIGSYS), the lock is free
+    /// although CMD goes on.
     Run {
         /// The file; it need not exist
         path: PathBuf,
@@ -170,7 +180,8 @@ pub const SECTIONS: [Section; 4] = [
             ("3", "There is no such file (delete, read --must-exist)."),
             ("4", "The lock was not free in time (--timeout)."),
         ],
-        note: "If CMD of update or run fails, its status is passed on, or 128 + N if signal N ended it.",
+        note: "If CMD of update or run fails, its status is passed on, or 128 + N if signal N ended it. After a signal N that \
+               asked for an end, update has the status 128 + N, too, if CMD ended well.",
     },
     Section {
         title: "Environment",
