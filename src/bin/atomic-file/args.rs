@@ -44,6 +44,9 @@ pub enum Level {
 #[derive(Subcommand)]
 pub enum Verb {
     /// Write the contents to standard output
+    ///
+    /// What would never end is refused: the contents behind themselves (read f >>f). So are contents for a standard output
+    /// that is closed, which looks like /dev/null open for reading and writing; >/dev/null is neither.
     Read {
         /// The file
         path: PathBuf,
@@ -55,6 +58,9 @@ pub enum Verb {
     ///
     /// Input of up to 1 MiB is read before the lock is taken; of a larger one, the rest is read under it. A signal that ends
     /// this program before the new contents are complete changes nothing, and leaves no temporary file.
+    ///
+    /// A standard input that is closed is refused, which looks like /dev/null open for reading and writing; </dev/null
+    /// empties the file.
     Write {
         /// The file; directories above it are made
         path: PathBuf,

@@ -94,7 +94,10 @@ fn run(Cli { lock_dir, timeout, durability, verb }: Cli) -> Result<(), Failure> 
         Verb::Read { path, must_exist } => {
             let file = adapter()?.file(path)?;
             match file.open()? {
-                Some(version) => to_stdout(|out| show(version, out)),
+                Some(version) => {
+                    streams::check_output(file.path(), &version)?;
+                    to_stdout(|out| show(version, out))
+                }
                 None if must_exist => Err(Failure::Status(MISSING)),
                 None => Ok(()),
             }
