@@ -24,6 +24,11 @@ pub struct Cli {
     /// Give up waiting for a lock after so many seconds; 0 tries once [default: wait for ever]
     #[arg(long, value_name = "SECONDS", global = true, value_parser = seconds)]
     pub timeout: Option<Duration>,
+    /// The status if the lock was not free in time
+    ///
+    /// For a CMD that has statuses of its own.
+    #[arg(short = 'E', long, value_name = "N", global = true, default_value_t = TIMED_OUT)]
+    pub conflict_exit_code: u8,
     /// What a write promises about a power cut
     #[arg(long, value_name = "LEVEL", global = true, default_value = "full")]
     pub durability: Level,
@@ -146,6 +151,8 @@ pub enum Verb {
 pub const FAILED: u8 = 1;
 pub const MISSING: u8 = 3;
 pub const TIMED_OUT: u8 = 4;
+pub const CANNOT_RUN: u8 = 126;
+pub const NOT_FOUND: u8 = 127;
 
 /// A section of the long help and of the manual page.
 pub struct Section {
@@ -184,10 +191,14 @@ pub const SECTIONS: [Section; 4] = [
             ("1", "Failed; standard error says at what, in one line."),
             ("2", "Wrong usage; nothing was done."),
             ("3", "There is no such file (delete, read --must-exist)."),
-            ("4", "The lock was not free in time (--timeout)."),
+            ("4", "The lock was not free in time (--timeout); another status with -E."),
+            ("126", "CMD of update or run cannot be run."),
+            ("127", "CMD of update or run was not found."),
         ],
         note: "If CMD of update or run fails, its status is passed on, or 128 + N if signal N ended it. After a signal N that \
-               asked for an end, update has the status 128 + N, too, if CMD ended well.",
+               asked for an end, update has the status 128 + N, too, if CMD ended well. CMD may have statuses that are the same \
+               as these: 3 is always CMD's then, and the others are, unless standard error ends with a message of this \
+               program. With -E a timeout has a status that CMD does not have.",
     },
     Section {
         title: "Environment",

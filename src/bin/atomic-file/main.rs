@@ -21,7 +21,7 @@ use atomic_file_adapter::{AtomicFileAdapter, Durability, Error, Replacement};
 use clap::{CommandFactory, Parser};
 use signal_hook::low_level::emulate_default_handler;
 
-use args::{Cli, FAILED, Level, MISSING, TIMED_OUT, Verb};
+use args::{CANNOT_RUN, Cli, FAILED, Level, MISSING, NOT_FOUND, Verb};
 use child::{Running, passed_on, status_of};
 use progress::Watched;
 use signals::{Interruptible, Signals};
@@ -48,18 +48,30 @@ impl From<Error> for Failure {
 }
 
 fn main() -> ExitCode {
-    let (status, message) = match run(Cli::parse()) {
+    let cli = Cli::parse();
+    let timed_out = cli.conflict_exit_code;
+    let (status, message) = match run(cli) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Status(status)) => return status.into(),
         Err(Failure::Signal(signal)) => return die_of(signal),
-        Err(Failure::Adapter(error @ Error::Timeout { .. })) => (TIMED_OUT, error.to_string()),
+        Err(Failure::Adapter(error @ Error::Timeout { .. })) => (timed_out, error.to_string()),
         Err(Failure::Adapter(error)) => (FAILED, error.to_string()),
         Err(Failure::Io(what, error)) => (FAILED, format!("{what}: {error}")),
-        Err(Failure::Command(name, error)) => (FAILED, format!("cannot run {name}: {error}")),
+        Err(Failure::Command(name, error)) => (not_started(&error), format!("cannot run {name}: {error}")),
     };
     // If standard error is closed there is nobody to tell.
     let _ = writeln!(io::stderr(), "atomic-file: {}", one_line(&message));
     status.into()
+}
+
+/// The status for a command that was not started, as env(1) and nohup(1) have it.
+fn not_started(error: &io::Error) -> u8 {
+    match error.kind() {
+        io::ErrorKind::NotFound => NOT_FOUND,
+        // There is no room for another process (fork(2)), whatever the command is.
+        io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => FAILED,
+        _ => CANNOT_RUN,
+    }
 }
 
 /// Ends as if the signal had not been caught, so that a shell knows it, and ends its loop for example.
@@ -74,7 +86,7 @@ fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() }).collect()
 }
 
-fn run(Cli { lock_dir, timeout, durability, verb }: Cli) -> Result<(), Failure> {
+fn run(Cli { lock_dir, timeout, durability, verb, .. }: Cli) -> Result<(), Failure> {
     // Completions and manual page are to be had in any directory, even in one that is gone.
     let adapter = || {
         let mut builder = AtomicFileAdapter::builder().durability(match durability {
