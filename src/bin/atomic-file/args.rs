@@ -24,6 +24,11 @@ pub struct Cli {
     /// Give up waiting for a lock after so many seconds; 0 tries once [default: wait for ever]
     #[arg(long, value_name = "SECONDS", global = true, value_parser = seconds)]
     pub timeout: Option<Duration>,
+    /// The status if the lock was not free in time
+    ///
+    /// For a CMD that has statuses of its own.
+    #[arg(short = 'E', long, value_name = "N", global = true, default_value_t = TIMED_OUT)]
+    pub conflict_exit_code: u8,
     /// What a write promises about a power cut
     #[arg(long, value_name = "LEVEL", global = true, default_value = "full")]
     pub durability: Level,
@@ -44,6 +49,9 @@ pub enum Level {
 #[derive(Subcommand)]
 pub enum Verb {
     /// Write the contents to standard output
+    ///
+    /// What would never end is refused: the contents behind themselves (read f >>f). So are contents for a standard output
+    /// that is closed, which looks like /dev/null open for reading and writing; >/dev/null is neither.
     Read {
         /// The file
         path: PathBuf,
@@ -53,7 +61,11 @@ pub enum Verb {
     },
     /// Replace the contents with standard input
     ///
-    /// Input of up to 1 MiB is read before the lock is taken; of a larger one, the rest is read under it.
+    /// Input of up to 1 MiB is read before the lock is taken; of a larger one, the rest is read under it. A signal that ends
+    /// this program before the new contents are complete changes nothing, and leaves no temporary file.
+    ///
+    /// A standard input that is closed is refused, which looks like /dev/null open for reading and writing; </dev/null
+    /// empties the file.
     Write {
         /// The file; directories above it are made
         path: PathBuf,
@@ -61,7 +73,11 @@ pub enum Verb {
     /// Pass the contents through a command
     ///
     /// CMD gets the old contents on standard input; its standard output becomes the new file, all under one exclusive
-    /// lock. If CMD fails, nothing changes and its status is passed on.
+    /// lock. If CMD fails, nothing changes and its status is passed on. The output ends when nobody has it open any more, as
+    /// in $(...) of a shell.
+    ///
+    /// Signals are dealt with as by run. After a SIGHUP, SIGINT, SIGQUIT or SIGTERM nothing changes, however CMD ends; what it
+    /// has left in the background is not waited for then.
     Update {
         /// The file; it need not exist
         path: PathBuf,
@@ -76,8 +92,13 @@ pub enum Verb {
     },
     /// Run a command while the lock of a path is held
     ///
-    /// CMD must not ask for the same lock itself. SIGTERM and SIGHUP are passed on to it, and SIGINT and SIGQUIT are left
-    /// to it. If this program is killed with SIGKILL, the lock is free although CMD goes on.
+    /// CMD must not ask for the same lock itself.
+    ///
+    /// This program does not end before CMD. Signals that would end it are passed on to CMD, but SIGINT and SIGQUIT are left to
+    /// it, as it has them from the terminal itself, and SIGPIPE, SIGXFSZ and real-time signals do nothing. What is ignored
+    /// when it starts, by nohup for example, stays ignored. While it is stopped the lock is held; Ctrl-Z stops CMD, too. If it
+    /// is killed with SIGKILL, or as if by a fault of its own (SIGILL, SIGBUS, SIGFPE, SIGSEGV, SIGSYS), the lock is free
+    /// although CMD goes on.
     Run {
         /// The file; it need not exist
         path: PathBuf,
@@ -130,6 +151,8 @@ pub enum Verb {
 pub const FAILED: u8 = 1;
 pub const MISSING: u8 = 3;
 pub const TIMED_OUT: u8 = 4;
+pub const CANNOT_RUN: u8 = 126;
+pub const NOT_FOUND: u8 = 127;
 
 /// A section of the long help and of the manual page.
 pub struct Section {
@@ -168,9 +191,14 @@ pub const SECTIONS: [Section; 4] = [
             ("1", "Failed; standard error says at what, in one line."),
             ("2", "Wrong usage; nothing was done."),
             ("3", "There is no such file (delete, read --must-exist)."),
-            ("4", "The lock was not free in time (--timeout)."),
+            ("4", "The lock was not free in time (--timeout); another status with -E."),
+            ("126", "CMD of update or run cannot be run."),
+            ("127", "CMD of update or run was not found."),
         ],
-        note: "If CMD of update or run fails, its status is passed on, or 128 + N if signal N ended it.",
+        note: "If CMD of update or run fails, its status is passed on, or 128 + N if signal N ended it. After a signal N that \
+               asked for an end, update has the status 128 + N, too, if CMD ended well. CMD may have statuses that are the same \
+               as these: 3 is always CMD's then, and the others are, unless standard error ends with a message of this \
+               program. With -E a timeout has a status that CMD does not have.",
     },
     Section {
         title: "Environment",
