@@ -184,7 +184,8 @@ pub enum Step {
     Open,
     /// Reading.
     Read,
-    /// Making the temporary file beside the target.
+    /// Making the temporary file beside the target. [`AlreadyExists`](io::ErrorKind::AlreadyExists): as many names as
+    /// [mkstemp(3)](https://man7.org/linux/man-pages/man3/mkstemp.3.html) of glibc tries, 238,328, were all taken.
     CreateTemporary,
     /// Writing the temporary file.
     Write,

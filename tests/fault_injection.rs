@@ -307,6 +307,45 @@ fn what_cannot_be_swept_does_not_save_the_rest() {
 }
 
 #[test]
+fn a_write_that_finds_every_temporary_name_taken_gives_up() {
+    const EEXIST: i32 = 17;
+    // As many as glibc's mkstemp tries: 62 to the third, ATTEMPTS_MIN in its sysdeps/posix/tempname.c.
+    const TRIES: usize = 62 * 62 * 62;
+    let (dir, adapter) = scratch();
+    let path = dir.path().canonicalize().unwrap().join("file");
+    adapter.write_atomic(&path, "old").unwrap();
+    let write_if_so_many_are_taken = |taken: usize| {
+        let tried = Rc::new(RefCell::new(0));
+        let count = tried.clone();
+        let refuse = move |call: &Call<'_>| {
+            let temporary = call.path.is_some_and(|path| path.to_str().unwrap().ends_with(".tmp"));
+            if call.syscall != Syscall::Openat || !temporary {
+                return Action::Proceed;
+            }
+            *count.borrow_mut() += 1;
+            assert!(*count.borrow() < 3 * TRIES, "it tries for ever");
+            if *count.borrow() <= taken { Action::Fail(EEXIST) } else { Action::Proceed }
+        };
+        let (written, _) = inject(refuse, || adapter.write_atomic(&path, "new"));
+        (written, *tried.borrow())
+    };
+    let (refused, tried) = write_if_so_many_are_taken(usize::MAX);
+    let error = refused.unwrap_err();
+    assert_eq!(tried, TRIES);
+    assert!(matches!(error, Error::Io { step: Step::CreateTemporary, .. }), "{error:?}");
+    assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
+    let text = error.to_string();
+    let dir = path.parent().unwrap().display();
+    assert!(text.contains(&format!("{TRIES} names were tried, and each is taken in {dir}")), "{text}");
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+
+    let (written, tried) = write_if_so_many_are_taken(TRIES - 1);
+    written.unwrap();
+    assert_eq!(tried, TRIES);
+    assert_eq!(fs::read(&path).unwrap(), b"new");
+}
+
+#[test]
 fn a_batch_syncs_each_directory_even_if_one_takes_the_place_of_another() {
     use std::os::unix::fs::MetadataExt;
 
