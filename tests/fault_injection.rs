@@ -1,6 +1,8 @@
 //! The tool itself: what `fault::inject` sees and does, and that it leaves nothing behind.
 #![cfg(feature = "fault-injection")]
 
+mod common;
+
 use std::cell::RefCell;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -290,7 +292,7 @@ fn a_lock_directory_that_exists_need_not_be_made() {
 #[test]
 fn what_cannot_be_swept_does_not_save_the_rest() {
     let (dir, adapter) = scratch();
-    let left = |name: &str| dir.path().join(format!(".{name}.abcdefghij.tmp"));
+    let left = |name: &str| dir.path().join(common::temporary_name(name, "abcdefg"));
     for name in ["one", "two", "three", "four"] {
         fs::write(left(name), "").unwrap();
     }

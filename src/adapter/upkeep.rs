@@ -36,8 +36,10 @@ impl AtomicFileAdapter {
     /// those of all files in it, but not of files in directories below. Returns their paths.
     ///
     /// A writer holds its lock for as long as it has a temporary file, so one whose lock is taken at this moment is left
-    /// alone. Such files are named `.{name}.{ten of a-z and 2-7}.tmp`. They never come in anybody's way; they take up
-    /// space. A write that was killed leaves one at the most.
+    /// alone. Such files are named `.{name}.{ten of a-z and 2-7}.tmp`, where three of the ten are a check over what is before
+    /// them (the README's lock protocol says which): a file that somebody else has named like that, such as
+    /// `.notes.javascript.tmp`, is taken for one of them once in 32,768 times. They never come in anybody's way; they take
+    /// up space. A write that was killed leaves one at the most.
     ///
     /// What a process that was killed while it made the lock directory has left there is removed, too.
     ///
@@ -48,12 +50,12 @@ impl AtomicFileAdapter {
     /// ```
     /// # let scratch = tempfile::tempdir()?;
     /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
-    /// # std::fs::write(scratch.path().join(".settings.toml.a2b3c4d5e6.tmp"), "")?;
+    /// # std::fs::write(scratch.path().join(".settings.toml.a2b3c4du3a.tmp"), "")?;
     /// // Once at the start of a program, for example.
     /// for left in files.sweep(scratch.path())? {
     ///     println!("removed {}, which a killed writer had left", left.display());
     /// }
-    /// # assert!(!scratch.path().join(".settings.toml.a2b3c4d5e6.tmp").exists());
+    /// # assert!(!scratch.path().join(".settings.toml.a2b3c4du3a.tmp").exists());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///

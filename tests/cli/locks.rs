@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use serde_json::Value;
 
-use crate::common::names;
+use crate::common::{names, temporary_name};
 use crate::{DONE, Scratch, TIMED_OUT, line, stdout};
 
 #[test]
@@ -122,8 +122,7 @@ fn prune_removes_what_nobody_holds_and_prints_it() {
 fn sweep_removes_what_killed_writers_left_and_prints_it() {
     let scratch = Scratch::new();
     scratch.run(&["write", "file"]).success();
-    let left =
-        [".file.abcdefghij.tmp", ".held.abcdefghij.tmp"].map(|name| scratch.path.canonicalize().unwrap().join(name));
+    let left = ["file", "held"].map(|name| scratch.path.canonicalize().unwrap().join(temporary_name(name, "abcdefg")));
     for left in &left {
         fs::write(left, "").unwrap();
     }
