@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use atomic_file_adapter::AtomicFileAdapter;
+use atomic_file_adapter::{AtomicFileAdapter, Error, Step};
 
 use crate::common::{Scratch, Work, Worker, hear, names, tell, temporary_name, test};
 
@@ -25,6 +25,8 @@ fn main() -> ExitCode {
             test("a_name_that_may_be_two_files_needs_both_locks", a_name_that_may_be_two_files_needs_both_locks),
             test("what_only_looks_similar_stays", what_only_looks_similar_stays),
             test("a_users_file_that_looks_just_so_stays", a_users_file_that_looks_just_so_stays),
+            test("what_cannot_be_locked_does_not_save_the_rest", what_cannot_be_locked_does_not_save_the_rest),
+            test("a_path_that_leads_nowhere_is_known_first", a_path_that_leads_nowhere_is_known_first),
             test("a_link_leads_to_the_files_directory", a_link_leads_to_the_files_directory),
             test("a_gitignore_that_was_never_finished_is_swept", a_gitignore_that_was_never_finished_is_swept),
             test("where_there_is_nothing_nothing_is_swept", where_there_is_nothing_nothing_is_swept),
@@ -198,6 +200,42 @@ fn a_users_file_that_looks_just_so_stays() {
         assert_eq!(sweep(&scratch, path), [""; 0].map(PathBuf::from), "{path}");
     }
     assert_eq!(names(&scratch.files), before);
+}
+
+fn what_cannot_be_locked_does_not_save_the_rest() {
+    let scratch = Scratch::new();
+    let mut left = ["one", "three", "two"].map(|name| leave(&scratch, name)).to_vec();
+    let [foreign, in_the_way] = ["two", "one"].map(|name| scratch.adapter.lock_path(scratch.path(name)).unwrap());
+    // Not a lock file, where that of `two` and that of `one` were.
+    for path in [&foreign, &in_the_way] {
+        fs::remove_file(path).unwrap();
+        fs::create_dir(path).unwrap();
+    }
+    let of_lock_dir = scratch.adapter.lock_dir().join(".gitignore.tmp.1234");
+    fs::write(&of_lock_dir, "*").unwrap();
+    let error = scratch.adapter.sweep(scratch.path(".")).unwrap_err();
+    let text = error.to_string();
+    let Error::Partial { done, failed, .. } = error else { panic!("{error:?}") };
+    assert_eq!(done, [left.remove(1), of_lock_dir]);
+    let mut paths: Vec<_> = failed.iter().map(Error::path).collect();
+    paths.sort();
+    let mut expected = [&*foreign, &*in_the_way];
+    expected.sort();
+    assert_eq!(paths, expected);
+    assert!(text.starts_with("not everything could be removed (removed: 2, failed: 2):\n"), "{text}");
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert!(left.iter().all(|path| path.exists()));
+    assert_eq!(names(&scratch.files).len(), 2);
+}
+
+fn a_path_that_leads_nowhere_is_known_first() {
+    let scratch = Scratch::new();
+    scratch.adapter.write_atomic(scratch.path("file"), "whole").unwrap();
+    let of_lock_dir = scratch.adapter.lock_dir().join(".gitignore.tmp.1234");
+    fs::write(&of_lock_dir, "*").unwrap();
+    let error = scratch.adapter.sweep(scratch.path("file/below")).unwrap_err();
+    assert!(matches!(error, Error::Io { step: Step::Resolve, .. }), "{error:?}");
+    assert!(of_lock_dir.exists(), "it was removed and nobody was told");
 }
 
 fn a_link_leads_to_the_files_directory() {
