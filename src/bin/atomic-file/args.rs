@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{StyledStr, Styles};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 /// Locked reads and durable atomic writes of files that several processes share.
@@ -113,27 +113,39 @@ pub enum Verb {
     LockPath {
         /// The file, which need not exist
         path: PathBuf,
+        #[command(flatten)]
+        ends: Ends,
     },
     /// List the lock files and who holds them
     ///
     /// A table for people, or nothing if there are none. If several processes share a lock, one of them is named; none is if
-    /// the system does not say.
+    /// the system does not say. What is no lock file, or may not be opened, is unknown; standard error says why, a line for
+    /// each, and the status is 1.
     Locks {
         /// A JSON array of objects, for programs
         ///
-        /// Each has "path" (a string), "held" and "exclusive" (true or false) and "pid" (a number, or null). In a path that is
-        /// not UTF-8, U+FFFD stands for what is not; the name after its last slash is always ASCII.
+        /// Each has "path" (a string), "held" and "exclusive" (true or false), "pid" (a number, or null) and "problem" (null, or
+        /// a string; then the three are null). In a path that is not UTF-8, U+FFFD stands for what is not; the name after its
+        /// last slash is always ASCII.
         #[arg(long)]
         json: bool,
     },
     /// Remove the lock files that nobody holds, and print their paths
-    Prune,
+    ///
+    /// What cannot be removed does not keep the others; standard error says why, a line for each, and the status is 1.
+    Prune {
+        #[command(flatten)]
+        ends: Ends,
+    },
     /// Remove the temporary files that killed writers have left, and print their paths
     ///
-    /// If PATH is a directory, those of all files in it; else those of that file. What a live writer is using is left.
+    /// If PATH is a directory, those of all files in it; else those of that file. What a live writer is using is left. What
+    /// cannot be removed does not keep the others; standard error says why, a line for each, and the status is 1.
     Sweep {
         /// A file or a directory
         path: PathBuf,
+        #[command(flatten)]
+        ends: Ends,
     },
     /// Print the completions for a shell
     ///
@@ -146,6 +158,17 @@ pub enum Verb {
     ///
     /// To read it: atomic-file man >atomic-file.1; man ./atomic-file.1
     Man,
+}
+
+/// What is after each path.
+#[derive(Args)]
+pub struct Ends {
+    /// End each path with a zero byte, not a newline
+    ///
+    /// Without it, and on a terminal only, control characters, backslashes, characters that turn the direction of text, and
+    /// what is not UTF-8 are escaped as in Rust: \n, \\, \u{1b}, \xff.
+    #[arg(short = '0', long)]
+    pub null: bool,
 }
 
 pub const FAILED: u8 = 1;
@@ -188,7 +211,7 @@ pub const SECTIONS: [Section; 4] = [
         title: "Exit status",
         entries: &[
             ("0", "Done."),
-            ("1", "Failed; standard error says at what, in one line."),
+            ("1", "Failed; standard error says at what, in a line."),
             ("2", "Wrong usage; nothing was done."),
             ("3", "There is no such file (delete, read --must-exist)."),
             ("4", "The lock was not free in time (--timeout); another status with -E."),

@@ -5,6 +5,7 @@ mod args;
 mod child;
 mod locks;
 mod man;
+mod paths;
 mod progress;
 mod signals;
 mod streams;
@@ -13,7 +14,6 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::os::fd::BorrowedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 
@@ -59,9 +59,13 @@ fn main() -> ExitCode {
         Err(Failure::Io(what, error)) => (FAILED, format!("{what}: {error}")),
         Err(Failure::Command(name, error)) => (not_started(&error), format!("cannot run {name}: {error}")),
     };
-    // If standard error is closed there is nobody to tell.
-    let _ = writeln!(io::stderr(), "atomic-file: {}", one_line(&message));
+    say(&message);
     status.into()
+}
+
+fn say(message: &str) {
+    // If standard error is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "atomic-file: {}", one_line(message));
 }
 
 /// The status for a command that was not started, as env(1) and nohup(1) have it.
@@ -126,14 +130,15 @@ fn run(Cli { lock_dir, timeout, durability, verb, .. }: Cli) -> Result<(), Failu
             let mut child = Running::start(&command, catch_signals()?, |command| command)?;
             passed_on(child.wait()?)
         }
-        Verb::LockPath { path } => print_paths(&[adapter()?.lock_path(path)?]),
+        Verb::LockPath { path, ends } => paths::print(&[adapter()?.lock_path(path)?], &ends),
         Verb::Locks { json } => {
             let locks = adapter()?.locks()?;
             let text = if json { locks::json(&locks) } else { locks::table(&locks) };
-            to_stdout(|out| out.write_all(text.as_bytes()))
+            let printed = to_stdout(|out| out.write_all(text.as_bytes()));
+            paths::complain(locks.into_iter().filter_map(|lock| lock.problem)).and(printed)
         }
-        Verb::Prune => print_paths(&adapter()?.prune()?),
-        Verb::Sweep { path } => print_paths(&adapter()?.sweep(path)?),
+        Verb::Prune { ends } => paths::print_removed(adapter()?.prune(), &ends),
+        Verb::Sweep { path, ends } => paths::print_removed(adapter()?.sweep(path), &ends),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "atomic-file", &mut script);
@@ -212,11 +217,6 @@ fn copying(error: io::Error, from: &str) -> Failure {
         Ok(error) => Failure::Adapter(error),
         Err(error) => Failure::Io(format!("cannot read {from}"), error),
     }
-}
-
-fn print_paths(paths: &[PathBuf]) -> Result<(), Failure> {
-    let lines: Vec<_> = paths.iter().map(|path| [path.as_os_str().as_bytes(), b"\n"].concat()).collect();
-    to_stdout(|out| out.write_all(&lines.concat()))
 }
 
 fn to_stdout(print: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Failure> {
