@@ -192,7 +192,8 @@ impl Builder {
     ///
     /// An absolute path takes no more system calls than otherwise: `RESOLVE_NO_SYMLINKS` of
     /// [openat2(2)](https://man7.org/linux/man-pages/man2/openat2.2.html) does it. A relative one, one with `.`, `..` or `//`
-    /// in it, and any path before Linux 5.6 or on Apple's systems is looked up name by name, with O_NOFOLLOW.
+    /// in it, and any path before Linux 5.6 or on Apple's systems is looked up name by name, with O_NOFOLLOW. Mind that
+    /// `/tmp`, `/var` and `/etc` are links themselves on macOS.
     ///
     /// It does not protect from other things that whoever can write to a directory can do there: rename directories, and put
     /// hard links or files of their own in place. Nor is it about the [lock directory](Self::lock_dir).
