@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::sys::FileKind;
+use crate::sys::{Errno, FileKind};
 
 /// The result of every fallible call in this crate.
 ///
@@ -126,6 +126,16 @@ pub enum Error {
         path: PathBuf,
         /// Why not.
         reason: &'static str,
+    },
+    /// There is a symbolic link in the path, and the adapter was made to follow none
+    /// ([`Builder::follow_links`](crate::Builder::follow_links)). As an [`io::Error`] it has the kind of ELOOP, which is
+    /// what the kernel says there.
+    #[non_exhaustive]
+    SymbolicLink {
+        /// The path, as it was given.
+        path: PathBuf,
+        /// The first link in it.
+        link: PathBuf,
     },
     /// A batch was not committed as a whole.
     #[non_exhaustive]
@@ -275,6 +285,7 @@ impl Error {
             | Error::Forked { path }
             | Error::NotRegularFile { path, .. }
             | Error::InvalidPath { path, .. }
+            | Error::SymbolicLink { path, .. }
             | Error::NotUtf8 { path, .. } => path,
             Error::Batch { source, .. } => source.path(),
             Error::Partial { failed, .. } => failed.first().map_or(Path::new(""), Error::path),
@@ -304,6 +315,7 @@ impl Error {
             Error::Forked { .. } | Error::NotRegularFile { .. } | Error::InvalidPath { .. } => {
                 io::ErrorKind::InvalidInput
             }
+            Error::SymbolicLink { .. } => Errno::LOOP.kind(),
             Error::NotUtf8 { .. } => io::ErrorKind::InvalidData,
             Error::Batch { source, .. } => source.kind(),
             Error::Partial { failed, .. } => failed.first().map_or(io::ErrorKind::Other, Error::kind),
@@ -370,6 +382,9 @@ impl fmt::Display for Error {
             ),
             Error::NotRegularFile { kind, .. } => write!(f, "{path} is not a regular file but {kind}"),
             Error::InvalidPath { reason, .. } => write!(f, "{path:?} cannot name a file: {reason}"),
+            Error::SymbolicLink { link, .. } => {
+                write!(f, "{path} leads through the symbolic link {}, and links are not to be followed", link.display())
+            }
             Error::Batch { replaced, source } => {
                 write!(f, "a batch failed after {} of its files were replaced or removed: {source}", replaced.len())
             }

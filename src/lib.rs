@@ -67,6 +67,11 @@
 //! * Only programs with the same lock directory exclude each other. The default one is under the current directory: right for
 //!   programs that are all started in one place. Others name an absolute one, by
 //!   [`with_lock_dir`](AtomicFileAdapter::with_lock_dir).
+//! * The lock directory must be trusted: whoever can write to it, or to a directory above it, can hold every lock for ever or
+//!   make programs lock different files, and by a symbolic link at `.jerry` or `.jerry/local` in a directory that all may
+//!   write to, such as `/tmp`, has the lock files of others made elsewhere. See [`Builder::lock_dir`].
+//! * A path is followed as the kernel follows it, links included, with the rights of the program. One that handles paths in
+//!   directories which others can write to, root above all, takes [`Builder::follow_links`] or is led elsewhere.
 //! * Record locks are advisory, not mandatory. A program that writes to the file without them writes when it likes; a reader without
 //!   them still sees whole versions, because a version is never changed, only replaced.
 //! * A program in the same process that opens and closes a lock file by itself drops the locks of this crate on it:

@@ -103,6 +103,23 @@ mod counts {
     }
 
     #[test]
+    #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: elsewhere a path is looked up by other calls")]
+    fn to_follow_no_links_costs_nothing() {
+        let (dir, adapter) = scratch();
+        let dir = dir.path().canonicalize().unwrap();
+        let builder = AtomicFileAdapter::builder().lock_dir(adapter.lock_dir());
+        let strict = builder.follow_links(false).build().unwrap();
+        let warm_calls = |adapter: &AtomicFileAdapter| {
+            let path = dir.join("file");
+            adapter.write_atomic(&path, "old").unwrap();
+            let (write, read) =
+                (|| adapter.write_atomic(&path, "new").unwrap(), || drop(adapter.read_with_lock(&path)));
+            (calls(write), calls(read))
+        };
+        assert_eq!(warm_calls(&strict), warm_calls(&adapter));
+    }
+
+    #[test]
     fn a_lock_file_that_is_open_is_not_opened_again() {
         let (dir, adapter) = scratch();
         let file = adapter.file(dir.path().join("file")).unwrap();

@@ -9,6 +9,7 @@ use crate::error::{Error, Result, Step};
 use crate::lock::{LockDir, Recent};
 use crate::path::current_dir;
 use crate::settings::{Config, Durability, Options};
+use crate::sys::Links;
 
 impl AtomicFileAdapter {
     /// An adapter with all settings at their defaults: lock files in [`DEFAULT_LOCK_DIR`](Self::DEFAULT_LOCK_DIR)
@@ -91,6 +92,7 @@ pub struct Builder {
     durability: Durability,
     lock_timeout: Option<Duration>,
     new_file_mode: Option<u32>,
+    refuse_links: bool,
 }
 
 impl Builder {
@@ -99,6 +101,13 @@ impl Builder {
     ///
     /// It is made when it is first needed. If it then holds nothing but lock files and has no `.gitignore`, it gets
     /// one that hides everything in it.
+    ///
+    /// It must be trusted, and so must the directories above it. Whoever can write there can remove lock files, hold locks
+    /// for ever, or put another directory in its place, and then nobody excludes anybody. Its path is followed as the
+    /// system follows any path, links included, also with [`follow_links(false)`](Self::follow_links). Where others can
+    /// write to the current directory, as in `/tmp`, a link of theirs at `.jerry` or `.jerry/local` leads the default one
+    /// elsewhere, and a program of root makes a directory, empty files and a `.gitignore` there. Only the lock file itself
+    /// is never a link. So a program with more rights than others names one in a directory of its own.
     ///
     /// ```
     /// use atomic_file_adapter::AtomicFileAdapter;
@@ -167,6 +176,45 @@ impl Builder {
         self
     }
 
+    /// Whether a path may have symbolic links in it. Default: true.
+    ///
+    /// With true, every verb by path goes where the kernel would go, except that another user's link in the last place
+    /// is refused in a sticky directory that all may write to (as `fs.protected_symlinks` has it, see
+    /// [proc_sys_fs(5)](https://man7.org/linux/man-pages/man5/proc_sys_fs.5.html), even where that is off). So a program
+    /// that handles paths in a directory which others can write to does with its own rights what their links tell it:
+    /// root replaces `/etc/passwd` if `/home/mallory/out` is a link to it.
+    ///
+    /// With false, a path with a link in it, in the last place or before, is [`Error::SymbolicLink`], for every verb by
+    /// path, [`file`](AtomicFileAdapter::file), [`lock_path`](AtomicFileAdapter::lock_path), batches and
+    /// [`sweep`](AtomicFileAdapter::sweep); [`exists`](AtomicFileAdapter::exists) says false. The directory that was found
+    /// is kept open, and a link that takes its place, or the file's, later is not followed either. `..` stays allowed, and
+    /// missing directories are made.
+    ///
+    /// An absolute path takes no more system calls than otherwise: `RESOLVE_NO_SYMLINKS` of
+    /// [openat2(2)](https://man7.org/linux/man-pages/man2/openat2.2.html) does it. A relative one, one with `.`, `..` or `//`
+    /// in it, and any path before Linux 5.6 or on Apple's systems is looked up name by name, with O_NOFOLLOW. Mind that
+    /// `/tmp`, `/var` and `/etc` are links themselves on macOS.
+    ///
+    /// It does not protect from other things that whoever can write to a directory can do there: rename directories, and put
+    /// hard links or files of their own in place. Nor is it about the [lock directory](Self::lock_dir).
+    ///
+    /// ```
+    /// use atomic_file_adapter::{AtomicFileAdapter, Error};
+    ///
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let home = scratch.path().canonicalize()?;
+    /// # let locks = home.join("locks");
+    /// std::os::unix::fs::symlink("passwd", home.join("out"))?;
+    /// let files = AtomicFileAdapter::builder().lock_dir(locks).follow_links(false).build()?;
+    /// let error = files.write_atomic(home.join("out"), "report").unwrap_err();
+    /// assert!(matches!(error, Error::SymbolicLink { link, .. } if link == home.join("out")));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn follow_links(mut self, follow: bool) -> Self {
+        self.refuse_links = !follow;
+        self
+    }
+
     /// The adapter. Makes nothing on disk.
     ///
     /// ```
@@ -192,7 +240,8 @@ impl Builder {
         };
         let replace = Options { durability: self.durability, new_file_mode: self.new_file_mode };
         let lock_dir = Arc::new(LockDir::new(dir));
-        let config = Config { lock_dir, recent: Recent::default(), lock_timeout: self.lock_timeout, replace };
+        let links = if self.refuse_links { Links::Refuse } else { Links::Follow };
+        let config = Config { lock_dir, recent: Recent::default(), lock_timeout: self.lock_timeout, links, replace };
         Ok(AtomicFileAdapter { config: Arc::new(config) })
     }
 }

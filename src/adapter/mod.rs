@@ -10,8 +10,10 @@ use std::sync::Arc;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::file::AtomicFile;
+use crate::path::Place;
 use crate::settings::Config;
-use crate::sys;
+use crate::sys::{self, Links};
+use crate::version::stat_regular;
 
 /// Reads, writes, updates and deletes files that several processes share. See the [crate's page](crate) for what it
 /// promises.
@@ -239,7 +241,8 @@ impl AtomicFileAdapter {
     }
 
     /// Whether there is a regular file at `path`, symbolic links followed. Takes no lock: the answer may be out of
-    /// date when it comes. A path that cannot be looked at is false, too.
+    /// date when it comes. A path that cannot be looked at is false, too, and so is one with a link in it that is not to be
+    /// followed ([`Builder::follow_links`](crate::Builder::follow_links)).
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -252,7 +255,14 @@ impl AtomicFileAdapter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn exists(&self, path: impl AsRef<Path>) -> bool {
-        sys::stat_follow(sys::cwd(), path.as_ref()).is_ok_and(|meta| meta.special.is_none())
+        let path = path.as_ref();
+        match self.config.links {
+            Links::Follow => sys::stat_follow(sys::cwd(), path).is_ok_and(|meta| meta.special.is_none()),
+            Links::Refuse => Place::resolve(path, Links::Refuse).is_ok_and(|place| {
+                let dir = place.dir().ok().flatten();
+                dir.is_some_and(|dir| matches!(stat_regular(dir, place.name(), path), Ok(Some(_))))
+            }),
+        }
     }
 
     /// Looks up `path` once, for a file that is used often.

@@ -60,7 +60,7 @@ impl AtomicFile {
     }
 
     fn with_lock(config: &Arc<Config>, path: &Path, lock: impl FnOnce(&Place) -> Result<Arc<Lock>>) -> Result<Self> {
-        let place = Place::resolve(path)?;
+        let place = Place::resolve(path, config.links)?;
         // By its name first, which costs nothing.
         if is_like_lock_name(place.name().to_bytes()) && place.dir()?.is_some_and(|dir| config.lock_dir.is(dir.as_fd()))
         {

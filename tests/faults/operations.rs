@@ -310,6 +310,15 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         run: |adapter, scratch| adapter.write_atomic(scratch.files.join("sticky/link"), NEW).map(|()| Did::It),
         ..WRITE
     },
+    Operation {
+        name: "no_links",
+        run: |_, scratch| {
+            let strict = AtomicFileAdapter::builder().lock_dir(&scratch.locks).follow_links(false).build()?;
+            strict.write_atomic(scratch.path(), NEW).map(|()| Did::It)
+        },
+        without_openat2: true,
+        ..WRITE
+    },
     Operation { name: "locks", run: |adapter, _| adapter.locks().map(|_| Did::It), ..LOOK },
     Operation { name: "prune", run: |adapter, _| adapter.prune().map(|_| Did::It), ..LOOK },
     Operation {
