@@ -135,6 +135,17 @@ pub enum Error {
         /// Why it failed.
         source: Box<Error>,
     },
+    /// [`prune`](crate::AtomicFileAdapter::prune) or [`sweep`](crate::AtomicFileAdapter::sweep) has met something that it
+    /// could not remove, or not look at, and has gone on with the rest.
+    ///
+    /// Its message has a line for each failure. As an [`io::Error`] it has the kind of the first.
+    #[non_exhaustive]
+    Partial {
+        /// What was removed, sorted.
+        done: Vec<PathBuf>,
+        /// What came in the way, an error each; never empty.
+        failed: Vec<Error>,
+    },
     /// The contents are not UTF-8 (only [`read_to_string_with_lock`] asks for that).
     ///
     /// [`read_to_string_with_lock`]: crate::AtomicFileAdapter::read_to_string_with_lock
@@ -184,7 +195,8 @@ pub enum Step {
     Open,
     /// Reading.
     Read,
-    /// Making the temporary file beside the target.
+    /// Making the temporary file beside the target. [`AlreadyExists`](io::ErrorKind::AlreadyExists): as many names as
+    /// [mkstemp(3)](https://man7.org/linux/man-pages/man3/mkstemp.3.html) of glibc tries, 238,328, were all taken.
     CreateTemporary,
     /// Writing the temporary file.
     Write,
@@ -265,6 +277,7 @@ impl Error {
             | Error::InvalidPath { path, .. }
             | Error::NotUtf8 { path, .. } => path,
             Error::Batch { source, .. } => source.path(),
+            Error::Partial { failed, .. } => failed.first().map_or(Path::new(""), Error::path),
         }
     }
 
@@ -293,7 +306,32 @@ impl Error {
             }
             Error::NotUtf8 { .. } => io::ErrorKind::InvalidData,
             Error::Batch { source, .. } => source.kind(),
+            Error::Partial { failed, .. } => failed.first().map_or(io::ErrorKind::Other, Error::kind),
         }
+    }
+}
+
+/// What a call has removed that goes on where something is in its way.
+#[derive(Debug, Default)]
+pub(crate) struct Removed {
+    pub(crate) done: Vec<PathBuf>,
+    pub(crate) failed: Vec<Error>,
+}
+
+impl Removed {
+    /// `Ok(false)`: it is there no more, or need not be removed.
+    pub(crate) fn note(&mut self, path: PathBuf, removed: Result<bool>) {
+        match removed {
+            Ok(true) => self.done.push(path),
+            Ok(false) => {}
+            Err(error) => self.failed.push(error),
+        }
+    }
+
+    pub(crate) fn into_result(self) -> Result<Vec<PathBuf>> {
+        let Removed { mut done, failed } = self;
+        done.sort();
+        if failed.is_empty() { Ok(done) } else { Err(Error::Partial { done, failed }) }
     }
 }
 
@@ -335,6 +373,11 @@ impl fmt::Display for Error {
             Error::Batch { replaced, source } => {
                 write!(f, "a batch failed after {} of its files were replaced or removed: {source}", replaced.len())
             }
+            Error::Partial { done, failed } => {
+                let (removed, failures) = (done.len(), failed.len());
+                write!(f, "not everything could be removed (removed: {removed}, failed: {failures}):")?;
+                failed.iter().try_for_each(|error| write!(f, "\n{error}"))
+            }
             Error::NotUtf8 { valid_up_to, .. } => {
                 write!(f, "the contents of {path} are not UTF-8 from byte {valid_up_to} on")
             }
@@ -347,6 +390,7 @@ impl std::error::Error for Error {
         match self {
             Error::Io { source, .. } | Error::NotDurable { source, .. } => Some(source),
             Error::Batch { source, .. } => Some(source),
+            Error::Partial { failed, .. } => failed.first().map(|error| error as _),
             _ => None,
         }
     }

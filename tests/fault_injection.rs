@@ -1,6 +1,8 @@
 //! The tool itself: what `fault::inject` sees and does, and that it leaves nothing behind.
 #![cfg(feature = "fault-injection")]
 
+mod common;
+
 use std::cell::RefCell;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -250,8 +252,9 @@ fn a_lock_file_that_is_pruned_while_it_is_looked_at_is_not_listed() {
     assert!(!pruned.exists());
     // One that is there and cannot be looked at is not left out.
     let refuse = |call: &Call<'_>| if opens_lock_file(call) { Action::Fail(EIO) } else { Action::Proceed };
-    let error = inject(refuse, || adapter.locks()).0.unwrap_err();
-    assert!(matches!(error, Error::Io { step: Step::OpenLock, .. }), "{error:?}");
+    let problems: Vec<_> =
+        inject(refuse, || adapter.locks()).0.unwrap().into_iter().filter_map(|lock| lock.problem).collect();
+    assert!(problems.len() == 1 && problems[0].starts_with("cannot open the lock file"), "{problems:?}");
 }
 
 #[test]
@@ -290,7 +293,7 @@ fn a_lock_directory_that_exists_need_not_be_made() {
 #[test]
 fn what_cannot_be_swept_does_not_save_the_rest() {
     let (dir, adapter) = scratch();
-    let left = |name: &str| dir.path().join(format!(".{name}.abcdefghij.tmp"));
+    let left = |name: &str| dir.path().join(common::temporary_name(name, "abcdefg"));
     for name in ["one", "two", "three", "four"] {
         fs::write(left(name), "").unwrap();
     }
@@ -300,10 +303,50 @@ fn what_cannot_be_swept_does_not_save_the_rest() {
     };
     let error = inject(refuse, || adapter.sweep(dir.path())).0.unwrap_err();
     assert_eq!(error.path(), left("two").canonicalize().unwrap());
+    assert!(matches!(&error, Error::Partial { done, failed, .. } if (done.len(), failed.len()) == (3, 1)), "{error:?}");
     assert_eq!(["one", "two", "three", "four"].map(|name| left(name).exists()), [false, true, false, false]);
     fs::create_dir_all(adapter.lock_dir().join(".gitignore.tmp.1")).unwrap();
     adapter.sweep(dir.path()).unwrap();
     assert!(!left("two").exists());
+}
+
+#[test]
+fn a_write_that_finds_every_temporary_name_taken_gives_up() {
+    const EEXIST: i32 = 17;
+    // As many as glibc's mkstemp tries: 62 to the third, ATTEMPTS_MIN in its sysdeps/posix/tempname.c.
+    const TRIES: usize = 62 * 62 * 62;
+    let (dir, adapter) = scratch();
+    let path = dir.path().canonicalize().unwrap().join("file");
+    adapter.write_atomic(&path, "old").unwrap();
+    let write_if_so_many_are_taken = |taken: usize| {
+        let tried = Rc::new(RefCell::new(0));
+        let count = tried.clone();
+        let refuse = move |call: &Call<'_>| {
+            let temporary = call.path.is_some_and(|path| path.to_str().unwrap().ends_with(".tmp"));
+            if call.syscall != Syscall::Openat || !temporary {
+                return Action::Proceed;
+            }
+            *count.borrow_mut() += 1;
+            assert!(*count.borrow() < 3 * TRIES, "it tries for ever");
+            if *count.borrow() <= taken { Action::Fail(EEXIST) } else { Action::Proceed }
+        };
+        let (written, _) = inject(refuse, || adapter.write_atomic(&path, "new"));
+        (written, *tried.borrow())
+    };
+    let (refused, tried) = write_if_so_many_are_taken(usize::MAX);
+    let error = refused.unwrap_err();
+    assert_eq!(tried, TRIES);
+    assert!(matches!(error, Error::Io { step: Step::CreateTemporary, .. }), "{error:?}");
+    assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
+    let text = error.to_string();
+    let dir = path.parent().unwrap().display();
+    assert!(text.contains(&format!("{TRIES} names were tried, and each is taken in {dir}")), "{text}");
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+
+    let (written, tried) = write_if_so_many_are_taken(TRIES - 1);
+    written.unwrap();
+    assert_eq!(tried, TRIES);
+    assert_eq!(fs::read(&path).unwrap(), b"new");
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! The names of lock files are a public protocol: the same on every machine and in every release.
+//! The names of lock files and of temporary files are a public protocol: the same on every machine and in every release.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -25,6 +26,54 @@ fn lock_names_are_the_golden_ones() {
     for (path, name) in golden {
         let path = Path::new(OsStr::from_bytes(path));
         assert_eq!(adapter.lock_path(path).unwrap(), Path::new("/no/such/locks").join(name), "{path:?}");
+    }
+}
+
+#[test]
+fn names_of_temporary_files_are_the_golden_ones() {
+    let x200 = format!(".{}.abcdefgzkp.tmp", "x".repeat(200));
+    // The longest name that is not cut, and one that is: with the hash of its path.
+    let x239 = format!(".{}.abcdefgjun.tmp", "x".repeat(239));
+    let cut = format!(".{}~5f9b6af9e82029cd.abcdefggod.tmp", "y".repeat(222));
+    // Made with Python: `before = b".a.aaaaaaa"; hash = xxhash.xxh3_64_intdigest(before)`, and
+    // `"".join("abcdefghijklmnopqrstuvwxyz234567"[hash >> shift & 31] for shift in (10, 5, 0))` are the last three digits.
+    let golden: &[&[u8]] = &[
+        b".a.aaaaaaantu.tmp",
+        b".settings.toml.a2b3c4du3a.tmp",
+        ".é.toml.zzzzzzzu3l.tmp".as_bytes(),
+        b".\xff\xferaw.2345672bn2.tmp",
+        x200.as_bytes(),
+        x239.as_bytes(),
+        cut.as_bytes(),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let files = dir.path().canonicalize().unwrap().join("files");
+    fs::create_dir(&files).unwrap();
+    let adapter = AtomicFileAdapter::with_lock_dir(dir.path().join("locks")).unwrap();
+    let is_swept = |name: &[u8]| {
+        let path = files.join(OsStr::from_bytes(name));
+        fs::write(&path, "").unwrap();
+        let swept = adapter.sweep(&files).unwrap();
+        assert!(swept.is_empty() && path.exists() || swept == [&*path] && !path.exists());
+        !path.exists()
+    };
+    for name in golden {
+        // Apple's file systems refuse names that are not UTF-8.
+        if !cfg!(target_os = "linux") && std::str::from_utf8(name).is_err() {
+            continue;
+        }
+        let text = String::from_utf8_lossy(name);
+        assert!(is_swept(name), "{text}");
+        // The check is over every byte before it.
+        for at in 0..name.len() - ".tmp".len() {
+            let mut other = name.to_vec();
+            other[at] = if other[at] == b'b' { b'c' } else { b'b' };
+            // In a character of more than one byte.
+            if at > 0 && std::str::from_utf8(name).is_ok() == std::str::from_utf8(&other).is_ok() {
+                assert!(!is_swept(&other), "{text}, with another byte at {at}");
+                fs::remove_file(files.join(OsStr::from_bytes(&other))).unwrap();
+            }
+        }
     }
 }
 

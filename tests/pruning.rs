@@ -2,12 +2,16 @@
 
 mod common;
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use atomic_file_adapter::{AtomicFileAdapter, Error};
-use common::{Worker, hear, names, tell, test};
+use atomic_file_adapter::{AtomicFileAdapter, Error, FileKind};
+use common::{Worker, hear, names, no_root, not_linux, tell, test, test_if};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, mkfifo};
 
 fn main() -> ExitCode {
     common::main(
@@ -16,8 +20,15 @@ fn main() -> ExitCode {
             test("without_a_lock_directory_there_is_nothing_to_prune", nothing_to_prune),
             test("a_handle_survives_the_pruning_of_its_lock_file", a_handle_survives),
             test("no_increment_is_lost_while_lock_files_are_pruned", no_increment_is_lost),
+            test("what_is_no_lock_file_does_not_save_the_rest", what_is_no_lock_file_does_not_save_the_rest),
+            test("what_is_no_lock_file_does_not_hide_the_rest", what_is_no_lock_file_does_not_hide_the_rest),
+            test_if(
+                no_root().or(not_linux()),
+                "what_belongs_to_another_user_does_not_save_the_rest",
+                what_belongs_to_another_user_does_not_save_the_rest,
+            ),
         ],
-        &[("hold", hold), ("increment", increment)],
+        &[("hold", hold), ("increment", increment), ("look_after", look_after)],
     )
 }
 
@@ -139,5 +150,135 @@ fn increment(args: &[String]) {
             }
         });
         tell("done");
+    }
+}
+
+/// Lock files that nobody holds, and before, between and after them what is named like one and is none.
+fn lock_files_and_others(locks: &Path) -> (Vec<PathBuf>, Vec<(PathBuf, FileKind)>) {
+    let lock = |number: usize| locks.join(format!("{number:016x}.lock"));
+    fs::create_dir(locks).unwrap();
+    let free: Vec<PathBuf> = [1, 3, 5, 7].map(lock).to_vec();
+    free.iter().for_each(|path| fs::write(path, "").unwrap());
+    fs::create_dir(lock(0)).unwrap();
+    // To a free lock file: nothing is to be done to it by this name.
+    symlink(&free[0], lock(2)).unwrap();
+    symlink("nowhere", lock(4)).unwrap();
+    mkfifo(&lock(6), Mode::S_IRWXU).unwrap();
+    drop(UnixListener::bind(lock(8)).unwrap());
+    let kinds = [FileKind::Directory, FileKind::Symlink, FileKind::Symlink, FileKind::Fifo, FileKind::Socket];
+    (free, kinds.into_iter().enumerate().map(|(n, kind)| (lock(2 * n), kind)).collect())
+}
+
+fn what_is_no_lock_file_does_not_save_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let adapter = adapter(dir.path());
+    let (free, others) = lock_files_and_others(adapter.lock_dir());
+    for removed in [free, vec![]] {
+        let error = adapter.prune().unwrap_err();
+        let text = error.to_string();
+        assert_eq!((error.path(), error.kind()), (others[0].0.as_path(), std::io::ErrorKind::IsADirectory));
+        let Error::Partial { done, failed, .. } = error else { panic!("{error:?}") };
+        assert_eq!(done, removed);
+        let found = failed.iter().map(|failed| match failed {
+            Error::NotRegularFile { path, kind, .. } => (path.clone(), *kind),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(found.collect::<Vec<_>>(), others);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], format!("not everything could be removed (removed: {}, failed: 5):", removed.len()));
+        assert_eq!(lines[1..], failed.iter().map(Error::to_string).collect::<Vec<_>>());
+        for (path, _) in &others {
+            assert!(path.symlink_metadata().is_ok() && text.contains(path.to_str().unwrap()), "{path:?}: {text}");
+        }
+    }
+    assert_eq!(names(adapter.lock_dir()).len(), others.len());
+}
+
+fn what_is_no_lock_file_does_not_hide_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let adapter = adapter(dir.path());
+    let (free, others) = lock_files_and_others(adapter.lock_dir());
+    let file = adapter.file(dir.path().join("file")).unwrap();
+    let _guard = file.lock().unwrap();
+    let locks = adapter.locks().unwrap();
+    assert_eq!(locks, adapter.locks().unwrap());
+    let mut expected: Vec<_> = free.iter().map(|path| (path.clone(), None, None)).collect();
+    for (path, kind) in &others {
+        let problem = format!("{} is not a regular file but {kind}", path.display());
+        expected.push((path.clone(), None, Some(problem)));
+    }
+    expected.push((file.lock_path().to_owned(), Some(std::process::id()), None));
+    expected.sort();
+    let found = locks.into_iter().map(|lock| (lock.path, lock.holder.and_then(|it| it.pid), lock.problem));
+    assert_eq!(found.collect::<Vec<_>>(), expected);
+}
+
+/// As nobody, who is not root.
+fn look_after(args: &[String]) {
+    let [locks, verb] = args else { panic!("{args:?}") };
+    #[cfg(target_os = "linux")]
+    nix::unistd::setgroups(&[]).unwrap();
+    nix::unistd::setgid(Gid::from_raw(65534)).unwrap();
+    nix::unistd::setuid(Uid::from_raw(65534)).unwrap();
+    let adapter = AtomicFileAdapter::with_lock_dir(locks).unwrap();
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    if verb == "locks" {
+        for lock in adapter.locks().unwrap() {
+            let state = lock.problem.unwrap_or_else(|| format!("{:?}", lock.holder));
+            tell(&format!("{}: {state}", name(&lock.path)));
+        }
+    } else {
+        let Err(Error::Partial { done, failed, .. }) = adapter.prune() else { panic!("all was pruned") };
+        done.iter().for_each(|path| tell(&format!("{}: removed", name(path))));
+        failed.iter().for_each(|error| tell(&format!("{}: {error}", name(error.path()))));
+    }
+    tell("end");
+}
+
+fn what_belongs_to_another_user_does_not_save_the_rest() {
+    const NOBODY: u32 = 65534;
+    // The lock file, its owner and its mode, and what nobody can do about it in a directory of this mode.
+    type Case = (&'static str, u32, u32, &'static str);
+    let sticky: [Case; 4] = [
+        ("0000000000000001.lock", 0, 0o600, "cannot open the lock file"),
+        ("0000000000000002.lock", NOBODY, 0o600, "removed"),
+        ("0000000000000003.lock", 0, 0o666, "cannot remove the lock file"),
+        ("0000000000000004.lock", NOBODY, 0o600, "removed"),
+    ];
+    let not_writable: [Case; 2] = [
+        ("0000000000000001.lock", 0, 0o644, "cannot open the lock file"),
+        ("0000000000000002.lock", NOBODY, 0o600, "cannot remove the lock file"),
+    ];
+    for (mode, cases) in [(0o1777, &sticky[..]), (0o755, &not_writable)] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(&dir, Permissions::from_mode(0o755)).unwrap();
+        let locks = dir.path().join("locks");
+        fs::create_dir(&locks).unwrap();
+        fs::set_permissions(&locks, Permissions::from_mode(mode)).unwrap();
+        for (name, owner, mode, _) in cases {
+            fs::write(locks.join(name), "").unwrap();
+            fs::set_permissions(locks.join(name), Permissions::from_mode(*mode)).unwrap();
+            chown(locks.join(name), Some(*owner), None).unwrap();
+        }
+        let as_nobody = |verb: &str| -> Vec<String> {
+            let mut worker = Worker::start("look_after", &[locks.to_str().unwrap(), verb]);
+            let said = std::iter::from_fn(|| Some(worker.hear()).filter(|line| !matches!(&**line, "end" | "")));
+            let mut said: Vec<_> = said.collect();
+            worker.finish();
+            said.sort();
+            said
+        };
+        let listed = as_nobody("locks");
+        assert_eq!(listed.len(), cases.len());
+        for ((name, _, mode, what), line) in cases.iter().zip(&listed) {
+            let expected = if *mode == 0o600 && what.contains("open") { "cannot open the lock file" } else { "None" };
+            assert!(line.starts_with(&format!("{name}: {expected}")), "{line}");
+        }
+        let pruned = as_nobody("prune");
+        assert_eq!(pruned.len(), cases.len());
+        for ((name, _, _, what), line) in cases.iter().zip(&pruned) {
+            assert!(line.starts_with(&format!("{name}: {what}")), "{line}");
+            assert_eq!(locks.join(name).exists(), *what != "removed", "{line}");
+        }
     }
 }

@@ -8,9 +8,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use atomic_file_adapter::AtomicFileAdapter;
+use atomic_file_adapter::{AtomicFileAdapter, Error, Step};
 
-use crate::common::{Scratch, Work, Worker, hear, names, tell, test};
+use crate::common::{Scratch, Work, Worker, hear, names, tell, temporary_name, test};
 
 const WORKERS: &[(&str, Work)] = &[("write_half", write_half)];
 
@@ -24,6 +24,9 @@ fn main() -> ExitCode {
             test("long_names_are_told_apart", long_names_are_told_apart),
             test("a_name_that_may_be_two_files_needs_both_locks", a_name_that_may_be_two_files_needs_both_locks),
             test("what_only_looks_similar_stays", what_only_looks_similar_stays),
+            test("a_users_file_that_looks_just_so_stays", a_users_file_that_looks_just_so_stays),
+            test("what_cannot_be_locked_does_not_save_the_rest", what_cannot_be_locked_does_not_save_the_rest),
+            test("a_path_that_leads_nowhere_is_known_first", a_path_that_leads_nowhere_is_known_first),
             test("a_link_leads_to_the_files_directory", a_link_leads_to_the_files_directory),
             test("a_gitignore_that_was_never_finished_is_swept", a_gitignore_that_was_never_finished_is_swept),
             test("where_there_is_nothing_nothing_is_swept", where_there_is_nothing_nothing_is_swept),
@@ -69,7 +72,9 @@ fn a_killed_writers_temporary_file_is_swept() {
     let scratch = Scratch::new();
     scratch.adapter.write_atomic(scratch.path("file"), "whole").unwrap();
     let left = leave(&scratch, "file");
-    assert!(left.file_name().unwrap().to_str().unwrap().starts_with(".file."));
+    let left_name = left.file_name().unwrap().to_str().unwrap();
+    let random = left_name.strip_prefix(".file.").unwrap().get(..7).unwrap();
+    assert_eq!(left_name, temporary_name("file", random));
     assert_eq!(sweep(&scratch, "another"), [""; 0].map(PathBuf::from));
     assert_eq!(sweep(&scratch, "file"), [left]);
     assert_eq!(names(&scratch.files), ["file"]);
@@ -109,7 +114,7 @@ fn a_directory_is_swept_file_by_file() {
     left.sort();
     let mut live = writer(&scratch, "three");
     fs::create_dir(scratch.path("below")).unwrap();
-    let below = scratch.path("below/.one.abcdefghij.tmp");
+    let below = scratch.path("below").join(temporary_name("one", "abcdefg"));
     fs::write(&below, "").unwrap();
     assert_eq!(sweep(&scratch, "."), left);
     assert!(below.exists(), "directories below are not looked at");
@@ -158,27 +163,79 @@ fn a_name_that_may_be_two_files_needs_both_locks() {
 
 fn what_only_looks_similar_stays() {
     let scratch = Scratch::new();
+    // All with the right check, so that it is not what keeps them.
+    let ours = temporary_name("file", "abcdefg");
     let similar = [
-        ".file.abcdefghi.tmp",
-        ".file.abcdefghijk.tmp",
-        ".file.abcdefghi1.tmp",
-        ".file.ABCDEFGHIJ.tmp",
-        ".file.abcdefghij.tmp~",
-        "file.abcdefghij.tmp",
-        "..abcdefghij.tmp",
-        ".abcdefghij.tmp",
+        &temporary_name("file", "abcdef"),
+        &temporary_name("file", "abcdefgh"),
+        &temporary_name("file", "abcdef1"),
+        &temporary_name("file", "ABCDEFG"),
+        &format!("{ours}~"),
+        &ours[1..],
+        &temporary_name("", "abcdefg"),
+        &temporary_name("", "abcdefg")[1..],
         ".tmp",
     ];
     for name in similar {
         fs::write(scratch.path(name), name).unwrap();
     }
-    fs::create_dir(scratch.path(".file.abcdefghij.tmp")).unwrap();
-    symlink("nowhere", scratch.path(".file.jihgfedcba.tmp")).unwrap();
+    fs::create_dir(scratch.path(&ours)).unwrap();
+    symlink("nowhere", scratch.path(&temporary_name("file", "gfedcba"))).unwrap();
     let before = names(&scratch.files);
     for path in ["file", "."] {
         assert_eq!(sweep(&scratch, path).len(), 0);
     }
     assert_eq!(names(&scratch.files), before);
+}
+
+fn a_users_file_that_looks_just_so_stays() {
+    let scratch = Scratch::new();
+    // Ten digits of the alphabet each; but who did not read the protocol has one in 32768 with the right check.
+    let theirs = ["notes.javascript", "notes.typescript", "old.background", "a.2223334445", "file.abcdefghij"];
+    for name in theirs {
+        fs::write(scratch.path(&format!(".{name}.tmp")), name).unwrap();
+    }
+    let before = names(&scratch.files);
+    for path in ["notes", "file", "."] {
+        assert_eq!(sweep(&scratch, path), [""; 0].map(PathBuf::from), "{path}");
+    }
+    assert_eq!(names(&scratch.files), before);
+}
+
+fn what_cannot_be_locked_does_not_save_the_rest() {
+    let scratch = Scratch::new();
+    let mut left = ["one", "three", "two"].map(|name| leave(&scratch, name)).to_vec();
+    let [foreign, in_the_way] = ["two", "one"].map(|name| scratch.adapter.lock_path(scratch.path(name)).unwrap());
+    // Not a lock file, where that of `two` and that of `one` were.
+    for path in [&foreign, &in_the_way] {
+        fs::remove_file(path).unwrap();
+        fs::create_dir(path).unwrap();
+    }
+    let of_lock_dir = scratch.adapter.lock_dir().join(".gitignore.tmp.1234");
+    fs::write(&of_lock_dir, "*").unwrap();
+    let error = scratch.adapter.sweep(scratch.path(".")).unwrap_err();
+    let text = error.to_string();
+    let Error::Partial { done, failed, .. } = error else { panic!("{error:?}") };
+    assert_eq!(done, [left.remove(1), of_lock_dir]);
+    let mut paths: Vec<_> = failed.iter().map(Error::path).collect();
+    paths.sort();
+    let mut expected = [&*foreign, &*in_the_way];
+    expected.sort();
+    assert_eq!(paths, expected);
+    assert!(text.starts_with("not everything could be removed (removed: 2, failed: 2):\n"), "{text}");
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert!(left.iter().all(|path| path.exists()));
+    assert_eq!(names(&scratch.files).len(), 2);
+}
+
+fn a_path_that_leads_nowhere_is_known_first() {
+    let scratch = Scratch::new();
+    scratch.adapter.write_atomic(scratch.path("file"), "whole").unwrap();
+    let of_lock_dir = scratch.adapter.lock_dir().join(".gitignore.tmp.1234");
+    fs::write(&of_lock_dir, "*").unwrap();
+    let error = scratch.adapter.sweep(scratch.path("file/below")).unwrap_err();
+    assert!(matches!(error, Error::Io { step: Step::Resolve, .. }), "{error:?}");
+    assert!(of_lock_dir.exists(), "it was removed and nobody was told");
 }
 
 fn a_link_leads_to_the_files_directory() {
@@ -187,7 +244,7 @@ fn a_link_leads_to_the_files_directory() {
     symlink("elsewhere/file", scratch.path("link")).unwrap();
     symlink("elsewhere", scratch.path("directory")).unwrap();
     for path in ["link", "directory", "elsewhere/../directory/"] {
-        let left = scratch.path("elsewhere/.file.abcdefghij.tmp");
+        let left = scratch.path("elsewhere").join(temporary_name("file", "abcdefg"));
         fs::write(&left, "").unwrap();
         assert_eq!(sweep(&scratch, path), [left], "{path}");
     }

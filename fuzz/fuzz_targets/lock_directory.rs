@@ -6,7 +6,7 @@
 
 #![no_main]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
@@ -206,8 +206,26 @@ impl World {
             }
             Op::Locks | Op::Prune | Op::Sweep => {
                 let done = match op {
-                    Op::Locks => adapter.locks().map(|locks| assert!(locks.iter().all(|lock| lock.holder.is_none()))),
-                    Op::Prune => adapter.prune().map(drop),
+                    Op::Locks => adapter.locks().map(|locks| {
+                        assert!(locks.iter().all(|lock| lock.holder.is_none()));
+                        let listed: BTreeSet<PathBuf> = locks.into_iter().map(|lock| lock.path).collect();
+                        assert_eq!(listed, lock_names(&self.locks), "one thing hides another");
+                    }),
+                    Op::Prune => {
+                        let before = lock_names(&self.locks);
+                        let pruned = adapter.prune();
+                        let kept = lock_names(&self.locks);
+                        let (done, failed) = match pruned {
+                            Err(Error::Partial { done, failed, .. }) => (done, failed),
+                            pruned => (pruned.unwrap_or_default(), vec![]),
+                        };
+                        // Nobody holds a lock: what is left has its error, or the directory could not be listed.
+                        assert!(done.iter().all(|path| before.contains(path) && !kept.contains(path)));
+                        assert!(done.is_empty() && failed.is_empty() || done.len() + failed.len() == before.len());
+                        assert!(failed.iter().all(|error| kept.contains(error.path())));
+                        failed.iter().for_each(|error| self.judge(error));
+                        Ok(())
+                    }
                     _ => adapter.sweep(&self.files).map(drop),
                 };
                 // Whether these meet an obstacle, depends on all of the directory.
@@ -243,6 +261,7 @@ impl World {
         match error {
             Error::Io { source, .. } => assert!(source.raw_os_error().is_some(), "{error:?}"),
             Error::NotRegularFile { .. } => {}
+            Error::Partial { failed, .. } => failed.iter().for_each(|error| self.judge(error)),
             _ => panic!("not an error for a bad lock directory: {error:?}"),
         }
         assert!(error.path().starts_with(sandbox()), "{error:?}");
@@ -280,6 +299,13 @@ fn make(path: &Path, thing: Thing, world: &Path) {
             own(path, u32::from(mode) & 0o777, foreign);
         }
     }
+}
+
+/// What has the name of a lock file.
+fn lock_names(dir: &Path) -> BTreeSet<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return BTreeSet::new() };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| is_lock_name(&path.file_name().unwrap().to_string_lossy())).collect()
 }
 
 /// What must stay: everything but lock files, and what `sweep` may remove.

@@ -1,4 +1,4 @@
-//! The names of lock files, by the README's lock protocol and not by the crate.
+//! The names of lock files and of temporary files, by the README's lock protocol and not by the crate.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -14,4 +14,15 @@ pub fn lock_name(path: &Path) -> String {
 pub fn is_lock_name(name: &str) -> bool {
     let is_digit = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
     name.strip_suffix(".lock").is_some_and(|digits| digits.len() == 16 && digits.bytes().all(is_digit))
+}
+
+/// What is before the random part of a temporary file's name, without the dot. `None`: it is no such name, or its check is
+/// wrong.
+pub fn owner_in_temporary_name(name: &str) -> Option<&str> {
+    const DIGITS: &str = "abcdefghijklmnopqrstuvwxyz234567";
+    let (before, check) = name.strip_suffix(".tmp")?.split_at_checked(name.len().checked_sub(".tmp".len() + 3)?)?;
+    let (owner, random) = before.strip_prefix('.')?.rsplit_once('.')?;
+    let number = |digits: &str| digits.chars().try_fold(0, |sum, digit| Some(sum * 32 + DIGITS.find(digit)? as u64));
+    number(random).filter(|_| random.len() == 7)?;
+    (number(check)? == xxh3_64(before.as_bytes()) % (1 << 15)).then_some(owner)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::adapter::AtomicFileAdapter;
 use crate::error::Result;
 use crate::lock::upkeep;
-use crate::sys::LockMode;
+use crate::sys::{Holder, LockMode};
 use crate::version::sweep;
 
 impl AtomicFileAdapter {
@@ -27,7 +27,9 @@ impl AtomicFileAdapter {
     ///
     /// # Errors
     ///
-    /// The lock directory cannot be listed, or a lock file not opened or removed. The rest is left as it is.
+    /// The lock directory cannot be listed; nothing was done. [`Error::Partial`]: what has the name of a lock file is none
+    /// (a directory, for example), or is one that cannot be opened or removed (another user's). The others are removed all
+    /// the same, and the error tells which.
     pub fn prune(&self) -> Result<Vec<PathBuf>> {
         upkeep::prune(&self.config.lock_dir)
     }
@@ -36,8 +38,10 @@ impl AtomicFileAdapter {
     /// those of all files in it, but not of files in directories below. Returns their paths.
     ///
     /// A writer holds its lock for as long as it has a temporary file, so one whose lock is taken at this moment is left
-    /// alone. Such files are named `.{name}.{ten of a-z and 2-7}.tmp`. They never come in anybody's way; they take up
-    /// space. A write that was killed leaves one at the most.
+    /// alone. Such files are named `.{name}.{ten of a-z and 2-7}.tmp`, where three of the ten are a check over what is before
+    /// them (the README's lock protocol says which): a file that somebody else has named like that, such as
+    /// `.notes.javascript.tmp`, is taken for one of them once in 32,768 times. They never come in anybody's way; they take
+    /// up space. A write that was killed leaves one at the most.
     ///
     /// What a process that was killed while it made the lock directory has left there is removed, too.
     ///
@@ -48,24 +52,41 @@ impl AtomicFileAdapter {
     /// ```
     /// # let scratch = tempfile::tempdir()?;
     /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
-    /// # std::fs::write(scratch.path().join(".settings.toml.a2b3c4d5e6.tmp"), "")?;
+    /// # std::fs::write(scratch.path().join(".settings.toml.a2b3c4du3a.tmp"), "")?;
     /// // Once at the start of a program, for example.
     /// for left in files.sweep(scratch.path())? {
     ///     println!("removed {}, which a killed writer had left", left.display());
     /// }
-    /// # assert!(!scratch.path().join(".settings.toml.a2b3c4d5e6.tmp").exists());
+    /// # assert!(!scratch.path().join(".settings.toml.a2b3c4du3a.tmp").exists());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// The path cannot be resolved, the directory not listed, a lock file not opened, or a temporary file (in the lock
-    /// directory, too) not looked at or not removed: another user's, for example. The others are removed all the same.
+    /// The path cannot be resolved; nothing was done. [`Error::Partial`]: the directory, or the lock directory, cannot be
+    /// listed, a lock file not opened, or a temporary file (in the lock directory, too) not looked at or not removed:
+    /// another user's, for example. The others are removed all the same, and the error tells which.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// use atomic_file_adapter::Error;
+    ///
+    /// match files.sweep(scratch.path()) {
+    ///     Ok(removed) => println!("removed {removed:?}"),
+    ///     Err(Error::Partial { done, failed, .. }) => println!("removed {done:?}, but not all: {failed:?}"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn sweep(&self, path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
         sweep::sweep(&self.config.lock_dir, path.as_ref())
     }
 
     /// All lock files of the lock directory, sorted by path, and who holds them at this moment.
+    ///
+    /// What has the name of a lock file and is none, or may not be opened, is in the list, too, with its
+    /// [`problem`](LockFile::problem).
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -73,9 +94,10 @@ impl AtomicFileAdapter {
     /// # let file = files.file(scratch.path().join("settings.toml"))?;
     /// let guard = file.lock()?;
     /// for lock in files.locks()? {
-    ///     match lock.holder {
-    ///         Some(holder) => println!("{}: process {:?}", lock.path.display(), holder.pid),
-    ///         None => println!("{}: free", lock.path.display()),
+    ///     match (lock.problem, lock.holder) {
+    ///         (Some(problem), _) => println!("{problem}"), // it names the path
+    ///         (None, Some(holder)) => println!("{}: process {:?}", lock.path.display(), holder.pid),
+    ///         (None, None) => println!("{}: free", lock.path.display()),
     ///     }
     /// }
     /// # drop(guard);
@@ -84,15 +106,19 @@ impl AtomicFileAdapter {
     ///
     /// # Errors
     ///
-    /// The lock directory or a lock file cannot be opened. A lock directory that does not exist has no lock files.
+    /// The lock directory cannot be listed. One that does not exist has no lock files.
     pub fn locks(&self) -> Result<Vec<LockFile>> {
         let files = upkeep::list(&self.config.lock_dir)?;
         Ok(files
             .into_iter()
-            .map(|(path, holder)| LockFile {
-                path,
-                holder: holder
-                    .map(|holder| LockHolder { exclusive: holder.mode == LockMode::Exclusive, pid: holder.pid }),
+            .map(|(path, holder)| {
+                let (holder, problem) = match holder {
+                    Ok(holder) => (holder, None),
+                    Err(error) => (None, Some(error.to_string())),
+                };
+                let exclusive = |holder: &Holder| holder.mode == LockMode::Exclusive;
+                let holder = holder.map(|holder| LockHolder { exclusive: exclusive(&holder), pid: holder.pid });
+                LockFile { path, holder, problem }
             })
             .collect())
     }
@@ -115,8 +141,11 @@ impl AtomicFileAdapter {
 pub struct LockFile {
     /// Its path.
     pub path: PathBuf,
-    /// Who holds its lock. Of several processes that share it, one.
+    /// Who holds its lock. Of several processes that share it, one. `None`: nobody, unless there is a `problem`.
     pub holder: Option<LockHolder>,
+    /// Why nobody can tell who holds it: the message of an [`Error`](crate::Error), which names the path. It is something
+    /// else than a lock file, a directory for example, or one that may not be opened.
+    pub problem: Option<String>,
 }
 
 /// The holder of a lock, as `fcntl(F_GETLK)` tells it

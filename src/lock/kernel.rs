@@ -57,14 +57,13 @@ impl<K: Kernel> Table<K> {
         now: Instant,
     ) -> (MutexGuard<'a, State<K::File>>, Result<(), Refusal<K::Error>>) {
         let Request { key, mode, wait, .. } = *request;
-        let Some(file) = state.entries.get_mut(&key).and_then(|entry| {
-            let file = entry.file.clone()?;
-            entry.phase = Phase::Busy;
-            Some(file)
-        }) else {
+        let Some((entry, file)) =
+            state.entries.get_mut(&key).and_then(|entry| entry.file.clone().map(|file| (entry, file)))
+        else {
             return (state, Err(Refusal::Gone));
         };
-        let give_way = state.turn_is_over(key, now);
+        entry.phase = Phase::Busy;
+        let give_way = entry.turn_is_over(now);
         drop(state);
         if give_way && wait != Wait::Never {
             self.kernel.sleep(PAUSE);
@@ -136,9 +135,8 @@ impl<K: Kernel> Table<K> {
             if self.kernel.lock(file, mode).map_err(Refusal::Kernel)? {
                 return Ok(());
             }
-            // Here and not before, because it is rare and a thread may hold thousands.
-            let held = self.state().held_by(thread);
-            let persists = deadlock_persists(in_order, held.len());
+            let holds = self.state().holds(thread);
+            let persists = deadlock_persists(in_order, holds);
             let (now, holder) = (self.kernel.now(), self.kernel.holder(file, mode));
             let since = match unchanged {
                 Some((before, stuck)) if before == holder && stuck.is_so(now) => stuck.since,
@@ -146,8 +144,8 @@ impl<K: Kernel> Table<K> {
             };
             let stuck = Stuck { since, confirmed: now };
             unchanged = Some((holder, stuck));
-            if !held.is_empty() && now.saturating_duration_since(since) >= persists {
-                return Err(Refusal::Deadlock(held));
+            if holds > 0 && now.saturating_duration_since(since) >= persists {
+                return Err(Refusal::Deadlock(self.state().held_by(thread)));
             }
             let tell = told.is_none_or(|told| now.saturating_duration_since(told) >= DEADLOCK_TOLD);
             if tell && now.saturating_duration_since(since) >= DEADLOCK_PERSISTS {
@@ -155,8 +153,8 @@ impl<K: Kernel> Table<K> {
                 let mut state = self.state();
                 if let Some(entry) = state.entries.get_mut(&key) {
                     entry.stuck = Some(stuck);
+                    entry.wake_all();
                 }
-                state.wake_all(key);
             }
             if self.poll(file, mode, now + DEADLOCK_RETRY).map_err(Refusal::Kernel)? {
                 return Ok(());

@@ -11,6 +11,7 @@ mod sync {
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
 }
 
+use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -66,18 +67,18 @@ impl Lock {
 
     /// Takes the lock for the calling thread.
     pub(crate) fn acquire(&self, mode: LockMode, patience: Patience) -> Result<Held> {
-        self.acquire_after(&[], mode, patience)
+        self.acquire_after(&BTreeSet::new(), mode, patience)
     }
 
     /// As [`acquire`](Self::acquire), for a call that has taken other locks already. One of them may be this one: two
     /// paths can have the same lock file.
-    fn acquire_after(&self, others: &[(usize, Held)], mode: LockMode, patience: Patience) -> Result<Held> {
+    fn acquire_after(&self, others: &BTreeSet<Key>, mode: LockMode, patience: Patience) -> Result<Held> {
         let process = Process::current();
         let thread = this_thread();
         let mut reopened = false;
         loop {
             let (key, _entered) = self.enter(process)?;
-            let held = if others.iter().any(|(_, other)| other.key == key) {
+            let held = if others.contains(&key) {
                 process.table.hold_again(key, thread, &self.guarded);
                 Ok(())
             } else {
@@ -194,9 +195,11 @@ impl Patience {
 pub(crate) fn acquire_all(locks: &[&Lock], mode: LockMode, patience: Patience) -> Result<Vec<Held>> {
     let mut order: Vec<usize> = (0..locks.len()).collect();
     order.sort_by_key(|n| &locks[*n].path);
-    let mut held = Vec::with_capacity(locks.len());
+    let (mut held, mut keys) = (Vec::with_capacity(locks.len()), BTreeSet::new());
     for n in order {
-        held.push((n, locks[n].acquire_after(&held, mode, patience)?));
+        let one = locks[n].acquire_after(&keys, mode, patience)?;
+        keys.insert(one.key);
+        held.push((n, one));
     }
     held.sort_by_key(|(n, _)| *n);
     Ok(held.into_iter().map(|(_, held)| held).collect())

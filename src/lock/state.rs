@@ -32,18 +32,17 @@ const DEADLOCK_FORGOTTEN: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(in super::super) struct State<F> {
     pub(super) entries: BTreeMap<Key, Entry<F>>,
-    /// Who holds what.
-    pub(super) holds: Vec<Hold>,
-    /// Who waits for what, in the order of arrival. Readers may go in past readers.
-    pub(super) queue: Vec<Waiter>,
-    pub(super) next_ticket: u64,
+    /// How many locks each thread holds that holds one.
+    holding: BTreeMap<Thread, usize>,
+    /// The number of the next one who comes, to any lock file.
+    next_ticket: u64,
     /// The turns of lock files that were closed a moment ago. Handles that are used once come and go, turns must not, or a
     /// process that makes a new handle for each call would shut others out. There are as many as can be closed within
     /// [`PAUSE`], since they mean nothing after that.
     left: Vec<(Key, Turn)>,
 }
 
-/// A lock file that somebody in this process uses.
+/// A lock file that somebody in this process uses, and all that is about it alone.
 #[derive(Debug)]
 pub(super) struct Entry<F> {
     /// `None` after an unlock has failed: closing the file was the way to let go.
@@ -54,6 +53,10 @@ pub(super) struct Entry<F> {
     pub(super) phase: Phase,
     /// Handles that will come back.
     pub(super) users: usize,
+    /// Who holds it.
+    holds: Vec<Hold>,
+    /// Who waits for it, in the order of arrival. Readers may go in past readers.
+    pub(super) queue: Vec<Waiter>,
     /// The kernel tells the thread that asks it of a deadlock.
     pub(super) stuck: Option<Stuck>,
     pub(super) turn: Option<Turn>,
@@ -76,15 +79,15 @@ pub(super) enum Phase {
 }
 
 #[derive(Debug)]
-pub(super) struct Hold {
-    pub(super) key: Key,
-    pub(super) thread: Thread,
-    pub(super) label: Arc<Path>,
+struct Hold {
+    thread: Thread,
+    /// When it came.
+    ticket: u64,
+    label: Arc<Path>,
 }
 
 #[derive(Debug)]
 pub(super) struct Waiter {
-    pub(super) key: Key,
     pub(super) mode: LockMode,
     pub(super) wait: Wait,
     pub(super) thread: Thread,
@@ -115,33 +118,81 @@ impl Turn {
     }
 }
 
-impl<F> State<F> {
-    pub(in super::super) const fn new() -> Self {
-        State { entries: BTreeMap::new(), holds: Vec::new(), queue: Vec::new(), next_ticket: 0, left: Vec::new() }
+impl<F> Entry<F> {
+    pub(super) fn new(turn: Option<Turn>) -> Self {
+        Entry {
+            file: None,
+            spare: Vec::new(),
+            phase: Phase::Free,
+            users: 0,
+            holds: Vec::new(),
+            queue: Vec::new(),
+            stuck: None,
+            turn,
+        }
     }
 
     /// Whether it is this waiter's turn: nobody is before it, or readers only that need not be waited for to wake up. At the
     /// end of the process's turn they are, because only the first gives way to other processes.
-    pub(super) fn is_next(&self, key: Key, mode: LockMode, ticket: u64, now: Instant) -> bool {
-        let before = || self.before(key, ticket);
+    pub(super) fn is_next(&self, mode: LockMode, ticket: u64, now: Instant) -> bool {
+        let before = || self.before(ticket);
         before().next().is_none()
             || (mode == LockMode::Shared
                 && before().all(|waiter| waiter.mode == LockMode::Shared)
-                && !self.turn_is_over(key, now))
+                && !self.turn_is_over(now))
     }
 
-    fn before(&self, key: Key, ticket: u64) -> impl Iterator<Item = &Waiter> {
-        self.queue.iter().filter(move |waiter| waiter.key == key && waiter.ticket < ticket)
+    fn before(&self, ticket: u64) -> impl Iterator<Item = &Waiter> {
+        self.queue.iter().filter(move |waiter| waiter.ticket < ticket)
     }
 
-    pub(super) fn turn_is_over(&self, key: Key, now: Instant) -> bool {
-        self.turn(key).is_some_and(|turn| {
+    pub(super) fn turn_is_over(&self, now: Instant) -> bool {
+        self.turn.is_some_and(|turn| {
             turn.goes_on(now) && now.saturating_duration_since(turn.began) > turn.drain * TURN_PER_DRAIN
         })
     }
 
-    fn turn(&self, key: Key) -> Option<Turn> {
-        self.entries.get(&key)?.turn
+    pub(super) fn turn_drain(&self) -> Duration {
+        self.turn.map_or(DRAIN, |turn| turn.drain)
+    }
+
+    pub(super) fn lengthen_turn(&mut self, now: Instant) {
+        if let Some(turn) = &mut self.turn {
+            *turn = Turn { began: now, drain: (turn.drain * 2).min(LONGEST_DRAIN), ..*turn };
+        }
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        !self.holds.is_empty()
+    }
+
+    pub(super) fn is_held_by(&self, thread: Thread) -> bool {
+        self.holds.iter().any(|hold| hold.thread == thread)
+    }
+
+    /// Wakes the first in the queue: what the first cannot do now, nobody behind it can. When it has gone in or given up, it
+    /// wakes the next.
+    pub(super) fn wake(&self) {
+        if let Some((changed, _)) = self.queue.first().and_then(|waiter| waiter.asleep.as_ref()) {
+            changed.notify_one();
+        }
+    }
+
+    pub(super) fn wake_all(&self) {
+        for (changed, _) in self.queue.iter().filter_map(|waiter| waiter.asleep.as_ref()) {
+            changed.notify_one();
+        }
+    }
+}
+
+impl<F> State<F> {
+    pub(in super::super) const fn new() -> Self {
+        State { entries: BTreeMap::new(), holding: BTreeMap::new(), next_ticket: 0, left: Vec::new() }
+    }
+
+    pub(super) fn ticket(&mut self) -> u64 {
+        self.next_ticket += 1;
+        self.next_ticket
     }
 
     /// The turn of a lock file that is opened again.
@@ -150,75 +201,84 @@ impl<F> State<F> {
         Some(self.left.swap_remove(found).1)
     }
 
-    pub(super) fn turn_drain(&self, key: Key) -> Duration {
-        self.turn(key).map_or(DRAIN, |turn| turn.drain)
-    }
-
-    pub(super) fn lengthen_turn(&mut self, key: Key, now: Instant) {
-        if let Some(turn) = self.entries.get_mut(&key).and_then(|entry| entry.turn.as_mut()) {
-            *turn = Turn { began: now, drain: (turn.drain * 2).min(LONGEST_DRAIN), ..*turn };
+    /// Puts down that `thread` holds a lock once more.
+    pub(super) fn hold(&mut self, key: Key, thread: Thread, label: &Arc<Path>) {
+        let ticket = self.ticket();
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.holds.push(Hold { thread, ticket, label: label.clone() });
+            *self.holding.entry(thread).or_default() += 1;
         }
     }
 
-    pub(super) fn holds(&self, key: Key, thread: Thread) -> bool {
-        self.holds.iter().any(|hold| hold.key == key && hold.thread == thread)
+    /// The opposite of [`hold`](Self::hold). False: it holds nothing.
+    pub(super) fn let_go(&mut self, key: Key, thread: Thread) -> bool {
+        let Some(entry) = self.entries.get_mut(&key) else { return false };
+        let Some(held) = entry.holds.iter().position(|hold| hold.thread == thread) else { return false };
+        entry.holds.swap_remove(held);
+        if let Some(count) = self.holding.get_mut(&thread) {
+            *count -= 1;
+            if *count == 0 {
+                self.holding.remove(&thread);
+            }
+        }
+        true
     }
 
+    /// How many locks a thread holds.
+    pub(super) fn holds(&self, thread: Thread) -> usize {
+        self.holding.get(&thread).copied().unwrap_or(0)
+    }
+
+    /// Their labels, in the order in which it took them. Looks through everything: for errors.
     pub(super) fn held_by(&self, thread: Thread) -> Vec<Arc<Path>> {
-        self.holds.iter().filter(|hold| hold.thread == thread).map(|hold| hold.label.clone()).collect()
+        let holds = self.entries.values().flat_map(|entry| &entry.holds);
+        let mut held: Vec<_> = holds.filter(|hold| hold.thread == thread).collect();
+        held.sort_by_key(|hold| hold.ticket);
+        held.into_iter().map(|hold| hold.label.clone()).collect()
     }
 
     /// Whether a chain of threads, each waiting for the next, leads from a waiter back to itself. A writer waits for those
     /// who hold the lock and for those before it in the queue, a reader for the writers among them.
     pub(super) fn would_wait_for_itself(&self, key: Key, thread: Thread, mode: LockMode, last: u64) -> bool {
         // Nobody can wait for a thread that holds nothing and came last.
-        if !self.holds.iter().any(|hold| hold.thread == thread) {
+        if self.holds(thread) == 0 {
             return false;
         }
         // A reader, too: it would not let others in.
-        if self.holds(key, thread) {
+        if self.entries.get(&key).is_some_and(|entry| entry.is_held_by(thread)) {
             return true;
         }
         let mut seen = BTreeSet::new();
         let mut todo = vec![(key, mode, last)];
         while let Some((key, mode, ticket)) = todo.pop() {
+            let Some(entry) = self.entries.get(&key) else { continue };
             let excludes = |other: LockMode| mode == LockMode::Exclusive || other == LockMode::Exclusive;
-            let phase = self.entries.get(&key).map(|entry| entry.phase);
-            let in_the_way = matches!(phase, Some(Phase::Held(other)) if excludes(other));
-            let holders = self.holds.iter().filter(|hold| in_the_way && hold.key == key).map(|hold| hold.thread);
-            let before = self.before(key, ticket).filter(|waiter| excludes(waiter.mode)).map(|waiter| waiter.thread);
+            let in_the_way = matches!(entry.phase, Phase::Held(other) if excludes(other));
+            let holders = entry.holds.iter().filter(|_| in_the_way).map(|hold| hold.thread);
+            let before = entry.before(ticket).filter(|waiter| excludes(waiter.mode)).map(|waiter| waiter.thread);
             for other in holders.chain(before) {
                 if other == thread {
                     return true;
                 }
                 if seen.insert(other) {
-                    // Whoever comes last closes a cycle, and is told; who only tries closes none.
-                    let waits =
-                        self.queue.iter().filter(|it| it.thread == other && it.ticket < last && it.wait != Wait::Never);
-                    todo.extend(waits.map(|waiter| (waiter.key, waiter.mode, waiter.ticket)));
+                    todo.extend(self.waits_of(other, last));
                 }
             }
         }
         false
     }
 
-    /// Wakes the first in the queue: what the first cannot do now, nobody behind it can. When it has gone in or given up, it
-    /// wakes the next.
-    pub(super) fn wake(&self, key: Key) {
-        if let Some((changed, _)) = self.queue.iter().find(|waiter| waiter.key == key).and_then(|w| w.asleep.as_ref()) {
-            changed.notify_one();
-        }
-    }
-
-    pub(super) fn wake_all(&self, key: Key) {
-        for (changed, _) in self.queue.iter().filter(|waiter| waiter.key == key).filter_map(|w| w.asleep.as_ref()) {
-            changed.notify_one();
-        }
+    /// What a thread waits for. Whoever comes last closes a cycle, and is told; who only tries closes none.
+    fn waits_of(&self, thread: Thread, last: u64) -> impl Iterator<Item = (Key, LockMode, u64)> {
+        self.entries.iter().flat_map(move |(key, entry)| {
+            let waits =
+                entry.queue.iter().filter(move |it| it.thread == thread && it.ticket < last && it.wait != Wait::Never);
+            waits.map(|waiter| (*key, waiter.mode, waiter.ticket))
+        })
     }
 
     pub(super) fn close_if_unused(&mut self, key: Key) {
-        let waited_for = self.queue.iter().any(|waiter| waiter.key == key);
-        let unused = |entry: &Entry<F>| entry.users == 0 && entry.phase == Phase::Free && !waited_for;
+        let unused = |entry: &Entry<F>| entry.users == 0 && entry.phase == Phase::Free && entry.queue.is_empty();
         if !self.entries.get(&key).is_some_and(unused) {
             return;
         }

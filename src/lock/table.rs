@@ -25,7 +25,7 @@ use std::time::Instant;
 pub(super) use self::kernel::Kernel;
 use self::kernel::deadlock_persists;
 pub(super) use self::state::State;
-use self::state::{Entry, Hold, Phase, Waiter};
+use self::state::{Entry, Phase, Waiter};
 use super::sync::{Condvar, Mutex, MutexGuard};
 use crate::sys::LockMode;
 
@@ -117,14 +117,7 @@ impl<K: Kernel> Table<K> {
         }
         let (key, file) = open()?;
         let turn = state.take_left(key);
-        let entry = state.entries.entry(key).or_insert_with(|| Entry {
-            file: None,
-            spare: Vec::new(),
-            phase: Phase::Free,
-            users: 0,
-            stuck: None,
-            turn,
-        });
+        let entry = state.entries.entry(key).or_insert_with(|| Entry::new(turn));
         match entry.file {
             None => entry.file = Some(Arc::new(file)),
             // The name led to another file a moment ago.
@@ -158,33 +151,33 @@ impl<K: Kernel> Table<K> {
     pub(super) fn acquire(&self, request: &Request<'_>) -> Result<(), Refusal<K::Error>> {
         let Request { key, mode, wait, thread, label, .. } = *request;
         let mut state = self.state();
-        let ticket = state.next_ticket;
-        state.next_ticket += 1;
-        state.queue.push(Waiter { key, mode, wait, thread, ticket, asleep: None });
+        let ticket = state.ticket();
+        let Some(entry) = state.entries.get_mut(&key) else { return Err(Refusal::Gone) };
+        entry.queue.push(Waiter { mode, wait, thread, ticket, asleep: None });
         let mut drain = None;
         let mut looks = 0;
         let result = loop {
-            let phase = state.entries.get(&key).map(|entry| entry.phase);
-            let held = matches!(phase, Some(Phase::Held(_)));
+            // With somebody in its queue it stays.
+            let Some(entry) = state.entries.get_mut(&key) else { break Err(Refusal::Gone) };
+            let held = matches!(entry.phase, Phase::Held(_));
             let now = self.kernel.now();
             // All that were inside have left.
-            drain = drain.filter(|_| phase == Some(Phase::Held(LockMode::Shared)));
-            match phase.filter(|_| state.is_next(key, mode, ticket, now)) {
+            drain = drain.filter(|_| entry.phase == Phase::Held(LockMode::Shared));
+            match Some(entry.phase).filter(|_| entry.is_next(mode, ticket, now)) {
                 Some(Phase::Free) => {
                     let result;
                     (state, result) = self.ask_kernel(state, request, now);
                     break result;
                 }
-                Some(Phase::Held(LockMode::Shared)) if mode == LockMode::Shared && !state.holds(key, thread) => {
-                    if !state.turn_is_over(key, now) || wait.is_over(now) {
+                Some(Phase::Held(LockMode::Shared)) if mode == LockMode::Shared && !entry.is_held_by(thread) => {
+                    if !entry.turn_is_over(now) || wait.is_over(now) {
                         break Ok(());
                     }
-                    if *drain.get_or_insert(now + state.turn_drain(key)) <= now {
-                        state.lengthen_turn(key, now);
+                    if *drain.get_or_insert(now + entry.turn_drain()) <= now {
+                        entry.lengthen_turn(now);
                         break Ok(());
                     }
                 }
-                _ if phase.is_none() => break Err(Refusal::Gone),
                 // To sleep and to be woken takes longer than most of what others do here. Who only tries waits for no holder.
                 _ if looks < K::LOOKS && drain.is_none() && !(held && wait == Wait::Never) => {
                     looks += 1;
@@ -201,27 +194,30 @@ impl<K: Kernel> Table<K> {
                 break Err(refusal);
             }
         };
-        state.queue.retain(|waiter| waiter.ticket != ticket);
+        if let Some(entry) = state.entries.get_mut(&key) {
+            entry.queue.retain(|waiter| waiter.ticket != ticket);
+            entry.wake();
+        }
         match result {
-            Ok(()) => state.holds.push(Hold { key, thread, label: label.clone() }),
+            Ok(()) => state.hold(key, thread, label),
             // Its last user may have left meanwhile.
             Err(_) => state.close_if_unused(key),
         }
-        state.wake(key);
         result
     }
 
     /// One more hold of a lock that `thread` has: it is let go with the last one.
     pub(super) fn hold_again(&self, key: Key, thread: Thread, label: &Arc<Path>) {
-        self.state().holds.push(Hold { key, thread, label: label.clone() });
+        self.state().hold(key, thread, label);
     }
 
     /// Lets go of what [`acquire`](Self::acquire) granted to `thread`.
     pub(super) fn release(&self, key: Key, thread: Thread) {
         let mut state = self.state();
-        let Some(held) = state.holds.iter().position(|hold| hold.key == key && hold.thread == thread) else { return };
-        state.holds.swap_remove(held);
-        if !state.holds.iter().any(|hold| hold.key == key) {
+        if !state.let_go(key, thread) {
+            return;
+        }
+        if state.entries.get(&key).is_some_and(|entry| !entry.is_held()) {
             let file = state.entries.get_mut(&key).and_then(|entry| {
                 entry.phase = Phase::Busy;
                 entry.file.clone()
@@ -243,7 +239,9 @@ impl<K: Kernel> Table<K> {
                 }
             }
         }
-        state.wake(key);
+        if let Some(entry) = state.entries.get(&key) {
+            entry.wake();
+        }
         state.close_if_unused(key);
     }
 
@@ -292,7 +290,8 @@ impl<K: Kernel> Table<K> {
         if wait == Wait::Never {
             return (state, Some(Refusal::WouldBlock));
         }
-        let Some(me) = state.queue.iter_mut().find(|waiter| waiter.ticket == ticket) else {
+        let queue = state.entries.get_mut(&key).map(|entry| &mut entry.queue);
+        let Some(me) = queue.and_then(|queue| queue.iter_mut().find(|waiter| waiter.ticket == ticket)) else {
             return (state, Some(Refusal::Gone));
         };
         let begins = me.asleep.is_none();
@@ -303,7 +302,7 @@ impl<K: Kernel> Table<K> {
             return (state, Some(Refusal::Deadlock(held)));
         }
         if drain.is_none() && wait.is_over(now) {
-            let by_thread = state.holds.iter().any(|hold| hold.key == key);
+            let by_thread = state.entries.get(&key).is_some_and(Entry::is_held);
             return (state, Some(Refusal::TimedOut(by_thread)));
         }
         let deadline = if let Wait::Until(deadline) = wait { Some(deadline) } else { None };
@@ -317,11 +316,10 @@ impl<K: Kernel> Table<K> {
         // What the thread that asks was told may be about this thread, unless this one ends its wait by itself.
         let stuck = state.entries.get(&key).and_then(|entry| entry.stuck).filter(|_| wait == Wait::Forever);
         let refusal = stuck.and_then(|stuck| {
-            let now = self.kernel.now();
-            let held = state.held_by(thread);
+            let (now, holds) = (self.kernel.now(), state.holds(thread));
             let stuck_for = now.saturating_duration_since(since.max(stuck.since));
-            let persists = stuck_for >= deadlock_persists(in_order, held.len());
-            (!held.is_empty() && persists && stuck.is_so(now)).then_some(Refusal::Deadlock(held))
+            let persists = stuck_for >= deadlock_persists(in_order, holds);
+            (holds > 0 && persists && stuck.is_so(now)).then(|| Refusal::Deadlock(state.held_by(thread)))
         });
         (state, refusal)
     }

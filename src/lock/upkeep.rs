@@ -1,55 +1,59 @@
 //! Looking through all lock files: removing those that nobody holds, and telling who holds the others.
 
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::process::Process;
 use super::{Entered, Lock, LockDir, Patience, c_path};
-use crate::error::{Error, Result, Step};
+use crate::error::{Error, Removed, Result, Step};
 use crate::sys::{self, Errno, Holder, LockMode};
 
 /// Removes the lock files that nobody holds, and returns their paths.
 pub(crate) fn prune(dir: &Arc<LockDir>) -> Result<Vec<PathBuf>> {
-    let mut pruned = Vec::new();
+    let mut removed = Removed::default();
     for path in dir.list()? {
-        let lock = Lock::new(dir, path.clone(), path.as_path().into())?;
-        match lock.acquire(LockMode::Exclusive, Patience::NONE) {
-            // While the lock is held: whoever has opened the file waits for it, and will find that it is gone.
-            Ok(_held) => dir.remove(&lock.file)?,
-            Err(Error::WouldBlock { .. }) => continue,
-            Err(error) => return Err(error),
-        }
-        pruned.push(path);
+        let pruned = prune_one(dir, &path);
+        removed.note(path, pruned);
     }
-    Ok(pruned)
+    removed.into_result()
 }
 
-/// All lock files, and of those that are held, how and by whom.
-pub(crate) fn list(dir: &Arc<LockDir>) -> Result<Vec<(PathBuf, Option<Holder>)>> {
-    let process = Process::current();
+/// False: somebody holds it.
+fn prune_one(dir: &Arc<LockDir>, path: &Path) -> Result<bool> {
+    let lock = Lock::new(dir, path.to_owned(), path.into())?;
+    match lock.acquire(LockMode::Exclusive, Patience::NONE) {
+        // While the lock is held: whoever has opened the file waits for it, and will find that it is gone.
+        Ok(_held) => dir.remove(&lock.file).map(|()| true),
+        Err(Error::WouldBlock { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// All lock files, and of those that are held, how and by whom; an error for what is no lock file or may not be opened.
+pub(crate) fn list(dir: &Arc<LockDir>) -> Result<Vec<(PathBuf, Result<Option<Holder>>)>> {
     let mut found = Vec::new();
     for path in dir.list()? {
-        let file = c_path(&path)?;
-        let failed = |error| Error::io(&path, Step::OpenLock, error);
-        // Through the table, because closing a descriptor of our own would drop the locks that this process holds.
-        let gone = || Error::io(&path, Step::OpenLock, Errno::NOENT);
-        let entered = process.table.enter(|| dir.identify(&file), || dir.open_existing(&file)?.ok_or_else(gone));
-        let entered = match entered {
-            Ok(key) => Entered { process, key },
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        let holder = match process.table.held(entered.key) {
-            Some(mode) => Some(Holder { mode, pid: Some(sys::pid()) }),
-            None => process
-                .table
-                .with_file(entered.key, |file| sys::holder(file.as_fd(), LockMode::Exclusive))
-                .transpose()
-                .map_err(failed)?
-                .flatten(),
-        };
-        found.push((path, holder));
+        match holder(dir, &path) {
+            // It was pruned meanwhile.
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            holder => found.push((path, holder)),
+        }
     }
     Ok(found)
+}
+
+fn holder(dir: &Arc<LockDir>, path: &Path) -> Result<Option<Holder>> {
+    let process = Process::current();
+    let file = c_path(path)?;
+    let failed = |error| Error::io(path, Step::OpenLock, error);
+    // Through the table, because closing a descriptor of our own would drop the locks that this process holds.
+    let gone = || failed(Errno::NOENT);
+    let key = process.table.enter(|| dir.identify(&file), || dir.open_existing(&file)?.ok_or_else(gone))?;
+    let entered = Entered { process, key };
+    if let Some(mode) = process.table.held(entered.key) {
+        return Ok(Some(Holder { mode, pid: Some(sys::pid()) }));
+    }
+    let asked = process.table.with_file(entered.key, |file| sys::holder(file.as_fd(), LockMode::Exclusive));
+    asked.transpose().map_err(failed).map(Option::flatten)
 }

@@ -1,26 +1,30 @@
 //! The names of temporary files.
 //!
-//! `.{name}.{random}.tmp` beside the file `name`, with ten random digits. A name so long that this would pass NAME_MAX is
-//! cut, and told from its like by the hash of its path, which is also its lock file's name: `.{cut}~{hash}.{random}.tmp`.
-//! So whoever finds one can tell which lock its writer holds.
+//! `.{name}.{random}{check}.tmp` beside the file `name`, with seven random digits and three that are a check over all
+//! before them. A name so long that this would pass NAME_MAX is cut, and told from its like by the hash of its path, which
+//! is also its lock file's name: `.{cut}~{hash}.{random}{check}.tmp`. So whoever finds one can tell which lock its writer
+//! holds, and takes a file that somebody has named `.notes.javascript.tmp` for one of ours once in 32768 times.
 
 use std::collections::hash_map::RandomState;
 use std::ffi::CStr;
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use crate::protocol::lock_name::{PATH_HASH_LEN, is_path_hash, path_hash};
 
 /// Linux allows 255 bytes a name (NAME_MAX). Apple's file systems allow no fewer: HFS+ has 255 UTF-16 units a name (Apple's
 /// Technical Note TN1150).
 const NAME_MAX: usize = 255;
-const RANDOM_LEN: usize = 10;
+const RANDOM_LEN: usize = 7;
+const CHECK_LEN: usize = 3;
 
 const SUFFIX: &[u8] = b".tmp";
 const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
 /// How long a name may be that need not be cut.
-const ROOM: usize = NAME_MAX - b"..".len() - RANDOM_LEN - SUFFIX.len();
+const ROOM: usize = NAME_MAX - b"..".len() - RANDOM_LEN - CHECK_LEN - SUFFIX.len();
 /// As many bytes of a UTF-8 character as a cut may fall behind.
 const PART_OF_CHARACTER: usize = 3;
 
@@ -55,7 +59,7 @@ impl TemporaryName {
             temporary.push(hash.as_bytes());
         }
         temporary.push(b".");
-        temporary.push(&[b'0'; RANDOM_LEN]);
+        temporary.push(&[b'0'; RANDOM_LEN + CHECK_LEN]);
         temporary.push(SUFFIX);
         temporary.change();
         temporary
@@ -71,16 +75,25 @@ impl TemporaryName {
         // Seeded by the operating system, once a thread, and different at every call.
         let mut random = RandomState::new().build_hasher().finish();
         let end = self.len - SUFFIX.len();
-        for byte in &mut self.bytes[end - RANDOM_LEN..end] {
+        let (checked, check) = self.bytes[..end].split_at_mut(end - CHECK_LEN);
+        let random_digits = checked.len() - RANDOM_LEN;
+        for byte in &mut checked[random_digits..] {
             *byte = DIGITS[(random % 32) as usize];
             random /= 32;
         }
+        check.copy_from_slice(&check_of(checked));
     }
 
     pub(crate) fn get(&self) -> &CStr {
         // `bytes` is one longer than the longest name and zero behind it.
         CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
     }
+}
+
+/// The low 15 bits of `xxh3_64` (seed 0), as three digits, the most significant first.
+fn check_of(before: &[u8]) -> [u8; CHECK_LEN] {
+    let hash = xxh3_64(before);
+    [10, 5, 0].map(|shift| DIGITS[(hash >> shift & 31) as usize])
 }
 
 /// Whose temporary file a name may be.
@@ -95,10 +108,11 @@ pub(crate) struct Owner<'a> {
 impl<'a> Owner<'a> {
     /// `None` if it is no temporary file's name.
     pub(crate) fn of(temporary: &'a [u8]) -> Option<Self> {
-        let rest = temporary.strip_prefix(b".")?.strip_suffix(SUFFIX)?;
-        let (rest, random) = rest.split_at_checked(rest.len().checked_sub(RANDOM_LEN)?)?;
-        let name = rest.strip_suffix(b".").filter(|name| !name.is_empty())?;
-        if !random.iter().all(|digit| DIGITS.contains(digit)) {
+        let rest = temporary.strip_suffix(SUFFIX)?;
+        let (checked, check) = rest.split_last_chunk()?;
+        let (rest, random) = checked.split_last_chunk::<RANDOM_LEN>()?;
+        let name = rest.strip_prefix(b".")?.strip_suffix(b".").filter(|name| !name.is_empty())?;
+        if !random.iter().all(|digit| DIGITS.contains(digit)) || *check != check_of(checked) {
             return None;
         }
         let (before, hash) = name.split_at_checked(name.len().saturating_sub(PATH_HASH_LEN))?;

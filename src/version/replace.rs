@@ -74,6 +74,16 @@ pub struct Replacement<'lock> {
     state: State,
 }
 
+/// As many as glibc's mkstemp tries (ATTEMPTS_MIN in sysdeps/posix/tempname.c). Names are never so unlucky: somebody makes
+/// them all, or the file system says EEXIST to everything.
+const NAMES_TRIED: u32 = 62 * 62 * 62;
+
+fn all_taken(path: &Path) -> io::Error {
+    let dir = path.parent().unwrap_or(path).display();
+    let why = format!("{NAMES_TRIED} names were tried, and each is taken in {dir} (EEXIST)");
+    io::Error::new(io::ErrorKind::AlreadyExists, why)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Writing,
@@ -97,13 +107,18 @@ impl<'lock> Replacement<'lock> {
         };
         let mode = metadata::mode_at_first(old.as_ref(), options);
         let mut temporary = TemporaryName::new(place.name(), path);
+        let mut taken = 0;
         let file = loop {
             match sys::create_new(dir.as_fd(), temporary.get(), mode) {
                 Ok(file) => break file,
                 // mkstemp(3) does the same. Whose file it is does not matter; it is not ours.
-                Err(Errno::EXIST) => temporary.change(),
+                Err(Errno::EXIST) => taken += 1,
                 Err(error) => return Err(Error::io(path, Step::CreateTemporary, error)),
             }
+            if taken == NAMES_TRIED {
+                return Err(Error::io(path, Step::CreateTemporary, all_taken(path)));
+            }
+            temporary.change();
         };
         let state = State::Writing;
         let replacement = Replacement { held, path, dir, name: place.name(), options, old, file, temporary, state };

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{Error, Result, Step};
+use crate::error::{Error, Removed, Result, Step};
 use crate::lock::{self, Lock, LockDir, Patience, c_path};
 use crate::path::{Dir, Place, directory};
 use crate::protocol::lock_name::path_hash;
@@ -16,16 +16,10 @@ use crate::sys::{self, Errno, Links, LockMode};
 /// Removes the temporary files of the file `path`, or of all files in the directory `path`, whose owner's lock is free,
 /// and what was left in the lock directory.
 pub(crate) fn sweep(lock_dir: &Arc<LockDir>, path: &Path) -> Result<Vec<PathBuf>> {
-    let mut swept = Swept { paths: Vec::new(), failed: None };
-    match lock_dir.left_behind() {
-        Ok(left) => left.into_iter().for_each(|path| {
-            let removed = c_path(&path).and_then(|name| remove_regular(sys::cwd(), &name, &path));
-            swept.note(path, removed);
-        }),
-        Err(error) => swept.failed = Some(error),
-    }
+    let mut removed = Removed::default();
+    // A path that cannot be resolved is an error before anything is removed.
     if let Some((dir, real)) = directory(path)? {
-        sweep_dir(lock_dir, &dir, &real, |_| true, &mut swept)?;
+        sweep_dir(lock_dir, &dir, &real, |_| true, &mut removed);
     } else {
         let place = Place::resolve(path)?;
         let hash = path_hash(place.path());
@@ -33,46 +27,43 @@ pub(crate) fn sweep(lock_dir: &Arc<LockDir>, path: &Path) -> Result<Vec<PathBuf>
             owner.name == place.name().to_bytes() || owner.hash.is_some_and(|of_path| of_path == hash.as_bytes())
         };
         if let (Some(dir), Some(real)) = (place.dir()?, place.path().parent()) {
-            sweep_dir(lock_dir, dir, real, is_mine, &mut swept)?;
+            sweep_dir(lock_dir, dir, real, is_mine, &mut removed);
         }
     }
-    swept.failed.map_or(Ok(swept.paths), Err)
-}
-
-/// What was removed, and the first thing that could not be. One that belongs to somebody else must not save the rest.
-struct Swept {
-    paths: Vec<PathBuf>,
-    failed: Option<Error>,
-}
-
-impl Swept {
-    fn note(&mut self, path: PathBuf, removed: Result<bool>) {
-        match removed {
-            Ok(true) => self.paths.push(path),
-            Ok(false) => {}
-            Err(error) => drop(self.failed.get_or_insert(error)),
-        }
+    match lock_dir.left_behind() {
+        Ok(left) => left.into_iter().for_each(|path| {
+            let swept = c_path(&path).and_then(|name| remove_regular(sys::cwd(), &name, &path));
+            removed.note(path, swept);
+        }),
+        Err(error) => removed.failed.push(error),
     }
+    removed.into_result()
 }
 
+/// Goes on with the rest where something is in the way: what belongs to somebody else must not save it.
 fn sweep_dir(
     lock_dir: &Arc<LockDir>,
     dir: &Dir,
     real: &Path,
     wanted: impl Fn(&Owner<'_>) -> bool,
-    swept: &mut Swept,
-) -> Result<()> {
+    removed: &mut Removed,
+) {
     let failed = |error| Error::io(real, Step::ListDirectory, error);
-    let before = swept.paths.len();
-    for name in sys::list(sys::open_dir(dir.as_fd(), c".", Links::Follow).map_err(failed)?).map_err(failed)? {
-        let name = name.map_err(failed)?;
+    let names = match sys::open_dir(dir.as_fd(), c".", Links::Follow).and_then(sys::list) {
+        Ok(names) => names,
+        Err(error) => return removed.failed.push(failed(error)),
+    };
+    for name in names {
+        // The kernel has no more to say after an error.
+        let name = match name {
+            Ok(name) => name,
+            Err(error) => return removed.failed.push(failed(error)),
+        };
         let Some(owner) = Owner::of(name.as_bytes()).filter(&wanted) else { continue };
         let path = real.join(OsStr::from_bytes(name.as_bytes()));
-        let removed = remove_if_left(lock_dir, dir, real, &name, &owner, &path);
-        swept.note(path, removed);
+        let swept = remove_if_left(lock_dir, dir, real, &name, &owner, &path);
+        removed.note(path, swept);
     }
-    swept.paths[before..].sort();
-    Ok(())
 }
 
 /// Removes a temporary file, unless somebody may be using it: a writer holds its lock from before it makes the file until

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use crate::common::names;
-use crate::{FAILED, Scratch, TIMED_OUT, WRONG_USAGE, message};
+use crate::common::{names, no_root};
+use crate::{FAILED, Scratch, TIMED_OUT, TOOL, WRONG_USAGE, message, stdout};
 
 #[test]
 fn an_error_is_one_line_whatever_is_in_the_path() {
@@ -44,4 +44,33 @@ fn wrong_usage_is_status_2_and_does_nothing() {
         assert!(!assert.get_output().stderr.is_empty(), "{args:?}");
     }
     assert!(names(&scratch.path).is_empty());
+}
+
+/// The file system's own word, and not what became of an attempt to do without.
+#[test]
+#[ignore = "fails until the library says EROFS for a lock file that it could open for reading only"]
+fn on_a_read_only_file_system_the_error_says_so() {
+    if no_root().is_some() || cfg!(not(target_os = "linux")) {
+        return; // It takes a mount.
+    }
+    let scratch = Scratch::new();
+    let script = r#"
+        mount -t tmpfs none . && cd "$PWD" && echo old >file && "$0" read file >there && mount -o remount,ro . || exit 99
+        for verb in write delete run; do
+            case $verb in run) set -- -- true;; *) set --;; esac
+            "$0" $verb file "$@" </dev/null 2>&1
+            echo "status $?"
+        done
+        "$0" prune 2>&1
+        "$0" read file"#;
+    let mut unshare = assert_cmd::Command::new("unshare");
+    let assert = unshare.args(["-m", "sh", "-c", script, TOOL]).current_dir(&scratch.path).assert().success();
+    let output = stdout(&assert);
+    let lines: Vec<_> = output.lines().collect();
+    assert_eq!(lines.len(), 8, "{output}");
+    for said in lines[..6].chunks(2) {
+        assert!(said[0].contains("Read-only file system") && said[1] == "status 1", "{output}");
+    }
+    assert!(lines[6].contains("Read-only file system"), "{output}");
+    assert_eq!(lines[7], "old");
 }

@@ -1,12 +1,14 @@
 //! `lock-path`, `locks`, and what tidies up: `prune` and `sweep`.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::symlink;
 
+use nix::pty::openpty;
 use serde_json::Value;
 
-use crate::common::names;
-use crate::{DONE, Scratch, TIMED_OUT, line, stdout};
+use crate::common::{names, temporary_name};
+use crate::{DONE, FAILED, Scratch, TIMED_OUT, line, stdout};
 
 #[test]
 fn lock_path_is_the_librarys_for_every_spelling_and_makes_nothing() {
@@ -59,7 +61,8 @@ fn locks_says_who_holds_what() {
     let json: Value = serde_json::from_str(&stdout(&scratch.run(&["locks", "--json"]).success().stderr(""))).unwrap();
     let object = |(path, state, pid): &(String, &str, &str)| {
         let pid = pid.parse::<u32>().ok();
-        serde_json::json!({"path": path, "held": *state != "free", "exclusive": *state == "exclusive", "pid": pid})
+        let (held, exclusive) = (*state != "free", *state == "exclusive");
+        serde_json::json!({"path": path, "held": held, "exclusive": exclusive, "pid": pid, "problem": null})
     };
     assert_eq!(json, rows.iter().map(object).collect::<Value>());
 }
@@ -72,7 +75,7 @@ fn locks_are_one_line_and_json_is_valid_whatever_is_in_the_path() {
     scratch.run(&args(&["read", "file"])).success();
     let lock = scratch.adapter(dir).lock_path(scratch.at("file")).unwrap();
     let table = stdout(&scratch.run(&args(&["locks"])).success());
-    assert!(table.lines().count() == 2 && table.contains(r#"a"b\c\n\t\u{1b}[31m\u{7f}\u{9b}é🦀/"#), "{table}");
+    assert!(table.lines().count() == 2 && table.contains(r#"a"b\\c\n\t\u{1b}[31m\u{7f}\u{9b}é🦀/"#), "{table}");
     let json = stdout(&scratch.run(&args(&["locks", "--json"])).success());
     assert!(json.chars().all(|c| c == '\n' || !c.is_control()), "{json:?}");
     let json: Value = serde_json::from_str(&json).unwrap();
@@ -122,8 +125,7 @@ fn prune_removes_what_nobody_holds_and_prints_it() {
 fn sweep_removes_what_killed_writers_left_and_prints_it() {
     let scratch = Scratch::new();
     scratch.run(&["write", "file"]).success();
-    let left =
-        [".file.abcdefghij.tmp", ".held.abcdefghij.tmp"].map(|name| scratch.path.canonicalize().unwrap().join(name));
+    let left = ["file", "held"].map(|name| scratch.path.canonicalize().unwrap().join(temporary_name(name, "abcdefg")));
     for left in &left {
         fs::write(left, "").unwrap();
     }
@@ -146,4 +148,109 @@ fn locks_lists_nothing_but_lock_files() {
         table.lines().skip(1).collect::<Vec<_>>(),
         [format!("free         -  {}", scratch.lock_path("file").display())]
     );
+}
+
+#[test]
+fn prune_goes_on_past_what_it_cannot_remove_and_says_so_at_the_end() {
+    let scratch = Scratch::new();
+    let lock = |number: usize| scratch.at(&format!(".jerry/local/locks/{number:016x}.lock"));
+    fs::create_dir_all(lock(0)).unwrap();
+    symlink("nowhere", lock(2)).unwrap();
+    for free in [1, 3] {
+        fs::write(lock(free), "").unwrap();
+    }
+    let is_not =
+        |number, kind: &str| format!("atomic-file: {} is not a regular file but {kind}\n", lock(number).display());
+    let failures = is_not(0, "a directory") + &is_not(2, "a symbolic link");
+
+    let table = scratch.run(&["locks"]).code(FAILED).stderr(failures.clone());
+    let states: Vec<_> =
+        stdout(&table).lines().skip(1).map(|row| row.split_whitespace().next().unwrap().to_owned()).collect();
+    assert_eq!(states, ["unknown", "free", "unknown", "free"]);
+    let json = scratch.run(&["locks", "--json"]).code(FAILED).stderr(failures.clone());
+    let json: Value = serde_json::from_str(&stdout(&json)).unwrap();
+    let problem = format!("{} is not a regular file but a directory", lock(0).display());
+    let unknown =
+        serde_json::json!({"path": lock(0), "held": null, "exclusive": null, "pid": null, "problem": problem});
+    assert_eq!((&json[0], json.as_array().unwrap().len()), (&unknown, 4));
+    assert_eq!(json[1]["held"], false);
+
+    scratch.run(&["prune"]).code(FAILED).stdout(line(&lock(1)) + &line(&lock(3))).stderr(failures.clone());
+    scratch.run(&["prune"]).code(FAILED).stdout("").stderr(failures);
+    assert!(lock(0).is_dir() && lock(2).is_symlink());
+}
+
+#[test]
+fn sweep_goes_on_past_what_it_cannot_remove_and_says_so_at_the_end() {
+    let scratch = Scratch::new();
+    let left = ["one", "two"].map(|name| scratch.at(&temporary_name(name, "abcdefg")));
+    left.iter().for_each(|path| fs::write(path, "").unwrap());
+    let in_the_way = scratch.lock_path("one");
+    fs::create_dir_all(&in_the_way).unwrap();
+    let failure = format!("atomic-file: {} is not a regular file but a directory\n", in_the_way.display());
+    scratch.run(&["sweep", "."]).code(FAILED).stdout(line(&left[1])).stderr(failure);
+    assert_eq!(left.map(|path| path.exists()), [true, false]);
+}
+
+/// What the tool prints on a terminal.
+fn on_a_terminal(scratch: &Scratch, args: &[&str]) -> String {
+    let terminal = openpty(None, None).unwrap();
+    let mut tool = scratch.command(args);
+    let mut running = tool.stdout(terminal.slave).spawn().unwrap();
+    // It has another copy of the terminal, which must be closed for the output to end.
+    drop(tool);
+    let mut shown = Vec::new();
+    let mut master = File::from(terminal.master);
+    // The end is EIO on Linux (pty(7) has HUP only), and no error elsewhere.
+    let _ = master.read_to_end(&mut shown);
+    assert!(running.wait().unwrap().success());
+    String::from_utf8(shown).unwrap().replace("\r\n", "\n")
+}
+
+const ODD: &str = "a\\ b'c\"\n\t\u{1b}[31m\u{7f}\u{9b}é🦀\u{202e}";
+const ODD_ESCAPED: &str = r#"a\\ b'c"\n\t\u{1b}[31m\u{7f}\u{9b}é🦀\u{202e}"#;
+
+#[test]
+fn a_path_on_a_terminal_has_no_commands_to_it() {
+    let scratch = Scratch::new();
+    fs::create_dir(scratch.at(ODD)).unwrap();
+    let left = scratch.at(ODD).join(temporary_name("file", "abcdefg"));
+    let leave = || fs::write(&left, "").unwrap();
+    leave();
+    let shown = on_a_terminal(&scratch, &["sweep", ODD]);
+    let escaped = scratch.path.to_str().unwrap().to_owned() + "/" + ODD_ESCAPED + "/";
+    assert_eq!(shown, escaped + left.file_name().unwrap().to_str().unwrap() + "\n");
+    // Raw where nobody looks on, or where a program has asked for it.
+    leave();
+    scratch.run(&["sweep", ODD]).success().stdout(line(&left));
+    for null in ["-0", "--null"] {
+        leave();
+        scratch.run(&["sweep", null, ODD]).success().stdout(left.to_str().unwrap().to_owned() + "\0");
+    }
+    // The names of lock files are harmless; their directory need not be.
+    for verb in [&["lock-path", "file"][..], &["prune"]] {
+        scratch.run(&["--lock-dir", ODD, "read", "file"]).success();
+        let args = [&["--lock-dir", ODD], verb].concat();
+        let shown = on_a_terminal(&scratch, &args);
+        assert!(shown.contains(ODD_ESCAPED) && shown.lines().count() == 1, "{shown}");
+        scratch.run(&["--lock-dir", ODD, "read", "file"]).success();
+        let raw = stdout(&scratch.run(&[&args[..], &["-0"]].concat()).success());
+        assert!(raw.contains(ODD) && raw.ends_with(".lock\0"), "{raw:?}");
+    }
+    assert_eq!(on_a_terminal(&scratch, &["sweep", "."]), "");
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: Apple's file systems refuse such names")]
+fn a_path_on_a_terminal_is_utf_8_even_if_its_bytes_are_not() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let scratch = Scratch::new();
+    let dir = scratch.path.join(OsStr::from_bytes(b"\xff\xfex\x9b\xe2\x82"));
+    fs::create_dir(&dir).unwrap();
+    let left = temporary_name("file", "abcdefg");
+    fs::write(dir.join(&left), "").unwrap();
+    symlink(&dir, scratch.at("link")).unwrap();
+    let shown = on_a_terminal(&scratch, &["sweep", "link"]);
+    assert_eq!(shown, format!("{}/\\xff\\xfex\\x9b\\xe2\\x82/{left}\n", scratch.path.display()));
 }

@@ -9,17 +9,19 @@ mod locks;
 mod read_and_write;
 mod run;
 mod settings;
+mod signals;
 mod timeout;
 mod update;
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use assert_cmd::assert::Assert;
 use atomic_file_adapter::AtomicFileAdapter;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -76,6 +78,7 @@ impl Scratch {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(TOOL);
         command.current_dir(self.dir.path()).args(args);
+        with_default_signals(&mut command);
         command
     }
 
@@ -125,6 +128,26 @@ impl Scratch {
     fn lock_path(&self, name: &str) -> PathBuf {
         self.adapter(AtomicFileAdapter::DEFAULT_LOCK_DIR).lock_path(self.at(name)).unwrap()
     }
+}
+
+/// The command starts as from a terminal, however the tests were started: nohup has SIGHUP ignored, and a shell that starts
+/// something with `&` SIGINT and SIGQUIT. What is ignored stays so, in the tool and in its CMD.
+fn with_default_signals(command: &mut Command) {
+    let set = || {
+        // Numbers that are no signals are refused, and so are those that nobody may change.
+        for signal in 1..=64 {
+            // SAFETY: the default is no function that could be run.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        SigSet::empty().thread_set_mask()?;
+        // Nobody wants the memory of a process that was ended on purpose.
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: it reads the struct, which is there.
+        unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) };
+        Ok(())
+    };
+    // SAFETY: it makes system calls that are allowed between fork and exec, and allocates nothing.
+    unsafe { command.pre_exec(set) };
 }
 
 /// The tool's message, which has to be all that there is on standard error.

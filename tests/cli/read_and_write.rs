@@ -110,6 +110,75 @@ fn output_that_cannot_be_written_is_an_error() {
     }
 }
 
+/// A shell's redirections for the tool in place of `AF`. What grows for ever is ended by a signal.
+fn sh(scratch: &Scratch, script: &str) -> Assert {
+    let mut sh = assert_cmd::Command::new("sh");
+    let af = format!("ulimit -f 2000; AF() {{ '{TOOL}' \"$@\"; }}; ");
+    sh.args(["-c", &(af + script)]).current_dir(&scratch.path).timeout(Duration::from_secs(60)).assert()
+}
+
+#[test]
+fn what_would_be_read_and_written_for_ever_is_refused() {
+    for script in ["AF read file >>file", "{ echo x; AF read file; } >file", "{ echo x; AF read file; } 1<>file"] {
+        let scratch = Scratch::with("file", "old\n");
+        let assert = sh(&scratch, script).code(FAILED).stdout("");
+        let name = scratch.at("file");
+        assert_eq!(message(&assert), format!("cannot read {}: input file is output file", name.display()), "{script}");
+        assert!(scratch.contents("file").len() <= 4, "{script}");
+    }
+}
+
+#[test]
+fn output_into_the_file_itself_that_comes_to_an_end_is_allowed() {
+    for (old, script, new) in [
+        ("", "AF read file >>file", ""),
+        // The shell has emptied it.
+        ("old", "AF read file >file", ""),
+        ("old", "AF read file 1<>file", "old"),
+        ("old", "cp file other; AF read file >>other; mv other file", "oldold"),
+        // A new version is another file.
+        ("old", "AF read file | AF write file", "old"),
+        ("old", "AF write file <file", "old"),
+    ] {
+        let scratch = Scratch::with("file", old);
+        sh(&scratch, script).success().stdout("").stderr("");
+        assert_eq!(String::from_utf8(scratch.contents("file")).unwrap(), new, "{script}");
+    }
+}
+
+#[test]
+fn write_with_its_input_closed_is_refused() {
+    for script in ["AF write file <&-", "AF write file <&- >&-"] {
+        let scratch = Scratch::with("file", "old");
+        let assert = sh(&scratch, script).code(FAILED);
+        assert_eq!(message(&assert), "cannot read standard input: it is closed (to empty the file: </dev/null)");
+        assert_eq!(scratch.contents("file"), b"old");
+        assert_eq!(scratch.names(), ["file"]);
+    }
+    let scratch = Scratch::with("file", "old");
+    // For writing only.
+    let assert = sh(&scratch, "AF write file 0>/dev/null").code(FAILED);
+    assert!(message(&assert).starts_with("cannot read standard input: Bad file descriptor"));
+    assert_eq!(scratch.contents("file"), b"old");
+    sh(&scratch, "AF write file </dev/null").success();
+    assert_eq!(scratch.contents("file"), b"");
+}
+
+#[test]
+fn read_with_its_output_closed_is_refused_unless_there_is_nothing_to_say() {
+    let scratch = Scratch::with("file", "old");
+    fs::write(scratch.at("empty"), "").unwrap();
+    for script in ["AF read file >&-", "AF read file <&- >&-"] {
+        assert_eq!(message(&sh(&scratch, script).code(FAILED)), "cannot write to standard output: it is closed");
+    }
+    for script in
+        ["AF read file >/dev/null", "AF read empty >&-", "AF read missing >&-", "AF read file <&- | grep -q old"]
+    {
+        sh(&scratch, script).success().stdout("").stderr("");
+    }
+    sh(&scratch, "AF read file 2>&- <&-").success().stdout("old");
+}
+
 #[test]
 fn input_that_cannot_be_read_changes_nothing() {
     let scratch = Scratch::with("file", "old");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{DONE, Scratch, TIMED_OUT, WRONG_USAGE, message};
+use crate::{DONE, FAILED, MISSING, Scratch, TIMED_OUT, WRONG_USAGE, message};
 
 #[test]
 fn a_timeout_names_the_file_its_lock_file_and_the_holder() {
@@ -52,5 +52,25 @@ fn a_timeout_that_is_no_time_is_wrong_usage() {
     }
     for wrong in ["-1", "inf", "1e300"] {
         scratch.run(&["--timeout", wrong, "read", "file"]).code(WRONG_USAGE).stdout("");
+    }
+}
+
+/// As flock(1)'s.
+#[test]
+fn the_status_of_a_timeout_can_be_chosen() {
+    let scratch = Scratch::with("file", "x");
+    let _holder = scratch.hold("file");
+    for (option, status) in [("--conflict-exit-code=77", 77), ("-E0", 0), ("-E255", 255), ("-E4", TIMED_OUT)] {
+        for verb in [&["read", "file"][..], &["write", "file"], &["delete", "file"], &["run", "file", "--", "true"]] {
+            let assert = scratch.run(&[&["--timeout", "0", option], verb].concat()).code(status).stdout("");
+            assert!(message(&assert).contains("waiting for the lock"), "{option} {verb:?}");
+        }
+    }
+    // It is for nothing else: neither for what CMD says, nor for other failures.
+    scratch.run(&["-E77", "run", "another", "--", "sh", "-c", "exit 4"]).code(4).stderr("");
+    scratch.run(&["-E77", "delete", "another"]).code(MISSING);
+    scratch.run(&["-E77", "read", "."]).code(FAILED);
+    for wrong in ["-E256", "-E-1", "-Ex", "-E="] {
+        scratch.run(&[wrong, "read", "file"]).code(WRONG_USAGE).stdout("");
     }
 }

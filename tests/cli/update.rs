@@ -7,7 +7,7 @@ use assert_cmd::assert::Assert;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{FAILED, MORE_THAN_A_PIPE, Scratch, TIMED_OUT, TOOL, message};
+use crate::{MORE_THAN_A_PIPE, Scratch, TIMED_OUT, TOOL, message};
 
 #[test]
 fn update_passes_the_old_contents_through_the_command() {
@@ -51,11 +51,21 @@ fn update_changes_nothing_when_the_command_fails_and_passes_its_status_on() {
 #[test]
 fn a_command_that_cannot_be_started_changes_nothing() {
     let scratch = Scratch::with("file", "old");
-    for verb in ["update", "run"] {
-        let assert = scratch.run(&[verb, "file", "--", "./no\nprogram"]).code(FAILED).stdout("");
-        assert!(message(&assert).starts_with(r"cannot run ./no\nprogram: No such file"), "{verb}");
-        assert_eq!(scratch.contents("file"), b"old");
-        assert_eq!(scratch.names(), ["file"]);
+    fs::write(scratch.at("no program"), "").unwrap();
+    // As env(1) and nohup(1) have it.
+    for (command, status, why) in [
+        ("./no\nprogram", 127, r"cannot run ./no\nprogram: No such file"),
+        ("no-program-on-the-path", 127, "cannot run no-program-on-the-path: No such file"),
+        ("./no program", 126, "cannot run ./no program: Permission denied"),
+        (".", 126, "cannot run .: Permission denied"),
+        ("file/below", 126, "cannot run file/below: Not a directory"),
+    ] {
+        for verb in ["update", "run"] {
+            let assert = scratch.run(&[verb, "file", "--", command]).code(status).stdout("");
+            assert!(message(&assert).starts_with(why), "{verb}: {}", message(&assert));
+            assert_eq!(scratch.contents("file"), b"old");
+            assert_eq!(scratch.names(), ["file", "no program"]);
+        }
     }
 }
 

@@ -206,6 +206,16 @@ impl Scratch {
     }
 }
 
+/// The name that a temporary file of `file` has with these seven random digits and their check: by the README's lock
+/// protocol, and not by the crate.
+pub fn temporary_name(file: &str, random: &str) -> String {
+    let before = format!(".{file}.{random}");
+    let hash = xxhash_rust::xxh3::xxh3_64(before.as_bytes());
+    let digit = |shift: u32| char::from(b"abcdefghijklmnopqrstuvwxyz234567"[(hash >> shift & 31) as usize]);
+    let check: String = [10, 5, 0].map(digit).iter().collect();
+    format!("{before}{check}.tmp")
+}
+
 /// The names in a directory, sorted.
 pub fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> =

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::common::temporary_name;
 use crate::disk::Event;
 use crate::lab::Lab;
 use crate::states::{Recording, State};
@@ -180,12 +181,12 @@ impl Seen {
     }
 }
 
-/// Whether `path` is a temporary file for `file`: `.{name}.{10 characters}.tmp` beside it.
+/// Whether `path` is a temporary file for `file`: `.{name}.{7 digits}{check}.tmp` beside it.
 fn is_temporary(path: &Path, file: &Path) -> bool {
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
-    let (path_name, prefix) = (name(path), format!(".{}.", name(file)));
-    let random = path_name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".tmp"));
-    path.parent() == file.parent() && random.is_some_and(|random| random.len() == 10)
+    let (path_name, file_name) = (name(path), name(file));
+    let random = path_name.strip_prefix(&format!(".{file_name}.")).and_then(|rest| rest.get(..7));
+    path.parent() == file.parent() && random.is_some_and(|random| path_name == temporary_name(&file_name, random))
 }
 
 fn describe(found: Option<&Vec<u8>>) -> String {
@@ -241,11 +242,14 @@ pub fn tells_good_from_bad() {
         assert!(matches!(faults(vec![("file", node)], &log)[..], [Fault::Other(_)]));
     }
     assert!(matches!(faults(vec![("file", node(0o600, "two"))], &log)[..], [Fault::Other(_)]));
-    let left = |names: &[&'static str]| {
-        let names = names.iter().map(|name| (*name, node(0o640, "")));
-        faults(names.chain([("file", node(0o640, "two"))]).collect(), &log)
+    let left = |names: &[&str]| {
+        let mut nodes = vec![("file", node(0o640, "two"))];
+        nodes.extend(names.iter().map(|name| (*name, node(0o640, ""))));
+        faults(nodes, &log)
     };
-    assert_eq!(left(&[".file.0123456789.tmp"]), []);
-    assert!(matches!(left(&[".file.0123456789.tmp", ".file.abcdefghij.tmp"])[..], [Fault::Other(_)]));
+    let [one, other] = ["abcdefg", "hijklmn"].map(|random| temporary_name("file", random));
+    assert_eq!(left(&[&one]), []);
+    assert!(matches!(left(&[&one, &other])[..], [Fault::Other(_)]));
+    assert!(matches!(left(&[".file.abcdefghij.tmp"])[..], [Fault::Other(_)]));
     assert!(matches!(left(&[".file.tmp"])[..], [Fault::Other(_)]));
 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use atomic_file_adapter::fault::Syscall;
 use atomic_file_adapter::{AtomicFileAdapter, Durability, Error, Result};
 
-use crate::common::{no_root, syncs_whole_file_systems};
+use crate::common::{no_root, syncs_whole_file_systems, temporary_name};
 use crate::laboratory::{Laboratory, Scratch, calls_of};
 
 /// One operation, and what it finds and leaves.
@@ -315,7 +315,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     Operation {
         name: "sweep",
         prepare: |scratch| {
-            fs::write(scratch.files.join(".target.abcdefghij.tmp"), "left").unwrap();
+            fs::write(scratch.files.join(temporary_name("target", "abcdefg")), "left").unwrap();
             fs::write(scratch.locks.join(".gitignore.tmp.1234567890"), "left").unwrap();
         },
         run: |adapter, scratch| adapter.sweep(scratch.path()).map(|_| Did::It),

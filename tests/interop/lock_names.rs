@@ -95,6 +95,22 @@ pub(crate) fn lock_names_are_those_of_another_xxh3() {
     assert!(names(&scratch.path).iter().all(|name| name != ".jerry"), "asking has made something");
 }
 
+pub(crate) fn temporary_names_are_those_of_another_xxh3() {
+    let script = "import xxhash\n\
+        digits = 'abcdefghijklmnopqrstuvwxyz234567'\n\
+        for length in range(1, 240):\n\
+        \x20   before = '.' + 'x' * length + '.' + ''.join(digits[(length * n) % 32] for n in range(3, 10))\n\
+        \x20   hash = xxhash.xxh3_64_intdigest(before.encode())\n\
+        \x20   check = ''.join(digits[hash >> shift & 31] for shift in (10, 5, 0))\n\
+        \x20   open(before + check + '.tmp', 'w')";
+    let scratch = Scratch::new();
+    let mut python = assert_cmd::Command::new("python3");
+    python.current_dir(&scratch.path).args(["-c", script]).assert().success();
+    assert_eq!(names(&scratch.path).len(), 239);
+    assert_eq!(scratch.adapter.sweep(&scratch.path).unwrap().len(), 239);
+    assert_eq!(names(&scratch.path), [".jerry"]);
+}
+
 pub(crate) fn python_finds_the_lock_of_any_spelling_by_realpath() {
     let scratch = Scratch::new();
     let at = |name: &str| scratch.path.join(name);

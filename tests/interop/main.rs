@@ -28,6 +28,11 @@ fn main() -> ExitCode {
         test_if(xxhash, "lock_names_are_those_of_another_xxh3", lock_names::lock_names_are_those_of_another_xxh3),
         test_if(
             xxhash,
+            "temporary_names_are_those_of_another_xxh3",
+            lock_names::temporary_names_are_those_of_another_xxh3,
+        ),
+        test_if(
+            xxhash,
             "python_finds_the_lock_of_any_spelling_by_realpath",
             lock_names::python_finds_the_lock_of_any_spelling_by_realpath,
         ),

@@ -5,7 +5,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::string::string_regex;
+
+use crate::common::temporary_name;
 
 const NAME_MAX: usize = 255;
 
@@ -36,9 +37,9 @@ pub fn name() -> BoxedStrategy<OsString> {
 }
 
 /// A name as temporary files have it.
-fn temporary(owner: &str) -> impl Strategy<Value = String> + use<> {
-    let pattern = format!("\\.{owner}\\.[a-z2-7]{{10}}\\.tmp");
-    string_regex(&pattern).unwrap().prop_filter("fits", |name: &String| name.len() <= NAME_MAX)
+fn temporary(owner: &'static str) -> impl Strategy<Value = String> {
+    let name = (owner, "[a-z2-7]{7}").prop_map(|(owner, random)| temporary_name(&owner, &random));
+    name.prop_filter("fits", |name: &String| name.len() <= NAME_MAX)
 }
 
 /// One of several.

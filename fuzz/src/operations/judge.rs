@@ -11,6 +11,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use super::language::FILES;
 use super::model::{Version, lock_files, next_version};
 use super::world::{Guard, World};
+use crate::protocol::owner_in_temporary_name;
 
 impl World {
     pub(super) fn holds(&self, file: usize) -> bool {
@@ -62,11 +63,12 @@ impl World {
 
     /// Whose temporary file this is. A long name is cut.
     fn owner(&self, temporary: &Path) -> Option<usize> {
-        let name = temporary.file_name()?.to_str()?.strip_prefix('.')?.strip_suffix(".tmp")?;
+        let name = owner_in_temporary_name(temporary.file_name()?.to_str()?)?;
         (0..FILES.len()).find(|file| {
             let place = self.tree.join(FILES[*file]);
             let own_name = place.file_name().unwrap().to_str().unwrap();
-            place.parent() == temporary.parent() && name.starts_with(&own_name[..own_name.len().min(200)])
+            let is_cut = own_name.len() > 200 && name.starts_with(&own_name[..200]);
+            place.parent() == temporary.parent() && (name == own_name || is_cut)
         })
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{StyledStr, Styles};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 /// Locked reads and durable atomic writes of files that several processes share.
@@ -24,6 +24,11 @@ pub struct Cli {
     /// Give up waiting for a lock after so many seconds; 0 tries once [default: wait for ever]
     #[arg(long, value_name = "SECONDS", global = true, value_parser = seconds)]
     pub timeout: Option<Duration>,
+    /// The status if the lock was not free in time
+    ///
+    /// For a CMD that has statuses of its own.
+    #[arg(short = 'E', long, value_name = "N", global = true, default_value_t = TIMED_OUT)]
+    pub conflict_exit_code: u8,
     /// What a write promises about a power cut
     #[arg(long, value_name = "LEVEL", global = true, default_value = "full")]
     pub durability: Level,
@@ -44,6 +49,9 @@ pub enum Level {
 #[derive(Subcommand)]
 pub enum Verb {
     /// Write the contents to standard output
+    ///
+    /// What would never end is refused: the contents behind themselves (read f >>f). So are contents for a standard output
+    /// that is closed, which looks like /dev/null open for reading and writing; >/dev/null is neither.
     Read {
         /// The file
         path: PathBuf,
@@ -53,7 +61,11 @@ pub enum Verb {
     },
     /// Replace the contents with standard input
     ///
-    /// Input of up to 1 MiB is read before the lock is taken; of a larger one, the rest is read under it.
+    /// Input of up to 1 MiB is read before the lock is taken; of a larger one, the rest is read under it. A signal that ends
+    /// this program before the new contents are complete changes nothing, and leaves no temporary file.
+    ///
+    /// A standard input that is closed is refused, which looks like /dev/null open for reading and writing; </dev/null
+    /// empties the file.
     Write {
         /// The file; directories above it are made
         path: PathBuf,
@@ -61,7 +73,11 @@ pub enum Verb {
     /// Pass the contents through a command
     ///
     /// CMD gets the old contents on standard input; its standard output becomes the new file, all under one exclusive
-    /// lock. If CMD fails, nothing changes and its status is passed on.
+    /// lock. If CMD fails, nothing changes and its status is passed on. The output ends when nobody has it open any more, as
+    /// in $(...) of a shell.
+    ///
+    /// Signals are dealt with as by run. After a SIGHUP, SIGINT, SIGQUIT or SIGTERM nothing changes, however CMD ends; what it
+    /// has left in the background is not waited for then.
     Update {
         /// The file; it need not exist
         path: PathBuf,
@@ -76,8 +92,13 @@ pub enum Verb {
     },
     /// Run a command while the lock of a path is held
     ///
-    /// CMD must not ask for the same lock itself. SIGTERM and SIGHUP are passed on to it, and SIGINT and SIGQUIT are left
-    /// to it. If this program is killed with SIGKILL, the lock is free although CMD goes on.
+    /// CMD must not ask for the same lock itself.
+    ///
+    /// This program does not end before CMD. Signals that would end it are passed on to CMD, but SIGINT and SIGQUIT are left to
+    /// it, as it has them from the terminal itself, and SIGPIPE, SIGXFSZ and real-time signals do nothing. What is ignored
+    /// when it starts, by nohup for example, stays ignored. While it is stopped the lock is held; Ctrl-Z stops CMD, too. If it
+    /// is killed with SIGKILL, or as if by a fault of its own (SIGILL, SIGBUS, SIGFPE, SIGSEGV, SIGSYS), the lock is free
+    /// although CMD goes on.
     Run {
         /// The file; it need not exist
         path: PathBuf,
@@ -92,27 +113,39 @@ pub enum Verb {
     LockPath {
         /// The file, which need not exist
         path: PathBuf,
+        #[command(flatten)]
+        ends: Ends,
     },
     /// List the lock files and who holds them
     ///
     /// A table for people, or nothing if there are none. If several processes share a lock, one of them is named; none is if
-    /// the system does not say.
+    /// the system does not say. What is no lock file, or may not be opened, is unknown; standard error says why, a line for
+    /// each, and the status is 1.
     Locks {
         /// A JSON array of objects, for programs
         ///
-        /// Each has "path" (a string), "held" and "exclusive" (true or false) and "pid" (a number, or null). In a path that is
-        /// not UTF-8, U+FFFD stands for what is not; the name after its last slash is always ASCII.
+        /// Each has "path" (a string), "held" and "exclusive" (true or false), "pid" (a number, or null) and "problem" (null, or
+        /// a string; then the three are null). In a path that is not UTF-8, U+FFFD stands for what is not; the name after its
+        /// last slash is always ASCII.
         #[arg(long)]
         json: bool,
     },
     /// Remove the lock files that nobody holds, and print their paths
-    Prune,
+    ///
+    /// What cannot be removed does not keep the others; standard error says why, a line for each, and the status is 1.
+    Prune {
+        #[command(flatten)]
+        ends: Ends,
+    },
     /// Remove the temporary files that killed writers have left, and print their paths
     ///
-    /// If PATH is a directory, those of all files in it; else those of that file. What a live writer is using is left.
+    /// If PATH is a directory, those of all files in it; else those of that file. What a live writer is using is left. What
+    /// cannot be removed does not keep the others; standard error says why, a line for each, and the status is 1.
     Sweep {
         /// A file or a directory
         path: PathBuf,
+        #[command(flatten)]
+        ends: Ends,
     },
     /// Print the completions for a shell
     ///
@@ -127,9 +160,22 @@ pub enum Verb {
     Man,
 }
 
+/// What is after each path.
+#[derive(Args)]
+pub struct Ends {
+    /// End each path with a zero byte, not a newline
+    ///
+    /// Without it, and on a terminal only, control characters, backslashes, characters that turn the direction of text, and
+    /// what is not UTF-8 are escaped as in Rust: \n, \\, \u{1b}, \xff.
+    #[arg(short = '0', long)]
+    pub null: bool,
+}
+
 pub const FAILED: u8 = 1;
 pub const MISSING: u8 = 3;
 pub const TIMED_OUT: u8 = 4;
+pub const CANNOT_RUN: u8 = 126;
+pub const NOT_FOUND: u8 = 127;
 
 /// A section of the long help and of the manual page.
 pub struct Section {
@@ -165,12 +211,17 @@ pub const SECTIONS: [Section; 4] = [
         title: "Exit status",
         entries: &[
             ("0", "Done."),
-            ("1", "Failed; standard error says at what, in one line."),
+            ("1", "Failed; standard error says at what, in a line."),
             ("2", "Wrong usage; nothing was done."),
             ("3", "There is no such file (delete, read --must-exist)."),
-            ("4", "The lock was not free in time (--timeout)."),
+            ("4", "The lock was not free in time (--timeout); another status with -E."),
+            ("126", "CMD of update or run cannot be run."),
+            ("127", "CMD of update or run was not found."),
         ],
-        note: "If CMD of update or run fails, its status is passed on, or 128 + N if signal N ended it.",
+        note: "If CMD of update or run fails, its status is passed on, or 128 + N if signal N ended it. After a signal N that \
+               asked for an end, update has the status 128 + N, too, if CMD ended well. CMD may have statuses that are the same \
+               as these: 3 is always CMD's then, and the others are, unless standard error ends with a message of this \
+               program. With -E a timeout has a status that CMD does not have.",
     },
     Section {
         title: "Environment",

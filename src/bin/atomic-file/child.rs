@@ -1,77 +1,115 @@
 //! A command that runs under a lock of ours.
 
 use std::ffi::OsString;
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::process::{Child, ChildStdout, Command, ExitStatus};
 
 use rustix::process::{Pid, Signal, kill_process};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-use signal_hook::iterator::{Handle, Signals};
 
 use crate::Failure;
 use crate::args::FAILED;
+use crate::signals::{Interruptible, MESSAGES, REQUESTS, Signals};
 
 /// The child's status as this program's.
 pub fn passed_on(status: ExitStatus) -> Result<(), Failure> {
-    if status.success() {
-        return Ok(());
-    }
-    let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(FAILED.into());
-    Err(Failure::Status(u8::try_from(code).unwrap_or(FAILED)))
+    let status = match (status.code(), status.signal()) {
+        (Some(0), _) => return Ok(()),
+        (Some(code), _) => u8::try_from(code).unwrap_or(FAILED),
+        (None, signal) => signal.map_or(FAILED, status_of),
+    };
+    Err(Failure::Status(status))
 }
 
-/// The command; this process must not die before it, or it would go on unlocked.
+/// What a shell makes of a signal.
+pub fn status_of(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(FAILED)
+}
+
+/// The command; this process must not end before it, or it would go on unlocked.
 pub struct Running<'a> {
-    pub child: Child,
+    child: Child,
     name: &'a OsString,
-    ended: Arc<AtomicBool>,
-    signals: Handle,
+    signals: Signals,
+    status: Option<ExitStatus>,
+    /// The first signal that asked for an end.
+    request: Option<i32>,
 }
 
 impl<'a> Running<'a> {
-    pub fn start(command: &'a [OsString], set: impl FnOnce(&mut Command) -> &mut Command) -> Result<Self, Failure> {
+    /// All that can fail has been done when the command starts.
+    pub fn start(
+        command: &'a [OsString],
+        mut signals: Signals,
+        set: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Result<Self, Failure> {
         let (name, args) = command.split_first().ok_or(Failure::Status(FAILED))?;
-        let failed = |error| Failure::Io(format!("cannot run {}", name.to_string_lossy()), error);
-        // Before the command starts, so that no signal falls in between.
-        let ignored = ignored_signals();
-        let caught = [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
-        let mut signals = Signals::new(caught).map_err(failed)?;
-        let handle = signals.handle();
-        let child = set(Command::new(name).args(args)).spawn().map_err(failed)?;
-        let pid = Pid::from_child(&child);
-        let ended = Arc::new(AtomicBool::new(false));
-        let has_ended = ended.clone();
-        std::thread::spawn(move || {
-            for signal in signals.forever() {
-                let signal = match signal {
-                    SIGTERM => Signal::TERM,
-                    SIGHUP => Signal::HUP,
-                    // The terminal sends the other two to the child itself.
-                    _ => continue,
-                };
-                if !has_ended.load(SeqCst) {
-                    // It may have ended just now; then there is nobody to tell.
-                    let _ = kill_process(pid, signal);
+        if let Some(signal) = signals.end() {
+            return Err(Failure::Signal(signal));
+        }
+        let child = set(Command::new(name).args(args)).spawn();
+        let child = child.map_err(|error| Failure::Command(name.to_string_lossy().into(), error))?;
+        Ok(Running { child, name, signals, status: None, request: None })
+    }
+
+    /// What it prints. The end comes with the end of the command, if that has failed or a signal has asked for an end: a
+    /// process that the command has left behind may have the pipe open for much longer.
+    pub fn output(&mut self) -> Option<Interruptible<ChildStdout, impl FnMut(BorrowedFd<'_>) -> io::Result<bool>>> {
+        let from = self.child.stdout.take()?;
+        let wait = |output: BorrowedFd<'_>| {
+            while !self.status.is_some_and(|status| !status.success() || self.request.is_some()) {
+                if self.signals.wait(Some(output))? {
+                    return Ok(true);
                 }
+                self.look()?;
             }
-        });
-        Ok(Running { child, name, ended, signals: handle })
+            Ok(false)
+        };
+        Some(Interruptible { from, wait })
     }
 
-    pub fn wait(mut self) -> Result<ExitStatus, Failure> {
-        let status = self.child.wait();
-        self.ended.store(true, SeqCst);
-        self.signals.close();
-        status.map_err(|error| Failure::Io(format!("cannot wait for {}", self.name.to_string_lossy()), error))
+    /// Waits for its end.
+    pub fn wait(&mut self) -> Result<ExitStatus, Failure> {
+        loop {
+            if let Some(status) = self.status {
+                return Ok(status);
+            }
+            if let Err(error) = self.signals.wait(None).and_then(|_| self.look()) {
+                // It must not go on without the lock.
+                let _ = self.child.wait();
+                return Err(Failure::Io(format!("cannot wait for {}", self.name.to_string_lossy()), error));
+            }
+        }
     }
-}
 
-/// The signals that this process was told to ignore, by nohup for example, as a bit each (proc_pid_status(5)). To catch
-/// one of them would give the command its default again. None where there is no /proc.
-fn ignored_signals() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    /// The signal that has asked for an end, if one has: the first.
+    pub fn request(&mut self) -> Option<i32> {
+        self.handle_signals();
+        self.request
+    }
+
+    fn look(&mut self) -> io::Result<()> {
+        self.handle_signals();
+        if self.status.is_none() {
+            self.status = self.child.try_wait()?;
+        }
+        Ok(())
+    }
+
+    fn handle_signals(&mut self) {
+        for signal in self.signals.arrived().filter_map(Signal::from_named_raw) {
+            let is_request = REQUESTS.contains(&signal);
+            if is_request {
+                self.request.get_or_insert(signal.as_raw());
+            }
+            // The terminal sends these two to the command itself.
+            let has_it = [Signal::INT, Signal::QUIT].contains(&signal);
+            // Nobody else has the command's number until this process has asked for its status.
+            if (is_request && !has_it || MESSAGES.contains(&signal)) && self.status.is_none() {
+                // It may have ended just now; then there is nobody to tell.
+                let _ = kill_process(Pid::from_child(&self.child), signal);
+            }
+        }
+    }
 }

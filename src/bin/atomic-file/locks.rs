@@ -2,15 +2,17 @@
 
 use atomic_file_adapter::LockFile;
 
+use crate::paths::escaped;
+
 /// A table for people. Nothing, not even the heads of its columns, if there are no lock files.
 pub fn table(locks: &[LockFile]) -> String {
     let rows = locks.iter().map(|lock| {
         let (state, pid) = match &lock.holder {
-            None => ("free", None),
+            None => (if lock.problem.is_none() { "free" } else { "unknown" }, None),
             Some(holder) => (if holder.exclusive { "exclusive" } else { "shared" }, holder.pid),
         };
         let pid = pid.map_or("-".into(), |pid| pid.to_string());
-        (state, pid, crate::one_line(&lock.path.to_string_lossy()))
+        (state, pid, escaped(&lock.path))
     });
     let rows: Vec<_> = rows.collect();
     if rows.is_empty() {
@@ -29,11 +31,16 @@ pub fn table(locks: &[LockFile]) -> String {
 pub fn json(locks: &[LockFile]) -> String {
     let objects = locks.iter().map(|lock| {
         let path = json_string(&lock.path.to_string_lossy());
-        let exclusive = lock.holder.is_some_and(|holder| holder.exclusive);
+        let known = |fact: bool| if lock.problem.is_none() { fact.to_string() } else { "null".into() };
+        let exclusive = known(lock.holder.is_some_and(|holder| holder.exclusive));
         let pid = lock.holder.and_then(|holder| holder.pid);
         let pid = pid.map_or("null".into(), |pid| pid.to_string());
-        let held = lock.holder.is_some();
-        format!("\n  {{\"path\": {path}, \"held\": {held}, \"exclusive\": {exclusive}, \"pid\": {pid}}}")
+        let held = known(lock.holder.is_some());
+        let problem = lock.problem.as_deref().map_or("null".into(), json_string);
+        format!(
+            "\n  {{\"path\": {path}, \"held\": {held}, \"exclusive\": {exclusive}, \"pid\": {pid}, \
+             \"problem\": {problem}}}"
+        )
     });
     let objects: Vec<_> = objects.collect();
     let end = if objects.is_empty() { "" } else { "\n" };

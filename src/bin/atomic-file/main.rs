@@ -5,22 +5,26 @@ mod args;
 mod child;
 mod locks;
 mod man;
+mod paths;
 mod progress;
+mod signals;
+mod streams;
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 
 use atomic_file_adapter::{AtomicFileAdapter, Durability, Error, Replacement};
 use clap::{CommandFactory, Parser};
+use signal_hook::low_level::emulate_default_handler;
 
-use args::{Cli, FAILED, Level, MISSING, TIMED_OUT, Verb};
-use child::{Running, passed_on};
+use args::{CANNOT_RUN, Cli, FAILED, Level, MISSING, NOT_FOUND, Verb};
+use child::{Running, passed_on, status_of};
 use progress::Watched;
+use signals::{Interruptible, Signals};
 
 /// Input up to this size is read before the lock is taken, and everything is copied in pieces of it.
 const PIECE: usize = 1 << 20;
@@ -29,6 +33,10 @@ const PIECE: usize = 1 << 20;
 enum Failure {
     Adapter(Error),
     Io(String, io::Error),
+    /// The command of this name was not started.
+    Command(String, io::Error),
+    /// A signal that was caught, and would have ended the program.
+    Signal(i32),
     /// Nothing is to be said about it.
     Status(u8),
 }
@@ -40,16 +48,41 @@ impl From<Error> for Failure {
 }
 
 fn main() -> ExitCode {
-    let (status, message) = match run(Cli::parse()) {
+    let cli = Cli::parse();
+    let timed_out = cli.conflict_exit_code;
+    let (status, message) = match run(cli) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Status(status)) => return status.into(),
-        Err(Failure::Adapter(error @ Error::Timeout { .. })) => (TIMED_OUT, error.to_string()),
+        Err(Failure::Signal(signal)) => return die_of(signal),
+        Err(Failure::Adapter(error @ Error::Timeout { .. })) => (timed_out, error.to_string()),
         Err(Failure::Adapter(error)) => (FAILED, error.to_string()),
         Err(Failure::Io(what, error)) => (FAILED, format!("{what}: {error}")),
+        Err(Failure::Command(name, error)) => (not_started(&error), format!("cannot run {name}: {error}")),
     };
-    // If standard error is closed there is nobody to tell.
-    let _ = writeln!(io::stderr(), "atomic-file: {}", one_line(&message));
+    say(&message);
     status.into()
+}
+
+fn say(message: &str) {
+    // If standard error is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "atomic-file: {}", one_line(message));
+}
+
+/// The status for a command that was not started, as env(1) and nohup(1) have it.
+fn not_started(error: &io::Error) -> u8 {
+    match error.kind() {
+        io::ErrorKind::NotFound => NOT_FOUND,
+        // There is no room for another process (fork(2)), whatever the command is.
+        io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => FAILED,
+        _ => CANNOT_RUN,
+    }
+}
+
+/// Ends as if the signal had not been caught, so that a shell knows it, and ends its loop for example.
+fn die_of(signal: i32) -> ExitCode {
+    // It returns only if it does not know the signal (SIGIO, SIGPWR, SIGSTKFLT, real-time signals).
+    let _ = emulate_default_handler(signal);
+    status_of(signal).into()
 }
 
 /// One line and no commands to the terminal, whatever is in a path.
@@ -57,7 +90,7 @@ fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() }).collect()
 }
 
-fn run(Cli { lock_dir, timeout, durability, verb }: Cli) -> Result<(), Failure> {
+fn run(Cli { lock_dir, timeout, durability, verb, .. }: Cli) -> Result<(), Failure> {
     // Completions and manual page are to be had in any directory, even in one that is gone.
     let adapter = || {
         let mut builder = AtomicFileAdapter::builder().durability(match durability {
@@ -74,11 +107,17 @@ fn run(Cli { lock_dir, timeout, durability, verb }: Cli) -> Result<(), Failure> 
         builder.build()
     };
     match verb {
-        Verb::Read { path, must_exist } => match adapter()?.file(path)?.open()? {
-            Some(file) => to_stdout(|out| show(file, out)),
-            None if must_exist => Err(Failure::Status(MISSING)),
-            None => Ok(()),
-        },
+        Verb::Read { path, must_exist } => {
+            let file = adapter()?.file(path)?;
+            match file.open()? {
+                Some(version) => {
+                    streams::check_output(file.path(), &version)?;
+                    to_stdout(|out| show(version, out))
+                }
+                None if must_exist => Err(Failure::Status(MISSING)),
+                None => Ok(()),
+            }
+        }
         Verb::Write { path } => write(&adapter()?, path),
         Verb::Update { path, command } => update(&adapter()?, path, &command),
         Verb::Delete { path } => match adapter()?.delete_with_lock(path)? {
@@ -88,17 +127,18 @@ fn run(Cli { lock_dir, timeout, durability, verb }: Cli) -> Result<(), Failure> 
         Verb::Run { path, shared, command } => {
             let file = adapter()?.file(path)?;
             let _guard = if shared { (Some(file.lock_shared()?), None) } else { (None, Some(file.lock()?)) };
-            let child = Running::start(&command, |command| command)?;
+            let mut child = Running::start(&command, catch_signals()?, |command| command)?;
             passed_on(child.wait()?)
         }
-        Verb::LockPath { path } => print_paths(&[adapter()?.lock_path(path)?]),
+        Verb::LockPath { path, ends } => paths::print(&[adapter()?.lock_path(path)?], &ends),
         Verb::Locks { json } => {
             let locks = adapter()?.locks()?;
             let text = if json { locks::json(&locks) } else { locks::table(&locks) };
-            to_stdout(|out| out.write_all(text.as_bytes()))
+            let printed = to_stdout(|out| out.write_all(text.as_bytes()));
+            paths::complain(locks.into_iter().filter_map(|lock| lock.problem)).and(printed)
         }
-        Verb::Prune => print_paths(&adapter()?.prune()?),
-        Verb::Sweep { path } => print_paths(&adapter()?.sweep(path)?),
+        Verb::Prune { ends } => paths::print_removed(adapter()?.prune(), &ends),
+        Verb::Sweep { path, ends } => paths::print_removed(adapter()?.sweep(path), &ends),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "atomic-file", &mut script);
@@ -122,37 +162,49 @@ fn show(mut file: File, out: &mut File) -> io::Result<()> {
 
 fn write(adapter: &AtomicFileAdapter, path: PathBuf) -> Result<(), Failure> {
     let reading = |error| Failure::Io("cannot read standard input".into(), error);
+    let stdin = streams::input().map_err(reading)?;
     let file = adapter.file(path)?;
     // A slow writer at the other end of the pipe should keep nobody waiting.
     let mut first = Vec::new();
-    let length = progress::rest(io::stdin());
-    let mut stdin = Watched::new(io::stdin().lock(), length);
+    let length = progress::rest(&stdin);
+    let mut stdin = Watched::new(stdin, length);
     stdin.by_ref().take(PIECE as u64).read_to_end(&mut first).map_err(reading)?;
     let guard = file.lock()?;
-    if first.len() < PIECE {
-        return Ok(guard.write(first)?);
-    }
+    let mut signals = catch_signals()?;
     let mut replacement = guard.writer()?;
-    let written = replacement.write_all(&first);
+    let is_all = first.len() < PIECE;
+    let mut copied = replacement.write_all(&first);
     drop(first);
-    written.and_then(|()| copy(stdin, &mut replacement)).map_err(|error| copying(error, "standard input"))?;
-    Ok(replacement.commit()?)
+    if copied.is_ok() && !is_all {
+        let rest = Interruptible { from: stdin, wait: |stdin: BorrowedFd<'_>| signals.wait_for_input(stdin) };
+        copied = copy(rest, &mut replacement);
+    }
+    copied.map_err(|error| copying(error, "standard input"))?;
+    match signals.end() {
+        Some(signal) => Err(Failure::Signal(signal)),
+        None => Ok(replacement.commit()?),
+    }
 }
 
 fn update(adapter: &AtomicFileAdapter, path: PathBuf, command: &[OsString]) -> Result<(), Failure> {
     let guard = adapter.file(path)?.lock()?;
+    let signals = catch_signals()?;
     let old = guard.open()?.map_or(Stdio::null(), Stdio::from);
     let mut replacement = guard.writer()?;
-    let mut child = Running::start(command, |command| command.stdin(old).stdout(Stdio::piped()))?;
-    let copied = match child.child.stdout.take() {
-        Some(output) => copy(output, &mut replacement),
-        None => Ok(()),
-    };
+    let mut child = Running::start(command, signals, |command| command.stdin(old).stdout(Stdio::piped()))?;
+    let copied = child.output().map_or(Ok(()), |output| copy(output, &mut replacement));
     // Its output is closed by now, so it ends even if the copy failed half-way.
     let status = child.wait()?;
     copied.map_err(|error| copying(error, "the output of the command"))?;
     passed_on(status)?;
-    Ok(replacement.commit()?)
+    match child.request() {
+        Some(signal) => Err(Failure::Status(status_of(signal))),
+        None => Ok(replacement.commit()?),
+    }
+}
+
+fn catch_signals() -> Result<Signals, Failure> {
+    Signals::catch().map_err(|error| Failure::Io("cannot catch signals".into(), error))
 }
 
 fn copy(from: impl Read, to: &mut Replacement<'_>) -> io::Result<()> {
@@ -167,18 +219,10 @@ fn copying(error: io::Error, from: &str) -> Failure {
     }
 }
 
-fn print_paths(paths: &[PathBuf]) -> Result<(), Failure> {
-    let lines: Vec<_> = paths.iter().map(|path| [path.as_os_str().as_bytes(), b"\n"].concat()).collect();
-    to_stdout(|out| out.write_all(&lines.concat()))
-}
-
 fn to_stdout(print: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Failure> {
-    let failed = |error| Failure::Io("cannot write to standard output".into(), error);
-    // A plain descriptor lets the kernel copy from file to file.
-    let mut out = io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(failed)?;
-    match print(&mut out) {
+    match print(&mut streams::output()?) {
         // Whoever reads has seen enough, as in `atomic-file read PATH | head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(failed),
+        result => result.map_err(streams::cannot_write),
     }
 }

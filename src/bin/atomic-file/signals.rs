@@ -1,0 +1,136 @@
+//! Signals that would end this program: the one way in which all verbs deal with them.
+//!
+//! They are caught from when the lock is held, before there is a temporary file or a command. Until then nothing would be
+//! left behind, and they do what they always do; a wait for a lock, for example, ends at once. From then on the program
+//! looks for them itself wherever it waits, and there is no second thread, which might not be had.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::Signal;
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
+
+/// Requests to end.
+pub const REQUESTS: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
+
+/// What else ends a program by default, and may mean something else to a command. Not among them: SIGPIPE, which Rust's
+/// runtime ignores, and SIGILL, SIGBUS, SIGFPE, SIGSEGV and SIGSYS, after which a program that has made such a mistake must
+/// not go on.
+pub const MESSAGES: &[Signal] = &[
+    Signal::ABORT,
+    Signal::ALARM,
+    Signal::PROF,
+    Signal::TRAP,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::VTALARM,
+    Signal::XCPU,
+    // Elsewhere it is ignored by default.
+    #[cfg(target_os = "linux")]
+    Signal::IO,
+    #[cfg(target_os = "linux")]
+    Signal::POWER,
+    #[cfg(all(
+        target_os = "linux",
+        not(any(target_arch = "mips", target_arch = "mips64", target_arch = "sparc", target_arch = "sparc64"))
+    ))]
+    Signal::STKFLT,
+];
+
+/// Some C libraries keep the first of these for themselves, and refuse it.
+#[cfg(target_os = "linux")]
+const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
+
+/// How often a command is looked at if its end is not told.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// The signals that have come since they are caught.
+pub struct Signals {
+    delivery: SignalDelivery<UnixStream, SignalOnly>,
+    patience: Option<Timespec>,
+    end: Option<i32>,
+}
+
+impl Signals {
+    pub fn catch() -> io::Result<Self> {
+        let ignored = mask("SigIgn:");
+        // To catch what is ignored, under nohup for example, would give a command its default again.
+        let caught = |signal: &i32| ignored & bit(*signal) == 0;
+        let (read, write) = UnixStream::pair()?;
+        // SIGXFSZ, so that the write that is too much fails and says so.
+        let named = REQUESTS.iter().chain(MESSAGES).chain([&Signal::XFSZ]).map(|signal| signal.as_raw()).filter(caught);
+        let all = named.chain([Signal::CHILD.as_raw()]);
+        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, all)?;
+        #[cfg(target_os = "linux")]
+        for signal in REAL_TIME.filter(caught) {
+            match delivery.handle().add_signal(signal) {
+                Err(error) if error.kind() != io::ErrorKind::InvalidInput => return Err(error),
+                _ => {}
+            }
+        }
+        // Whoever started this program with SIGCHLD blocked will not be told of the command's end.
+        let patience = (mask("SigBlk:") & bit(Signal::CHILD.as_raw()) != 0).then_some(LOOK);
+        Ok(Signals { delivery, patience, end: None })
+    }
+
+    /// Those that have come since the last call.
+    pub fn arrived(&mut self) -> impl Iterator<Item = i32> + use<> {
+        self.delivery.pending()
+    }
+
+    /// Which of them is the first that would have ended this program, which runs no command.
+    pub fn end(&mut self) -> Option<i32> {
+        let harmless = [Signal::CHILD, Signal::XFSZ].map(Signal::as_raw);
+        self.end = self.end.or(self.arrived().find(|signal| !harmless.contains(signal)));
+        self.end
+    }
+
+    /// Waits until there is something to read, or a signal has come, or it is time to look at the command. True: there is
+    /// something to read, and no signal.
+    pub fn wait(&self, input: Option<BorrowedFd<'_>>) -> io::Result<bool> {
+        let fds = [Some(self.delivery.get_read().as_fd()), input];
+        let mut fds: Vec<_> = fds.into_iter().flatten().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        match poll(&mut fds, self.patience.as_ref()) {
+            Ok(_) => Ok(fds.iter().map(|fd| !fd.revents().is_empty()).eq([false, true])),
+            Err(Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until there is something to read. False: a signal is to end this program, which runs no command.
+    pub fn wait_for_input(&mut self, input: BorrowedFd<'_>) -> io::Result<bool> {
+        while self.end().is_none() {
+            if self.wait(Some(input))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// A reader that waits by `wait` before each read, and is at its end when that says false.
+pub struct Interruptible<R, W> {
+    pub from: R,
+    pub wait: W,
+}
+
+impl<R: Read + AsFd, W: FnMut(BorrowedFd<'_>) -> io::Result<bool>> Read for Interruptible<R, W> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if (self.wait)(self.from.as_fd())? { self.from.read(buf) } else { Ok(0) }
+    }
+}
+
+/// A set of signals that this process was started with, as a bit each (proc_pid_status(5)). None where there is no /proc.
+fn mask(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix(name));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
