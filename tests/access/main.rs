@@ -7,7 +7,7 @@
 //!
 //! | variable | |
 //! |---|---|
-//! | `ACCESS` | how many cases of each writer on each file system (300), or `full`: all |
+//! | `ACCESS` | how many cases of each writer on each file system (250), or `full`: all |
 //! | `ACCESS_SEED` | other random cases |
 //!
 //! It needs Linux and root.

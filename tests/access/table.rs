@@ -28,9 +28,9 @@ use crate::report::{self, Counts};
 use crate::users::{GROUP, Granted, Neighbours, OWNER, User, end_with_parent, in_a_child, neighbours};
 
 /// How many cases of each writer on each file system. `ACCESS` is another number, or `full`.
-const DEFAULT_CASES: usize = 300;
+const DEFAULT_CASES: usize = 250;
 /// How many for each call that is refused.
-const CASES_REFUSED: usize = 12;
+const CASES_REFUSED: usize = 10;
 /// How many complaints are printed in full.
 const DESCRIBED: usize = 10;
 
