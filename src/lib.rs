@@ -91,6 +91,8 @@
 //!   crate's writes and of `sync`, `mv` and `sync` alike.
 //! * If a program without the locks puts a FIFO in the place of a file at the very moment when it is opened for reading, an
 //!   empty file is read. Otherwise what is not a regular file is refused.
+//! * Where inode numbers change at each look, as on some FUSE file systems, no lock file is ever seen to be the right one: locking
+//!   ends with an error after 1000 attempts, or at the deadline. Have the lock directory elsewhere.
 //! * On a network file system all this is as good as its record locks, its rename and its fsync.
 //! * Nobody can promise more for a power cut than the device keeps: one that says a flush is done when it is not loses
 //!   data.

@@ -27,6 +27,11 @@ use crate::error::{Error, Result, Step};
 use crate::protocol::lock_name::{SUFFIX, lock_name};
 use crate::sys::{self, Errno, LockMode};
 
+/// How often a lock is taken at once, if its file was another one by then; and how often after that, with pauses.
+const AT_ONCE: usize = 10;
+const ATTEMPTS: usize = 1000;
+const PAUSE: Duration = Duration::from_millis(2);
+
 /// The lock of one path.
 #[derive(Debug)]
 pub(crate) struct Lock {
@@ -75,7 +80,10 @@ impl Lock {
         let process = Process::current();
         let thread = this_thread();
         let mut reopened = false;
+        let mut attempts = 0;
         loop {
+            self.pause_or_give_up(attempts, patience)?;
+            attempts += 1;
             let (key, _entered) = self.enter(process)?;
             let held = if others.iter().any(|(_, other)| other.key == key) {
                 process.table.hold_again(key, thread, &self.guarded);
@@ -108,6 +116,40 @@ impl Lock {
             drop(held);
             self.forget(process, key);
         }
+    }
+
+    /// Before each attempt to take the lock. That the lock file was removed before it was locked happens, and may happen a few
+    /// times in a row, whatever the deadline. After that somebody removes lock files in a loop, or the file system (FUSE, for
+    /// example) has another inode number for a file at each look, so that no lock is ever seen to be the right one.
+    fn pause_or_give_up(&self, attempts: usize, patience: Patience) -> Result<()> {
+        if attempts < AT_ONCE {
+            return Ok(());
+        }
+        let pause = match patience.wait {
+            Wait::Until(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(self.timeout(patience, None, false));
+                }
+                left.min(PAUSE)
+            }
+            _ if attempts == ATTEMPTS => return Err(self.never_the_same()),
+            Wait::Forever => PAUSE,
+            Wait::Never => return Ok(()),
+        };
+        std::thread::sleep(pause);
+        Ok(())
+    }
+
+    fn never_the_same(&self) -> Error {
+        let why = "it is another file at each look: somebody removes lock files all the time, or this file system changes their \
+                   inode numbers, and is no place for them";
+        Error::io(&self.path, Step::OpenLock, std::io::Error::other(why))
+    }
+
+    fn timeout(&self, patience: Patience, holder: Option<u32>, by_thread: bool) -> Error {
+        let (path, lock) = (self.guarded.to_path_buf(), self.path.clone());
+        Error::Timeout { path, lock, waited: patience.timeout, holder, by_thread }
     }
 
     /// The lock file in the table of `process`. What comes with the key keeps it there, if this does not.
@@ -151,14 +193,14 @@ impl Lock {
         mode: LockMode,
         patience: Patience,
     ) -> Error {
-        let (path, lock) = (self.guarded.to_path_buf(), self.path.clone());
+        let path = self.guarded.to_path_buf();
         match refusal {
             // `Gone` never comes here.
-            Refusal::WouldBlock | Refusal::Gone => Error::WouldBlock { path, lock },
+            Refusal::WouldBlock | Refusal::Gone => Error::WouldBlock { path, lock: self.path.clone() },
             Refusal::TimedOut(by_thread) => {
                 let elsewhere = || process.table.with_file(key, |file| sys::holder(file.as_fd(), mode));
                 let holder = if by_thread { Some(sys::pid()) } else { elsewhere().and_then(|found| found.ok()??.pid) };
-                Error::Timeout { path, lock, waited: patience.timeout, holder, by_thread }
+                self.timeout(patience, holder, by_thread)
             }
             Refusal::Deadlock(held) => {
                 Error::Deadlock { path, held: held.iter().map(|held| held.to_path_buf()).collect() }

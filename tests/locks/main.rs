@@ -9,6 +9,8 @@ mod deadlines;
 mod deadlocks;
 mod descriptors;
 mod forks;
+#[cfg(target_os = "linux")]
+mod inode_numbers;
 mod lock_files;
 mod talk;
 mod turns;
@@ -99,6 +101,12 @@ fn main() -> ExitCode {
                 "no_increment_is_lost_while_lock_files_are_removed",
                 lock_files::no_increment_is_lost_while_lock_files_go,
             ),
+            #[cfg(target_os = "linux")]
+            test_unless(
+                inode_numbers::no_fuse(),
+                "every_call_ends_where_inode_numbers_change_at_each_look",
+                inode_numbers::every_call_ends_where_inode_numbers_change,
+            ),
         ],
         &[
             ("talk", talk::talk),
@@ -113,6 +121,8 @@ fn main() -> ExitCode {
             ("share", turns::share),
             ("ten_thousand_paths", descriptors::ten_thousand_paths),
             ("increment", lock_files::increment),
+            #[cfg(target_os = "linux")]
+            ("call_where_inode_numbers_change", inode_numbers::call_where_inode_numbers_change),
         ],
     )
 }
@@ -138,10 +148,12 @@ fn test(name: &'static str, body: fn()) -> Trial {
 
 /// A test of what only Linux lets one see.
 fn test_on_linux(name: &'static str, body: fn()) -> Trial {
-    match common::not_linux() {
-        None => test(name, body),
-        missing => common::test_if(missing, name, body),
-    }
+    test_unless(common::not_linux(), name, body)
+}
+
+/// A test that needs something which may be missing.
+fn test_unless(missing: Option<&'static str>, name: &'static str, body: fn()) -> Trial {
+    if missing.is_none() { test(name, body) } else { common::test_if(missing, name, body) }
 }
 
 /// A case that forks: in a process that has one thread.

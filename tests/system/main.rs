@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use atomic_file_adapter::{AtomicFileAdapter, Error, Result, Step};
 use tempfile::TempDir;
 
-use crate::common::{Work, no_root, not_linux, test, test_if};
+use crate::common::{Work, no_mounts, no_root, not_linux, test, test_if};
 
 const WORKERS: &[(&str, Work)] = &[
     ("call", users::call),
@@ -113,15 +113,6 @@ fn main() -> ExitCode {
 /// Why a test that acts as several users cannot run.
 fn no_users() -> Option<&'static str> {
     not_linux().or_else(no_root)
-}
-
-/// Why a test that mounts something cannot run. Root in a container may not.
-fn no_mounts() -> Option<&'static str> {
-    const CAP_SYS_ADMIN: u64 = 1 << 21;
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default();
-    let effective = u64::from_str_radix(effective.trim(), 16).unwrap_or(0);
-    not_linux().or((effective & CAP_SYS_ADMIN == 0).then_some("needs root that may mount"))
 }
 
 /// A directory that every user may look into, with a lock directory that every user may use.
