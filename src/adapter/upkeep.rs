@@ -39,7 +39,7 @@ impl AtomicFileAdapter {
     /// alone. Such files are named `.{name}.{ten of a-z and 2-7}.tmp`. They never come in anybody's way; they take up
     /// space. A write that was killed leaves one at the most.
     ///
-    /// What a process that was killed while it made the lock directory has left there is removed, too.
+    /// What a process that was killed while it made the lock directory or a lock file has left there is removed, too.
     ///
     /// The locks are those of this adapter's lock directory and of the paths as they are now. A writer that uses another
     /// lock directory is not seen, nor one whose directory was renamed since it began, or that came to it by another path

@@ -12,6 +12,7 @@ mod sync {
 }
 
 use std::ffi::{CString, OsStr};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -77,6 +78,10 @@ impl Lock {
     /// As [`acquire`](Self::acquire), for a call that has taken other locks already. One of them may be this one: two
     /// paths can have the same lock file.
     fn acquire_after(&self, others: &[(usize, Held)], mode: LockMode, patience: Patience) -> Result<Held> {
+        self.take(others, mode, patience).map_err(|error| self.explained(error))
+    }
+
+    fn take(&self, others: &[(usize, Held)], mode: LockMode, patience: Patience) -> Result<Held> {
         let process = Process::current();
         let thread = this_thread();
         let mut reopened = false;
@@ -100,11 +105,11 @@ impl Lock {
                 }
                 // Opened for reading only, because more was not allowed then.
                 Err(Refusal::Kernel(Errno::BADF)) if !reopened => {
-                    reopened = true;
-                    if process.table.reopen(key, || self.dir.open_for_writing(&self.file)).is_ok() {
-                        continue;
+                    reopened = process.table.reopen(key, || self.dir.open_for_writing(&self.file))?;
+                    if !reopened {
+                        self.forget(process, key);
                     }
-                    return Err(self.refused(Refusal::Kernel(Errno::BADF), process, key, mode, patience));
+                    continue;
                 }
                 Err(refusal) => return Err(self.refused(refusal, process, key, mode, patience)),
             }
@@ -115,6 +120,23 @@ impl Lock {
             }
             drop(held);
             self.forget(process, key);
+        }
+    }
+
+    /// An error that says whose lock file it is, if that is what keeps the caller out.
+    fn explained(&self, error: Error) -> Error {
+        match error {
+            Error::Io { step: Step::OpenLock, source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                let found = sys::stat(sys::cwd(), &self.file).ok();
+                Error::LockFileDenied {
+                    path: self.guarded.to_path_buf(),
+                    lock: self.path.clone(),
+                    owner: found.map(|meta| meta.uid),
+                    mode: found.map(|meta| meta.mode),
+                    source,
+                }
+            }
+            error => error,
         }
     }
 
@@ -144,7 +166,7 @@ impl Lock {
     fn never_the_same(&self) -> Error {
         let why = "it is another file at each look: somebody removes lock files all the time, or this file system changes their \
                    inode numbers, and is no place for them";
-        Error::io(&self.path, Step::OpenLock, std::io::Error::other(why))
+        Error::io(&self.path, Step::OpenLock, io::Error::other(why))
     }
 
     fn timeout(&self, patience: Patience, holder: Option<u32>, by_thread: bool) -> Error {
@@ -205,8 +227,6 @@ impl Lock {
             Refusal::Deadlock(held) => {
                 Error::Deadlock { path, held: held.iter().map(|held| held.to_path_buf()).collect() }
             }
-            // The descriptor is read-only: see `LockDir::open`.
-            Refusal::Kernel(Errno::BADF) => Error::io(&self.path, Step::OpenLock, Errno::ACCESS),
             Refusal::Kernel(error) => Error::io(&self.guarded, Step::Lock, error),
         }
     }

@@ -132,15 +132,20 @@ impl<K: Kernel> Table<K> {
         Ok(key)
     }
 
-    /// Puts another descriptor in the place of one that does not allow enough. The old one stays open.
-    pub(super) fn reopen<E>(&self, key: Key, open: impl FnOnce() -> Result<(Key, K::File), E>) -> Result<(), E> {
+    /// Puts another descriptor in the place of one that does not allow enough. The old one stays open. False: the name leads to
+    /// another file by now, or to none.
+    pub(super) fn reopen<E>(
+        &self,
+        key: Key,
+        open: impl FnOnce() -> Result<Option<(Key, K::File)>, E>,
+    ) -> Result<bool, E> {
         let mut state = self.state();
-        let (opened, file) = open()?;
+        let Some((opened, file)) = open()? else { return Ok(false) };
         if let Some(entry) = state.entries.get_mut(&opened) {
             let kept = if opened == key { entry.file.replace(Arc::new(file)) } else { Some(Arc::new(file)) };
             entry.spare.extend(kept);
         }
-        Ok(())
+        Ok(opened == key)
     }
 
     /// Takes a user out of the table.

@@ -12,7 +12,7 @@ use atomic_file_adapter::Error;
 use crate::common::{Worker, hear, tell};
 use crate::talk::{LOCK, LOCK_TIMEOUT, Ordered, said};
 use crate::watching::{PARKED, PAUSED, spawn_until_in, until_blocked, until_in};
-use crate::{Scratch, Stop, adapter, next};
+use crate::{Scratch, Stop, next, settings};
 
 pub(crate) fn a_removed_lock_file_is_noticed_by_processes() {
     for ask in ["lock", "lock_shared", "lock_timeout"] {
@@ -97,7 +97,7 @@ pub(crate) fn no_increment_is_lost_while_lock_files_go() {
     let scratch = Scratch::new();
     let each = EACH.to_string();
     let mut workers: Vec<Worker> =
-        ["handle", "path", "handle", "path"].map(|how| scratch.worker("increment", &[how, &each])).into();
+        ["handle", "path", "exact handle", "exact path"].map(|how| scratch.worker("increment", &[how, &each])).into();
     workers.iter_mut().for_each(|worker| worker.expect("ready"));
     workers.iter_mut().for_each(|worker| worker.tell("go"));
     let (stop, removed) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -126,12 +126,15 @@ pub(crate) fn no_increment_is_lost_while_lock_files_go() {
 
 pub(crate) fn increment(args: &[String]) {
     let dir = Path::new(&args[0]);
-    let adapter = adapter(dir);
+    // Lock files are made in two ways.
+    let settings = settings(dir);
+    let exact = args[1].starts_with("exact");
+    let adapter = if exact { settings.lock_file_mode(0o600) } else { settings }.build().unwrap();
     let file = adapter.file(dir.join("counter")).unwrap();
     tell("ready");
     hear();
     for _ in 0..args[2].parse().unwrap() {
-        if args[1] == "handle" { file.update(next) } else { adapter.update(file.path(), next) }.unwrap();
+        if args[1].ends_with("handle") { file.update(next) } else { adapter.update(file.path(), next) }.unwrap();
     }
     tell("done");
 }

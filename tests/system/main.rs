@@ -5,6 +5,7 @@ mod common;
 
 mod disks;
 mod limits;
+mod lock_files;
 mod modes;
 mod permissions;
 mod roots;
@@ -26,6 +27,8 @@ const WORKERS: &[(&str, Work)] = &[
     ("keep_modes", modes::keep_modes),
     ("make_like_std", modes::make_like_std),
     ("make_exact", modes::make_exact),
+    ("follow_the_directory", lock_files::follow_the_directory),
+    ("have_the_builders_mode", lock_files::have_the_builders_mode),
     ("hide_temporary_of_old", |args| modes::hide_temporary(args, true)),
     ("hide_temporary_of_new", |args| modes::hide_temporary(args, false)),
     ("exceed_size_limit", limits::exceed_size_limit),
@@ -40,6 +43,30 @@ fn main() -> ExitCode {
             test("a_replaced_file_keeps_its_mode_whatever_the_umask", || modes::with_each_umask("keep_modes")),
             test("a_new_file_has_the_mode_that_std_gives_it", || modes::with_each_umask("make_like_std")),
             test("the_builders_mode_is_exact_whatever_the_umask", || modes::with_each_umask("make_exact")),
+            test("lock_files_follow_a_shared_lock_directory", || modes::with_each_umask("follow_the_directory")),
+            test("the_builders_mode_of_lock_files_is_exact_whatever_the_umask", || {
+                modes::with_each_umask("have_the_builders_mode")
+            }),
+            test_if(
+                no_users(),
+                "two_users_of_a_group_share_a_lock_directory",
+                lock_files::two_users_of_a_group_share_a_directory,
+            ),
+            test_if(
+                no_users(),
+                "where_a_lock_directory_is_shared_root_locks_nobody_out",
+                lock_files::a_write_of_roots_locks_nobody_out,
+            ),
+            test_if(
+                no_users(),
+                "in_a_private_lock_directory_whoever_comes_first_owns_the_lock_file",
+                lock_files::in_a_private_directory_nothing_has_changed,
+            ),
+            test_if(
+                no_users(),
+                "a_lock_file_lets_no_group_in_that_its_directory_is_not_for",
+                lock_files::a_group_that_the_directory_is_not_for_gets_nothing,
+            ),
             test("while_a_file_is_replaced_nobody_gets_in_who_may_not_see_it", || {
                 modes::with_each_umask("hide_temporary_of_old")
             }),
