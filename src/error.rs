@@ -139,7 +139,7 @@ pub enum Error {
         /// What is there instead.
         kind: FileKind,
     },
-    /// The path cannot name a file.
+    /// The path cannot name a file: it is empty, for example, or a lock file, or a hard link to one that this process is using.
     #[non_exhaustive]
     InvalidPath {
         /// The path, as it was given.

@@ -68,7 +68,10 @@
 //! * Record locks are advisory, not mandatory. A program that writes to the file without them writes when it likes; a reader without
 //!   them still sees whole versions, because a version is never changed, only replaced.
 //! * A program in the same process that opens and closes a lock file by itself drops the locks of this crate on it:
-//!   that is how POSIX wants it ([fcntl_locking(2)]).
+//!   that is how POSIX wants it ([fcntl_locking(2)]). The crate itself refuses a path that is a hard link to a lock file which
+//!   this process is using ([`Error::InvalidPath`]). It looks before it opens: a link that somebody puts there in between, or a
+//!   lock file that is first used while another name of it is being read, is not seen. Do not let people link to lock files whom
+//!   you do not trust (`fs.protected_hardlinks` in [proc_sys_fs(5)] keeps out those who may not read and write them).
 //! * A fork is noticed by the process number. A child in a new PID namespace that has the same number there as its
 //!   parent has in its own is taken for it.
 //! * Deadlocks. Between threads of one process every cycle is told at once. Between processes there is the kernel's word
@@ -134,6 +137,7 @@
 //! [getpid(2)]: https://man7.org/linux/man-pages/man2/getpid.2.html
 //! [openat(2)]: https://man7.org/linux/man-pages/man2/openat.2.html
 //! [openat2(2)]: https://man7.org/linux/man-pages/man2/openat2.2.html
+//! [proc_sys_fs(5)]: https://man7.org/linux/man-pages/man5/proc_sys_fs.5.html
 //! [readlinkat(2)]: https://man7.org/linux/man-pages/man2/readlinkat.2.html
 //! [renameat(2)]: https://man7.org/linux/man-pages/man2/renameat.2.html
 //! [write(2)]: https://man7.org/linux/man-pages/man2/write.2.html

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::dir::{LockDir, c_path};
 use self::process::Process;
+pub(crate) use self::process::is_open_lock_file;
 pub(crate) use self::recent::Recent;
 use self::table::{Key, Refusal, Request, Thread, Wait};
 use crate::error::{Error, Result, Step};

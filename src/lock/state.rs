@@ -204,12 +204,11 @@ impl<F> State<F> {
         }
     }
 
-    pub(super) fn close_if_unused(&mut self, key: Key) {
+    /// True: it has been closed.
+    pub(super) fn close_if_unused(&mut self, key: Key) -> bool {
         let waited_for = self.queue.iter().any(|waiter| waiter.key == key);
         let unused = |entry: &Entry<F>| entry.users == 0 && entry.phase == Phase::Free && !waited_for;
-        if self.entries.get(&key).is_some_and(unused) {
-            self.entries.remove(&key);
-        }
+        self.entries.get(&key).is_some_and(unused) && self.entries.remove(&key).is_some()
     }
 }
 

@@ -116,12 +116,9 @@ impl<K: Kernel> Table<K> {
             }
         }
         let (key, file) = open()?;
-        let entry = state.entries.entry(key).or_insert_with(|| Entry {
-            file: None,
-            spare: Vec::new(),
-            phase: Phase::Free,
-            users: 0,
-            stuck: None,
+        let entry = state.entries.entry(key).or_insert_with(|| {
+            self.kernel.opened(key);
+            Entry { file: None, spare: Vec::new(), phase: Phase::Free, users: 0, stuck: None }
         });
         match entry.file {
             None => entry.file = Some(Arc::new(file)),
@@ -148,13 +145,24 @@ impl<K: Kernel> Table<K> {
         Ok(opened == key)
     }
 
+    fn close_if_unused(&self, state: &mut State<K::File>, key: Key) {
+        if state.close_if_unused(key) {
+            self.kernel.closed(key);
+        }
+    }
+
+    /// What the table is built on.
+    pub(super) fn kernel(&self) -> &K {
+        &self.kernel
+    }
+
     /// Takes a user out of the table.
     pub(super) fn leave(&self, key: Key) {
         let mut state = self.state();
         if let Some(entry) = state.entries.get_mut(&key) {
             entry.users -= 1;
         }
-        state.close_if_unused(key);
+        self.close_if_unused(&mut state, key);
     }
 
     /// Takes a lock.
@@ -208,7 +216,7 @@ impl<K: Kernel> Table<K> {
         match result {
             Ok(()) => state.holds.push(Hold { key, thread, label: label.clone() }),
             // Its last user may have left meanwhile.
-            Err(_) => state.close_if_unused(key),
+            Err(_) => self.close_if_unused(&mut state, key),
         }
         state.wake(key);
         result
@@ -247,7 +255,7 @@ impl<K: Kernel> Table<K> {
             }
         }
         state.wake(key);
-        state.close_if_unused(key);
+        self.close_if_unused(&mut state, key);
     }
 
     /// How this process holds the lock.

@@ -92,6 +92,35 @@ pub(crate) fn a_lock_file_that_changes_costs_no_lock() {
     assert_eq!(other.order("try_lock a"), "would block", "the lock was dropped on the way");
 }
 
+pub(crate) fn a_hard_link_to_a_lock_file_costs_no_lock() {
+    // Trap 15: to read it as data is to open the lock file and close it.
+    let scratch = Scratch::new();
+    let file = scratch.file("file");
+    let mut other = scratch.worker("talk", &[]);
+    let (linked, handle) = (scratch.path("linked"), scratch.file("linked"));
+    let guard = file.lock().unwrap();
+    fs::hard_link(file.lock_path(), &linked).unwrap();
+    type Call<'a> = Box<dyn Fn() -> Result<(), Error> + 'a>;
+    let calls: [(&str, Call<'_>); 6] = [
+        ("read_with_lock", Box::new(|| scratch.adapter.read_with_lock(&linked).map(drop))),
+        ("read", Box::new(|| handle.read().map(drop))),
+        ("open", Box::new(|| handle.open().map(drop))),
+        ("update", Box::new(|| handle.update(next))),
+        ("write", Box::new(|| handle.write("new"))),
+        ("delete", Box::new(|| handle.delete().map(drop))),
+    ];
+    for (verb, call) in calls {
+        let refused = call();
+        assert_eq!(other.order("try_lock file"), "would block", "{verb} drops the lock");
+        assert!(matches!(&refused, Err(Error::InvalidPath { path, .. }) if *path == linked), "{verb}: {refused:?}");
+    }
+    guard.write("new").unwrap();
+    drop(guard);
+    // A lock file that this process does not use is a file like any other.
+    drop(file);
+    assert_eq!(handle.read().unwrap().as_deref(), Some(&b""[..]));
+}
+
 pub(crate) fn no_increment_is_lost_while_lock_files_go() {
     const EACH: usize = 500;
     let scratch = Scratch::new();
