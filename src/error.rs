@@ -94,9 +94,11 @@ pub enum Error {
     /// process may not make it. Lock files are shared state: everybody who uses the file needs to read and write them.
     ///
     /// What helps: the owner of the lock file lets the others in (`chmod`), or removes it while nobody uses it; and so that it does
-    /// not come again, a lock directory that is shared, or [`lock_file_mode`].
+    /// not come again, a lock directory that is shared, or [`lock_file_mode`]. Whoever may read the file but not use its lock file
+    /// has [`read_unlocked`].
     ///
     /// [`lock_file_mode`]: crate::Builder::lock_file_mode
+    /// [`read_unlocked`]: crate::AtomicFile::read_unlocked
     #[non_exhaustive]
     LockFileDenied {
         /// The file whose lock was wanted.

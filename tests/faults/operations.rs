@@ -121,6 +121,11 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     READ,
     Operation { name: "read_nothing", old: None, new: None, ..READ },
     Operation { name: "first_read", warm: false, ..READ },
+    Operation {
+        name: "read_unlocked",
+        run: |adapter, scratch| adapter.read_unlocked(scratch.path()).map(Did::Read),
+        ..READ
+    },
     Operation { name: "read_without_openat2", without_openat2: true, ..READ },
     Operation { name: "read_without_proc", without_proc: true, ..READ },
     WRITE,

@@ -92,6 +92,24 @@ pub(crate) fn a_lock_file_that_changes_costs_no_lock() {
     assert_eq!(other.order("try_lock a"), "would block", "the lock was dropped on the way");
 }
 
+pub(crate) fn a_read_without_the_lock_waits_for_nobody() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file");
+    file.write("old").unwrap();
+    let mut other = scratch.worker("talk", &[]);
+    let read = || [file.read_unlocked(), scratch.adapter.read_unlocked(file.path())].map(|read| read.unwrap().unwrap());
+    assert_eq!(other.order("lock file"), "ok");
+    assert_eq!(said(&file.try_lock_shared()), "would block");
+    assert_eq!(read(), [b"old", b"old"]);
+    assert_eq!(other.order("unlock file"), "ok");
+    // Nor for this thread itself, and it lets go of nothing.
+    let guard = file.lock().unwrap();
+    assert_eq!(read(), [b"old", b"old"]);
+    assert_eq!(other.order("try_lock file"), "would block");
+    guard.write("new").unwrap();
+    assert_eq!(read(), [b"new", b"new"]);
+}
+
 pub(crate) fn a_hard_link_to_a_lock_file_costs_no_lock() {
     // Trap 15: to read it as data is to open the lock file and close it.
     let scratch = Scratch::new();
@@ -101,7 +119,8 @@ pub(crate) fn a_hard_link_to_a_lock_file_costs_no_lock() {
     let guard = file.lock().unwrap();
     fs::hard_link(file.lock_path(), &linked).unwrap();
     type Call<'a> = Box<dyn Fn() -> Result<(), Error> + 'a>;
-    let calls: [(&str, Call<'_>); 6] = [
+    let calls: [(&str, Call<'_>); 7] = [
+        ("read_unlocked", Box::new(|| handle.read_unlocked().map(drop))),
         ("read_with_lock", Box::new(|| scratch.adapter.read_with_lock(&linked).map(drop))),
         ("read", Box::new(|| handle.read().map(drop))),
         ("open", Box::new(|| handle.open().map(drop))),

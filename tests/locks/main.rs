@@ -97,6 +97,7 @@ fn main() -> ExitCode {
                 "a_lock_file_that_changes_while_it_is_opened_costs_no_lock",
                 lock_files::a_lock_file_that_changes_costs_no_lock,
             ),
+            test("a_read_without_the_lock_waits_for_nobody", lock_files::a_read_without_the_lock_waits_for_nobody),
             test("a_hard_link_to_a_lock_file_costs_no_lock", lock_files::a_hard_link_to_a_lock_file_costs_no_lock),
             test(
                 "no_increment_is_lost_while_lock_files_are_removed",

@@ -84,9 +84,12 @@ pub(crate) fn a_read_only_lock_file_serves_readers() {
 
     set_mode(&lock, 0o600);
     assert_lock_denied(&as_user(NOBODY, "read", &scratch, &path), &lock, "0", 0o600);
+    assert_eq!(as_user(NOBODY, "read unlocked", &scratch, &path), "old");
     // Without a lock file, and without permission to make one, even a reader would be alone.
     fs::remove_file(&lock).unwrap();
     assert_lock_denied(&as_user(NOBODY, "read", &scratch, &path), &lock, "nobody", 0);
+    assert_eq!(as_user(NOBODY, "read unlocked", &scratch, &path), "old");
+    assert!(!lock.exists());
 }
 
 pub(crate) fn links_in_sticky_directories() {

@@ -34,6 +34,9 @@ pub(crate) fn call(args: &[String]) {
     let adapter = builder.build().unwrap();
     let answer = match verb.as_str() {
         "read" => adapter.read_to_string_with_lock(path).map(|contents| contents.unwrap_or("nothing".to_owned())),
+        "read unlocked" => adapter
+            .read_unlocked(path)
+            .map(|read| read.map_or("nothing".to_owned(), |read| String::from_utf8(read).unwrap())),
         "delete" => adapter.delete_with_lock(path).map(|found| found.to_string()),
         "ordered write" => ordered.write_atomic(path, "new").map(|()| "done".to_owned()),
         "sharing write" => sharing.write_atomic(path, "new").map(|()| "done".to_owned()),
