@@ -58,6 +58,7 @@ fn main() -> ExitCode {
             test("a_guard_is_inert_in_a_forked_child", || in_a_process("inert_guard")),
             test("a_half_written_version_survives_a_forked_child", || in_a_process("half_written")),
             test("a_forked_child_takes_locks_of_its_own", || in_a_process("own_locks")),
+            test("a_forked_child_loses_no_lock_by_a_hard_link", || in_a_process("linked_lock_file")),
             test("a_grandchild_inherits_nothing_either", || in_a_process("grandchild")),
             test_on_linux("a_forked_child_closes_the_lock_files_of_its_parent", || {
                 in_a_process("inherited_descriptors")
@@ -115,6 +116,7 @@ fn main() -> ExitCode {
             ("inert_guard", forks::inert_guard),
             ("half_written", forks::half_written),
             ("own_locks", forks::own_locks),
+            ("linked_lock_file", forks::linked_lock_file),
             ("grandchild", forks::grandchild),
             ("inherited_descriptors", forks::inherited_descriptors),
             ("update_that_forks", forks::update_that_forks),
