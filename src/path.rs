@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result, Step};
+use crate::lock::is_open_lock_file;
 use crate::protocol::lock_name::is_like_lock_name;
 use crate::sys::{self, Errno, Fd, FileKind, Links, Meta};
 
@@ -92,9 +93,11 @@ impl Place {
                         start = Some(found);
                         continue;
                     }
-                    // A lock file is left alone: finding out its name may take opening and closing it, which would drop
-                    // the locks on it.
-                    Ok(Meta { special: None, .. }) if !is_like_lock_name(name.as_bytes()) => {
+                    // A lock file is left alone, whatever its name: finding out how that is stored may take opening and closing
+                    // it, which would drop the locks on it.
+                    Ok(meta @ Meta { special: None, .. })
+                        if !is_like_lock_name(name.as_bytes()) && !is_open_lock_file(meta.identity()) =>
+                    {
                         let stored = sys::stored_name(found.dir.as_fd(), &name);
                         return Ok(found.into_place(stored.unwrap_or(name)));
                     }

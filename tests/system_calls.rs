@@ -147,6 +147,24 @@ mod counts {
     }
 
     #[test]
+    fn a_read_without_the_lock() {
+        let (dir, adapter) = scratch();
+        let file = adapter.file(dir.path().join("file")).unwrap();
+        std::fs::write(file.path(), "contents").unwrap();
+        assert_eq!(calls(|| drop(file.read_unlocked().unwrap())), [Fstatat, Openat, Read, Close]);
+    }
+
+    #[test]
+    #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: elsewhere a path is looked up by other calls")]
+    fn a_read_by_path_without_the_lock() {
+        let (dir, adapter) = scratch();
+        let path = dir.path().canonicalize().unwrap().join("file");
+        std::fs::write(&path, "contents").unwrap();
+        let expected = [Openat2, Fstatat, Fstatat, Openat, Read, Close, Close];
+        assert_eq!(calls(|| drop(adapter.read_unlocked(&path).unwrap())), expected);
+    }
+
+    #[test]
     #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: elsewhere a path is looked up by other calls")]
     fn a_write_by_path() {
         let (dir, adapter) = scratch();

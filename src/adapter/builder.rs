@@ -93,6 +93,7 @@ pub struct Builder {
     lock_timeout: Option<Duration>,
     new_file_mode: Option<u32>,
     refuse_links: bool,
+    lock_file_mode: Option<u32>,
 }
 
 impl Builder {
@@ -215,6 +216,45 @@ impl Builder {
         self
     }
 
+    /// The exact mode of new lock files, whatever the umask: the nine permission bits of
+    /// [chmod(2)](https://man7.org/linux/man-pages/man2/chmod.2.html). For files that several users share: a lock file is made by
+    /// whoever comes first, and everybody who is to read the file needs to read its lock file, everybody who is to write it
+    /// needs to read *and write* its lock file. Lock files that exist are left as they are.
+    ///
+    /// Default: what the lock directory says. If it is shared, that is, if its group or others may write to it, or it has the
+    /// setgid bit, new lock files have its own bits for reading and writing (git's `core.sharedRepository` is like that): 0660 in a
+    /// directory of mode 2770 or 0770, 0664 in 2775, 0666 in 1777. Otherwise they have 0666 less the umask, which is 0644 for most:
+    /// whoever comes first keeps all others from writing.
+    ///
+    /// Where the mode gives the group more than others, the lock file gets the group of the lock directory, as it would have it from a
+    /// setgid directory ([inode(7)](https://man7.org/linux/man-pages/man7/inode.7.html)), if the process may do that (it is in that
+    /// group, or root). If it may not, the mode set here stays what it is, and by default the group gets no more than others.
+    ///
+    /// It is about lock files, not about the lock directory, which is made with 0777 less the umask: whoever shares it makes it before,
+    /// for example by `install -d -m 2775 -g project /srv/project/locks`.
+    ///
+    /// ```
+    /// use std::os::unix::fs::PermissionsExt;
+    ///
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let path = scratch.path().join("settings.toml");
+    /// # let locks = scratch.path().join("locks");
+    /// let files = AtomicFileAdapter::builder().lock_dir(locks).lock_file_mode(0o666).build()?;
+    /// files.write_atomic(&path, "colour = 'red'\n")?;
+    /// assert_eq!(std::fs::metadata(files.lock_path(&path)?)?.permissions().mode() & 0o777, 0o666);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Where the file system cannot keep the mode, whatever needs a new lock file fails. By default it is made all the same.
+    pub fn lock_file_mode(mut self, mode: u32) -> Self {
+        self.lock_file_mode = Some(mode);
+        self
+    }
+
     /// The adapter. Makes nothing on disk.
     ///
     /// ```
@@ -239,7 +279,7 @@ impl Builder {
             current_dir().map_err(|error| Error::io(&dir, Step::CurrentDirectory, error))?.join(&dir)
         };
         let replace = Options { durability: self.durability, new_file_mode: self.new_file_mode };
-        let lock_dir = Arc::new(LockDir::new(dir));
+        let lock_dir = Arc::new(LockDir::new(dir, self.lock_file_mode));
         let links = if self.refuse_links { Links::Refuse } else { Links::Follow };
         let config = Config { lock_dir, recent: Recent::default(), lock_timeout: self.lock_timeout, links, replace };
         Ok(AtomicFileAdapter { config: Arc::new(config) })

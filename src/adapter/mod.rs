@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::file::AtomicFile;
+use crate::file::{self, AtomicFile};
 use crate::path::Place;
 use crate::settings::Config;
 use crate::sys::{self, Links};
@@ -135,6 +135,25 @@ impl AtomicFileAdapter {
             path: file.path().to_owned(),
             valid_up_to: error.utf8_error().valid_up_to(),
         })
+    }
+
+    /// Reads the whole file without the lock: no lock file is made or opened, and there need not even be a lock directory.
+    /// [`AtomicFile::read_unlocked`] says what the lock would add.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let path = scratch.path().join("settings.toml");
+    /// assert_eq!(files.read_unlocked(&path)?, None);
+    /// assert!(!files.lock_dir().exists());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`AtomicFile::read_unlocked`], or the path cannot be resolved.
+    pub fn read_unlocked(&self, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
+        file::read_unlocked(&self.config, path.as_ref())
     }
 
     /// Replaces the contents of the file under an exclusive lock. See [`AtomicFile::write`].

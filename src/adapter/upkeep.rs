@@ -43,7 +43,7 @@ impl AtomicFileAdapter {
     /// `.notes.javascript.tmp`, is taken for one of them once in 32,768 times. They never come in anybody's way; they take
     /// up space. A write that was killed leaves one at the most.
     ///
-    /// What a process that was killed while it made the lock directory has left there is removed, too.
+    /// What a process that was killed while it made the lock directory or a lock file has left there is removed, too.
     ///
     /// The locks are those of this adapter's lock directory and of the paths as they are now. A writer that uses another
     /// lock directory is not seen, nor one whose directory was renamed since it began, or that came to it by another path
