@@ -63,7 +63,16 @@ fn the_calls_of_a_write_are_those_that_the_documentation_lists() {
         "fcntlsetlkw",
         "fstatat lock",
         "fstatat name",
+        #[cfg(target_os = "linux")]
+        "llistxattr name",
+        #[cfg(not(target_os = "linux"))]
+        "openat name",
+        #[cfg(not(target_os = "linux"))]
+        "flistxattr",
+        #[cfg(not(target_os = "linux"))]
+        "close",
         "openat temporary",
+        "flistxattr",
         "write",
         "fstat",
         "fsync",

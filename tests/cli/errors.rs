@@ -48,7 +48,6 @@ fn wrong_usage_is_status_2_and_does_nothing() {
 
 /// The file system's own word, and not what became of an attempt to do without.
 #[test]
-#[ignore = "fails until the library says EROFS for a lock file that it could open for reading only"]
 fn on_a_read_only_file_system_the_error_says_so() {
     if no_root().is_some() || cfg!(not(target_os = "linux")) {
         return; // It takes a mount.

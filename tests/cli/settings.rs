@@ -1,4 +1,4 @@
-//! `--lock-dir` and `--durability`.
+//! `--lock-dir`, `--lock-mode`, `--no-follow` and `--durability`.
 
 use std::fs;
 
@@ -40,6 +40,29 @@ fn two_spellings_of_a_lock_directory_exclude_each_other() {
     let mut holder = scratch.start_sh(&["--lock-dir", "locks", "run", "file"], HOLD);
     holder.expect("held");
     scratch.run(&["--lock-dir", absolute.to_str().unwrap(), "--timeout", "0", "read", "file"]).code(TIMED_OUT);
+}
+
+#[test]
+fn new_lock_files_have_the_mode_that_is_given() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let scratch = Scratch::with("file", "x");
+    scratch.run(&["--lock-mode", "666", "read", "file"]).success();
+    let mode = fs::metadata(scratch.lock_path("file")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o666);
+    for wrong in ["8", "rw", "1777"] {
+        scratch.run(&["--lock-mode", wrong, "read", "file"]).code(2);
+    }
+}
+
+#[test]
+fn links_are_followed_unless_that_is_refused() {
+    let scratch = Scratch::with("file", "x");
+    std::os::unix::fs::symlink("file", scratch.at("link")).unwrap();
+    scratch.run(&["read", "link"]).success().stdout("x");
+    let refused = scratch.run(&["--no-follow", "read", "link"]).code(FAILED).stdout("");
+    assert!(message(&refused).contains("symbolic link"), "{}", message(&refused));
+    scratch.run(&["read", "file", "--no-follow"]).success().stdout("x");
 }
 
 #[test]

@@ -21,6 +21,17 @@ pub struct Cli {
     /// there is none.
     #[arg(long, value_name = "DIR", global = true)]
     pub lock_dir: Option<PathBuf>,
+    /// The exact mode of new lock files, in octal [default: as the directory says]
+    ///
+    /// In a lock directory that others may write to, lock files have its own bits for reading and writing, otherwise 0666 less the
+    /// umask. Who writes a file needs to read and write its lock file.
+    #[arg(long, value_name = "MODE", global = true, value_parser = octal)]
+    pub lock_mode: Option<u32>,
+    /// Refuse a path with a symbolic link in it
+    ///
+    /// For whoever has more rights than those who can write to the directories on the way. It is not about --lock-dir.
+    #[arg(long, global = true)]
+    pub no_follow: bool,
     /// Give up waiting for a lock after so many seconds; 0 tries once [default: wait for ever]
     #[arg(long, value_name = "SECONDS", global = true, value_parser = seconds)]
     pub timeout: Option<Duration>,
@@ -260,6 +271,11 @@ fn long_help() -> StyledStr {
         text
     };
     SECTIONS.iter().map(section).collect::<Vec<_>>().join("\n").trim_end().to_owned().into()
+}
+
+fn octal(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).map_err(|_| "not an octal number")?;
+    if mode <= 0o777 { Ok(mode) } else { Err("more than nine permission bits".into()) }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

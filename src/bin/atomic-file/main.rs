@@ -90,16 +90,19 @@ fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() }).collect()
 }
 
-fn run(Cli { lock_dir, timeout, durability, verb, .. }: Cli) -> Result<(), Failure> {
+fn run(Cli { lock_dir, lock_mode, no_follow, timeout, durability, verb, .. }: Cli) -> Result<(), Failure> {
     // Completions and manual page are to be had in any directory, even in one that is gone.
     let adapter = || {
-        let mut builder = AtomicFileAdapter::builder().durability(match durability {
+        let mut builder = AtomicFileAdapter::builder().follow_links(!no_follow).durability(match durability {
             Level::Full => Durability::Full,
             Level::Ordered => Durability::Ordered,
             Level::None => Durability::None,
         });
         if let Some(dir) = lock_dir {
             builder = builder.lock_dir(dir);
+        }
+        if let Some(mode) = lock_mode {
+            builder = builder.lock_file_mode(mode);
         }
         if let Some(timeout) = timeout {
             builder = builder.lock_timeout(timeout);
