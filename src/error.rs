@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::sys::FileKind;
+use crate::sys::{Errno, FileKind};
 
 /// The result of every fallible call in this crate.
 ///
@@ -90,6 +90,28 @@ pub enum Error {
         /// Its lock file.
         lock: PathBuf,
     },
+    /// The lock file is there and may not be opened, or not for writing, which an exclusive lock needs; or there is none and this
+    /// process may not make it. Lock files are shared state: everybody who uses the file needs to read and write them.
+    ///
+    /// What helps: the owner of the lock file lets the others in (`chmod`), or removes it while nobody uses it; and so that it does
+    /// not come again, a lock directory that is shared, or [`lock_file_mode`]. Whoever may read the file but not use its lock file
+    /// has [`read_unlocked`].
+    ///
+    /// [`lock_file_mode`]: crate::Builder::lock_file_mode
+    /// [`read_unlocked`]: crate::AtomicFile::read_unlocked
+    #[non_exhaustive]
+    LockFileDenied {
+        /// The file whose lock was wanted.
+        path: PathBuf,
+        /// Its lock file.
+        lock: PathBuf,
+        /// The user whose lock file it is. `None`: there is none, or it cannot be looked at.
+        owner: Option<u32>,
+        /// The lock file's mode.
+        mode: Option<u32>,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// Waiting would never have ended: this thread holds the lock already, or holds a lock that the holder of the
     /// wanted one waits for.
     ///
@@ -119,13 +141,23 @@ pub enum Error {
         /// What is there instead.
         kind: FileKind,
     },
-    /// The path cannot name a file.
+    /// The path cannot name a file: it is empty, for example, or a lock file, or a hard link to one that this process is using.
     #[non_exhaustive]
     InvalidPath {
         /// The path, as it was given.
         path: PathBuf,
         /// Why not.
         reason: &'static str,
+    },
+    /// There is a symbolic link in the path, and the adapter was made to follow none
+    /// ([`Builder::follow_links`](crate::Builder::follow_links)). As an [`io::Error`] it has the kind of ELOOP, which is
+    /// what the kernel says there.
+    #[non_exhaustive]
+    SymbolicLink {
+        /// The path, as it was given.
+        path: PathBuf,
+        /// The first link in it.
+        link: PathBuf,
     },
     /// A batch was not committed as a whole.
     #[non_exhaustive]
@@ -271,10 +303,12 @@ impl Error {
             | Error::NotDurable { path, .. }
             | Error::Timeout { path, .. }
             | Error::WouldBlock { path, .. }
+            | Error::LockFileDenied { path, .. }
             | Error::Deadlock { path, .. }
             | Error::Forked { path }
             | Error::NotRegularFile { path, .. }
             | Error::InvalidPath { path, .. }
+            | Error::SymbolicLink { path, .. }
             | Error::NotUtf8 { path, .. } => path,
             Error::Batch { source, .. } => source.path(),
             Error::Partial { failed, .. } => failed.first().map_or(Path::new(""), Error::path),
@@ -296,7 +330,9 @@ impl Error {
     /// ```
     pub fn kind(&self) -> io::ErrorKind {
         match self {
-            Error::Io { source, .. } | Error::NotDurable { source, .. } => source.kind(),
+            Error::Io { source, .. } | Error::NotDurable { source, .. } | Error::LockFileDenied { source, .. } => {
+                source.kind()
+            }
             Error::Timeout { .. } => io::ErrorKind::TimedOut,
             Error::WouldBlock { .. } => io::ErrorKind::WouldBlock,
             Error::Deadlock { .. } => io::ErrorKind::Deadlock,
@@ -304,6 +340,7 @@ impl Error {
             Error::Forked { .. } | Error::NotRegularFile { .. } | Error::InvalidPath { .. } => {
                 io::ErrorKind::InvalidInput
             }
+            Error::SymbolicLink { .. } => Errno::LOOP.kind(),
             Error::NotUtf8 { .. } => io::ErrorKind::InvalidData,
             Error::Batch { source, .. } => source.kind(),
             Error::Partial { failed, .. } => failed.first().map_or(io::ErrorKind::Other, Error::kind),
@@ -356,6 +393,19 @@ impl fmt::Display for Error {
             Error::WouldBlock { lock, .. } => {
                 write!(f, "the lock of {path} is taken ({})", lock.display())
             }
+            Error::LockFileDenied { lock, owner: Some(owner), mode: Some(mode), source, .. } => write!(
+                f,
+                "cannot take the lock of {path}: its lock file {} is user {owner}'s, with mode {mode:04o}, and may not be opened \
+                 for this: {source} (its owner can let others in with chmod, or remove it while nobody uses it; new ones \
+                 follow a lock directory that is shared, or lock_file_mode)",
+                lock.display()
+            ),
+            Error::LockFileDenied { lock, source, .. } => write!(
+                f,
+                "cannot take the lock of {path}: its lock file {} may not be made or looked at: {source} (the owner of the lock \
+                 directory can let others write there)",
+                lock.display()
+            ),
             Error::Deadlock { held, .. } => {
                 write!(f, "waiting for the lock of {path} would never end: this thread holds the lock of ")?;
                 for (n, held) in held.iter().enumerate() {
@@ -370,6 +420,9 @@ impl fmt::Display for Error {
             ),
             Error::NotRegularFile { kind, .. } => write!(f, "{path} is not a regular file but {kind}"),
             Error::InvalidPath { reason, .. } => write!(f, "{path:?} cannot name a file: {reason}"),
+            Error::SymbolicLink { link, .. } => {
+                write!(f, "{path} leads through the symbolic link {}, and links are not to be followed", link.display())
+            }
             Error::Batch { replaced, source } => {
                 write!(f, "a batch failed after {} of its files were replaced or removed: {source}", replaced.len())
             }
@@ -388,7 +441,9 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Io { source, .. } | Error::NotDurable { source, .. } => Some(source),
+            Error::Io { source, .. } | Error::NotDurable { source, .. } | Error::LockFileDenied { source, .. } => {
+                Some(source)
+            }
             Error::Batch { source, .. } => Some(source),
             Error::Partial { failed, .. } => failed.first().map(|error| error as _),
             _ => None,

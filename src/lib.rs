@@ -58,6 +58,8 @@
 //! looked up with `fcntl(F_GETPATH)`. The lock protocol, by which programs in other languages take part, is in the
 //! [README] beside the sources.
 //!
+//! [`AtomicFile::read_unlocked`] leaves out the lock: `fstatat`, `openat`, `read`, `close`, and by path 7 calls.
+//!
 //! The manual pages: [fcntl_locking(2)], [fstatat(2)], [listxattr(2)], [openat(2)], [write(2)], [fstat(2)], [fchown(2)], [fchmod(2)],
 //! [fsync(2)], [renameat(2)], [close(2)], [getpid(2)]; by path also [openat2(2)] and [readlinkat(2)]. `fault::Syscall` has
 //! the rest of the list.
@@ -67,10 +69,18 @@
 //! * Only programs with the same lock directory exclude each other. The default one is under the current directory: right for
 //!   programs that are all started in one place. Others name an absolute one, by
 //!   [`with_lock_dir`](AtomicFileAdapter::with_lock_dir).
+//! * The lock directory must be trusted: whoever can write to it, or to a directory above it, can hold every lock for ever or
+//!   make programs lock different files, and by a symbolic link at `.jerry` or `.jerry/local` in a directory that all may
+//!   write to, such as `/tmp`, has the lock files of others made elsewhere. See [`Builder::lock_dir`].
+//! * A path is followed as the kernel follows it, links included, with the rights of the program. One that handles paths in
+//!   directories which others can write to, root above all, takes [`Builder::follow_links`] or is led elsewhere.
 //! * Record locks are advisory, not mandatory. A program that writes to the file without them writes when it likes; a reader without
 //!   them still sees whole versions, because a version is never changed, only replaced.
 //! * A program in the same process that opens and closes a lock file by itself drops the locks of this crate on it:
-//!   that is how POSIX wants it ([fcntl_locking(2)]).
+//!   that is how POSIX wants it ([fcntl_locking(2)]). The crate itself refuses a path that is a hard link to a lock file which
+//!   this process is using ([`Error::InvalidPath`]). It looks before it opens: a link that somebody puts there in between, or a
+//!   lock file that is first used while another name of it is being read, is not seen. Do not let people link to lock files whom
+//!   you do not trust (`fs.protected_hardlinks` in [proc_sys_fs(5)] keeps out those who may not read and write them).
 //! * A fork is noticed by the process number. A child in a new PID namespace that has the same number there as its
 //!   parent has in its own is taken for it.
 //! * Deadlocks. Between threads of one process every cycle is told at once. Between processes there is the kernel's word
@@ -98,6 +108,8 @@
 //!   crate's writes and of `sync`, `mv` and `sync` alike.
 //! * If a program without the locks puts a FIFO in the place of a file at the very moment when it is opened for reading, an
 //!   empty file is read. Otherwise what is not a regular file is refused.
+//! * Where inode numbers change at each look, as on some FUSE file systems, no lock file is ever seen to be the right one: locking
+//!   ends with an error after 1000 attempts, or at the deadline. Have the lock directory elsewhere.
 //! * On a network file system all this is as good as its record locks, its rename and its fsync.
 //! * Nobody can promise more for a power cut than the device keeps: one that says a flush is done when it is not loses
 //!   data.
@@ -141,6 +153,7 @@
 //! [listxattr(2)]: https://man7.org/linux/man-pages/man2/listxattr.2.html
 //! [openat(2)]: https://man7.org/linux/man-pages/man2/openat.2.html
 //! [openat2(2)]: https://man7.org/linux/man-pages/man2/openat2.2.html
+//! [proc_sys_fs(5)]: https://man7.org/linux/man-pages/man5/proc_sys_fs.5.html
 //! [readlinkat(2)]: https://man7.org/linux/man-pages/man2/readlinkat.2.html
 //! [renameat(2)]: https://man7.org/linux/man-pages/man2/renameat.2.html
 //! [write(2)]: https://man7.org/linux/man-pages/man2/write.2.html

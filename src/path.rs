@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result, Step};
+use crate::lock::is_open_lock_file;
 use crate::protocol::lock_name::is_like_lock_name;
 use crate::sys::{self, Errno, Fd, FileKind, Links, Meta};
 
@@ -57,8 +58,9 @@ impl Dir {
 }
 
 impl Place {
-    /// Finds the place of `path`, following a symbolic link in the last place, even one that leads to nothing yet.
-    pub(crate) fn resolve(path: &Path) -> Result<Self> {
+    /// Finds the place of `path`, following a symbolic link in the last place, even one that leads to nothing yet; unless
+    /// there are to be no `links` in the path.
+    pub(crate) fn resolve(path: &Path, links: Links) -> Result<Self> {
         let failed = |error: Errno| Error::io(path, Step::Resolve, error);
         let not_regular = |kind| Error::NotRegularFile { path: path.to_owned(), kind };
         let mut rest = path.as_os_str().as_bytes().to_vec();
@@ -70,10 +72,13 @@ impl Place {
                 Err(_) if followed > 0 => return Err(not_regular(FileKind::Directory)),
                 Err(reason) => return Err(Error::InvalidPath { path: path.to_owned(), reason }),
             };
-            let found = Parent::find(start.as_ref(), above, path)?;
+            let found = Parent::find(start.as_ref(), above, path, links)?;
             if found.missing.is_empty() {
                 match sys::stat(found.dir.as_fd(), &name) {
                     Ok(link) if link.special == Some(FileKind::Symlink) => {
+                        if links == Links::Refuse {
+                            return Err(refused(path, &found.real, &name));
+                        }
                         may_follow(&found.dir, link.uid, path)?;
                         // Some links of /proc lead to things that have no path, a pipe for example, whatever their
                         // text says (proc_pid_fd(5)); so the kernel is asked first.
@@ -88,9 +93,11 @@ impl Place {
                         start = Some(found);
                         continue;
                     }
-                    // A lock file is left alone: finding out its name may take opening and closing it, which would drop
-                    // the locks on it.
-                    Ok(Meta { special: None, .. }) if !is_like_lock_name(name.as_bytes()) => {
+                    // A lock file is left alone, whatever its name: finding out how that is stored may take opening and closing
+                    // it, which would drop the locks on it.
+                    Ok(meta @ Meta { special: None, .. })
+                        if !is_like_lock_name(name.as_bytes()) && !is_open_lock_file(meta.identity()) =>
+                    {
                         let stored = sys::stored_name(found.dir.as_fd(), &name);
                         return Ok(found.into_place(stored.unwrap_or(name)));
                     }
@@ -170,7 +177,7 @@ struct Parent {
 impl Parent {
     /// Finds the directory `above`, which starts at `start` (by default the current directory) unless it is
     /// absolute. `path` is for errors.
-    fn find(start: Option<&Parent>, above: &[u8], path: &Path) -> Result<Self> {
+    fn find(start: Option<&Parent>, above: &[u8], path: &Path, links: Links) -> Result<Self> {
         // The usual case, in one call.
         if is_plain(above) {
             if let Some(fd) = sys::open_dir_without_links(above) {
@@ -178,29 +185,37 @@ impl Parent {
                 return Ok(Parent { dir: Dir { fd, syncable: true }, real, missing: Vec::new() });
             }
         }
+        if links == Links::Refuse {
+            // By hand, which also tells which of the names is the link.
+            let found = Self::walk(start, above, path, links)?;
+            // As it is stored, so that the lock is the one of those who follow links.
+            let real = if found.missing.is_empty() { sys::real_path(found.dir.as_fd()) } else { None };
+            return Ok(Parent { real: real.unwrap_or(found.real), ..found });
+        }
         let at = start.map_or(sys::cwd(), |start| start.dir.as_fd());
         // The kernel's rule for links in sticky directories is about the last name of a path only, and `above` is not
         // the whole path.
         match Dir::open(at, [above, b"/."].concat().as_slice(), Links::Follow) {
             Ok(dir) => match sys::real_path(dir.as_fd()) {
                 Some(real) => Ok(Parent { dir, real, missing: Vec::new() }),
-                None => match Self::walk(start, above, path)? {
+                None => match Self::walk(start, above, path, links)? {
                     found if found.missing.is_empty() => Ok(found),
                     // It is there, but not by this name: it was removed.
                     _ => Err(Error::io(path, Step::Resolve, Errno::NOENT)),
                 },
             },
-            Err(Errno::NOENT) => Self::walk(start, above, path),
+            Err(Errno::NOENT) => Self::walk(start, above, path, links),
             Err(error) => Err(Error::io(path, Step::Resolve, error)),
         }
     }
 
-    /// The same by hand, name by name: for a path that does not exist as a whole, and where the kernel cannot tell
-    /// the real path of an open directory.
-    fn walk(start: Option<&Parent>, above: &[u8], path: &Path) -> Result<Self> {
+    /// The same by hand, name by name: for a path that does not exist as a whole, where the kernel cannot tell
+    /// the real path of an open directory, and where there are to be no `links`. Each directory is opened with O_NOFOLLOW,
+    /// so that a link that takes its place after the look at it is not followed.
+    fn walk(start: Option<&Parent>, above: &[u8], path: &Path, links: Links) -> Result<Self> {
         let failed = |error: Errno| Error::io(path, Step::Resolve, error);
         let root = || Dir::open(sys::cwd(), c"/", Links::Follow).map_err(failed);
-        let mut links = 0;
+        let mut followed = 0;
         let mut todo = Vec::new();
         push_names(&mut todo, above);
         let (mut dir, mut real) = if above.starts_with(b"/") {
@@ -220,8 +235,11 @@ impl Parent {
             let name = c_string(name, path)?;
             match sys::stat(dir.as_fd(), &name) {
                 Ok(link) if link.special == Some(FileKind::Symlink) => {
-                    links += 1;
-                    if links > sys::MAX_LINKS {
+                    if links == Links::Refuse {
+                        return Err(refused(path, &real, &name));
+                    }
+                    followed += 1;
+                    if followed > sys::MAX_LINKS {
                         return Err(failed(Errno::LOOP));
                     }
                     // The kernel follows better: a link of /proc may lead to another mount namespace.
@@ -277,10 +295,10 @@ impl Parent {
 }
 
 /// An existing directory, and its real path. `None`: `path` leads to something else, or to nothing.
-pub(crate) fn directory(path: &Path) -> Result<Option<(Dir, PathBuf)>> {
+pub(crate) fn directory(path: &Path, links: Links) -> Result<Option<(Dir, PathBuf)>> {
     match sys::stat_follow(sys::cwd(), path) {
         Ok(Meta { special: Some(FileKind::Directory), .. }) => {
-            let found = Parent::find(None, path.as_os_str().as_bytes(), path)?;
+            let found = Parent::find(None, path.as_os_str().as_bytes(), path, links)?;
             Ok(found.missing.is_empty().then_some((found.dir, found.real)))
         }
         _ => Ok(None),
@@ -329,6 +347,11 @@ fn c_string(name: Vec<u8>, path: &Path) -> Result<CString> {
 fn push_names(stack: &mut Vec<Vec<u8>>, path: &[u8]) {
     let names = path.split(|byte| *byte == b'/').rev();
     stack.extend(names.filter(|name| !matches!(*name, b"" | b".")).map(<[u8]>::to_vec));
+}
+
+/// There is a link of this name in a path that is to have none.
+fn refused(path: &Path, dir: &Path, name: &CStr) -> Error {
+    Error::SymbolicLink { path: path.to_owned(), link: dir.join(OsStr::from_bytes(name.to_bytes())) }
 }
 
 /// The kernel's rule for symbolic links in sticky, world-writable directories such as /tmp (`may_follow_link` in

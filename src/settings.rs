@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::lock::{LockDir, Patience, Recent};
+use crate::sys::Links;
 
 /// The settings of an adapter.
 #[derive(Debug)]
@@ -11,6 +12,8 @@ pub(crate) struct Config {
     pub(crate) lock_dir: Arc<LockDir>,
     pub(crate) recent: Recent,
     pub(crate) lock_timeout: Option<Duration>,
+    /// Whether the paths of callers may have symbolic links in them.
+    pub(crate) links: Links,
     pub(crate) replace: Options,
 }
 

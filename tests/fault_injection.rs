@@ -5,11 +5,13 @@ mod common;
 
 use std::cell::RefCell;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 use atomic_file_adapter::{AtomicFileAdapter, Error, Step};
+use common::names;
 
 fn scratch() -> (tempfile::TempDir, AtomicFileAdapter) {
     let dir = tempfile::tempdir().unwrap();
@@ -224,8 +226,122 @@ fn a_lock_file_is_not_opened_anew_for_ever() {
         if call.syscall == Syscall::FcntlSetlkw && asked < 3 { Action::Fail(EBADF) } else { Action::Proceed }
     };
     let error = inject(refuse, || adapter.write_atomic(dir.path().join("file"), "new")).0.unwrap_err();
-    assert!(matches!(error, Error::Io { step: Step::OpenLock, .. }), "{error:?}");
-    assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+    let Error::Io { step: Step::Lock, source, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(source.raw_os_error(), Some(EBADF));
+}
+
+/// The lock is not held yet, so that closing another descriptor of its file drops nothing.
+fn is_removed(call: &Call<'_>) -> bool {
+    let file: fs::File = call.fd.unwrap().try_clone_to_owned().unwrap().into();
+    std::os::unix::fs::MetadataExt::nlink(&file.metadata().unwrap()) == 0
+}
+
+/// A lock file that may be read only, and what becomes of it while it is opened anew.
+#[test]
+fn a_lock_file_that_changes_while_it_is_opened_anew_is_found() {
+    for made_again in [false, true] {
+        let (dir, adapter) = scratch();
+        let file = adapter.file(dir.path().join("file")).unwrap();
+        drop(file.lock().unwrap());
+        let (mut looks, lock) = (0, file.lock_path().to_owned());
+        let change = move |call: &Call<'_>| match call.syscall {
+            Syscall::FcntlSetlkw if looks == 0 || is_removed(call) => {
+                looks = looks.max(1);
+                Action::Fail(9)
+            }
+            Syscall::Openat if looks == 1 && call.path == Some(&lock) => {
+                looks = 2;
+                fs::remove_file(&lock).unwrap();
+                if made_again {
+                    fs::write(&lock, "").unwrap();
+                }
+                Action::Proceed
+            }
+            _ => Action::Proceed,
+        };
+        inject(change, || file.write("new")).0.unwrap();
+    }
+}
+
+#[test]
+fn nobody_meets_a_lock_file_that_does_not_let_him_in_yet() {
+    let (dir, adapter) = scratch();
+    let adapter = AtomicFileAdapter::builder().lock_dir(adapter.lock_dir()).lock_file_mode(0o666).build().unwrap();
+    let path = dir.path().join("file");
+    let lock = adapter.lock_path(&path).unwrap();
+    let made = Rc::new(RefCell::new(Vec::new()));
+    let (watched, file) = (made.clone(), lock.clone());
+    let look = move |_: &Call<'_>| {
+        watched.borrow_mut().extend(mode_of(&file));
+        Action::Proceed
+    };
+    inject(look, || adapter.write_atomic(&path, "new")).0.unwrap();
+    let made = made.take();
+    assert!(!made.is_empty() && made.iter().all(|mode| *mode == 0o666), "{made:?}");
+}
+
+#[test]
+fn a_lock_file_that_was_never_finished_is_swept_and_is_nobody_elses() {
+    let (dir, adapter) = scratch();
+    let adapter = || AtomicFileAdapter::builder().lock_dir(adapter.lock_dir()).lock_file_mode(0o606).build().unwrap();
+    let locks = dir.path().join("locks");
+    let leave = |call: &Call<'_>| {
+        let temporary = call.path.is_some_and(|path| path.extension().is_some_and(|it| it == "tmp"));
+        if temporary && call.syscall == Syscall::Unlinkat { Action::Skip } else { Action::Proceed }
+    };
+    inject(leave, || adapter().write_atomic(dir.path().join("file"), "new")).0.unwrap();
+    let left: Vec<_> = names(&locks).into_iter().filter(|name| name.ends_with(".tmp")).collect();
+    assert_eq!(left.len(), 1);
+    // A directory with files of somebody else in it would get none.
+    fs::remove_file(locks.join(".gitignore")).unwrap();
+    adapter().write_atomic(dir.path().join("another"), "new").unwrap();
+    assert!(locks.join(".gitignore").exists());
+    // It is another name of the lock file.
+    let file = adapter().file(dir.path().join("file")).unwrap();
+    let guard = file.lock().unwrap();
+    let swept = adapter().sweep(dir.path()).unwrap();
+    assert!(swept.contains(&locks.join(&left[0])), "{swept:?}");
+    assert!(!locks.join(&left[0]).exists() && file.lock_path().exists());
+    guard.write("newer").unwrap();
+}
+
+#[test]
+fn where_there_are_no_hard_links_a_lock_file_has_its_mode() {
+    for errno in [libc::EPERM, libc::ENOTSUP, libc::ENOSYS, libc::EMLINK] {
+        let (dir, adapter) = scratch();
+        let adapter = AtomicFileAdapter::builder().lock_dir(adapter.lock_dir()).lock_file_mode(0o646).build().unwrap();
+        let path = dir.path().join("file");
+        let no_links =
+            move |call: &Call<'_>| if call.syscall == Syscall::Linkat { Action::Fail(errno) } else { Action::Proceed };
+        inject(no_links, || adapter.write_atomic(&path, "new")).0.unwrap();
+        let lock = adapter.lock_path(&path).unwrap();
+        assert_eq!(mode_of(&lock), Some(0o646));
+        assert_eq!(names(adapter.lock_dir()), [lock.file_name().unwrap().to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn where_there_are_no_modes_a_shared_lock_directory_is_used_all_the_same() {
+    for errno in [libc::EPERM, libc::ENOTSUP, libc::ENOSYS] {
+        let (dir, adapter) = scratch();
+        fs::create_dir(adapter.lock_dir()).unwrap();
+        fs::set_permissions(adapter.lock_dir(), fs::Permissions::from_mode(0o733)).unwrap();
+        let refuse = move |call: &Call<'_>| match call.syscall {
+            Syscall::Fchmod | Syscall::Fchown => Action::Fail(errno),
+            _ => Action::Proceed,
+        };
+        inject(refuse, || drop(adapter.file(dir.path().join("file")).unwrap().lock().unwrap()));
+        // Asked for by name it is an error, and no lock file is there that would not have that mode.
+        let exact = AtomicFileAdapter::builder().lock_dir(adapter.lock_dir()).lock_file_mode(0o613).build().unwrap();
+        let file = exact.file(dir.path().join("another")).unwrap();
+        let error = inject(refuse, || file.lock().map(drop)).0.unwrap_err();
+        assert!(error.to_string().contains(file.lock_path().to_str().unwrap()), "{error}");
+        assert!(!file.lock_path().exists());
+    }
+}
+
+fn mode_of(path: &std::path::Path) -> Option<u32> {
+    Some(path.metadata().ok()?.permissions().mode() & 0o7777)
 }
 
 #[test]

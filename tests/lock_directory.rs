@@ -26,6 +26,19 @@ fn nothing_is_made_before_the_first_lock() {
 }
 
 #[test]
+fn reading_without_the_lock_makes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let adapter = adapter(dir.path().join("locks"));
+    let file = adapter.file(dir.path().join("file")).unwrap();
+    assert_eq!((file.read_unlocked().unwrap(), adapter.read_unlocked(file.path()).unwrap()), (None, None));
+    fs::write(file.path(), "contents").unwrap();
+    for read in [file.read_unlocked(), adapter.read_unlocked(file.path())] {
+        assert_eq!(read.unwrap().as_deref(), Some(&b"contents"[..]));
+    }
+    assert_eq!(names(dir.path()), ["file"]);
+}
+
+#[test]
 fn it_hides_its_contents_and_itself_from_git() {
     let dir = tempfile::tempdir().unwrap();
     let locks = dir.path().join("locks");
@@ -152,6 +165,7 @@ fn a_lock_file_is_not_handled_as_data() {
     for path in [lock.clone(), dir.path().join("link").join(lock.file_name().unwrap())] {
         for result in [
             adapter.read_with_lock(&path).map(drop),
+            adapter.read_unlocked(&path).map(drop),
             adapter.write_atomic(&path, "x"),
             adapter.delete_with_lock(&path).map(drop),
             adapter.file(&path).map(drop),

@@ -89,8 +89,9 @@ fn readers_see_whole_versions() {
     const EACH: u64 = 300;
     let dir = scratch();
     adapter(dir.path()).write_atomic(dir.path().join("file"), version(0)).unwrap();
-    let readers: Vec<Worker> =
-        (0..3).map(|_| Worker::start("read_versions", &[dir.path().to_str().unwrap()])).collect();
+    let readers: Vec<Worker> = ["locked", "locked", "unlocked"]
+        .map(|how| Worker::start("read_versions", &[dir.path().to_str().unwrap(), how]))
+        .into();
     all("write_versions", dir.path(), (0..3).map(|writer| format!("{}", writer * EACH)));
     for mut reader in readers {
         reader.tell("stop");
@@ -115,7 +116,8 @@ fn read_versions(args: &[String]) {
     let stop = std::thread::spawn(hear);
     let mut seen = std::collections::HashSet::new();
     while !stop.is_finished() {
-        let version = adapter.read_with_lock(&path).unwrap().unwrap();
+        let read = if args[1] == "locked" { adapter.read_with_lock(&path) } else { adapter.read_unlocked(&path) };
+        let version = read.unwrap().unwrap();
         assert_whole(&version);
         seen.insert(version);
     }

@@ -103,6 +103,23 @@ mod counts {
     }
 
     #[test]
+    #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: elsewhere a path is looked up by other calls")]
+    fn to_follow_no_links_costs_nothing() {
+        let (dir, adapter) = scratch();
+        let dir = dir.path().canonicalize().unwrap();
+        let builder = AtomicFileAdapter::builder().lock_dir(adapter.lock_dir());
+        let strict = builder.follow_links(false).build().unwrap();
+        let warm_calls = |adapter: &AtomicFileAdapter| {
+            let path = dir.join("file");
+            adapter.write_atomic(&path, "old").unwrap();
+            let (write, read) =
+                (|| adapter.write_atomic(&path, "new").unwrap(), || drop(adapter.read_with_lock(&path)));
+            (calls(write), calls(read))
+        };
+        assert_eq!(warm_calls(&strict), warm_calls(&adapter));
+    }
+
+    #[test]
     fn a_lock_file_that_is_open_is_not_opened_again() {
         let (dir, adapter) = scratch();
         let file = adapter.file(dir.path().join("file")).unwrap();
@@ -127,6 +144,24 @@ mod counts {
         file.write("contents").unwrap();
         let expected = [Getpid, FcntlSetlkw, Fstatat, Fstatat, Openat, Read, Close, FcntlUnlock];
         assert_eq!(calls(|| drop(file.read().unwrap())), expected);
+    }
+
+    #[test]
+    fn a_read_without_the_lock() {
+        let (dir, adapter) = scratch();
+        let file = adapter.file(dir.path().join("file")).unwrap();
+        std::fs::write(file.path(), "contents").unwrap();
+        assert_eq!(calls(|| drop(file.read_unlocked().unwrap())), [Fstatat, Openat, Read, Close]);
+    }
+
+    #[test]
+    #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: elsewhere a path is looked up by other calls")]
+    fn a_read_by_path_without_the_lock() {
+        let (dir, adapter) = scratch();
+        let path = dir.path().canonicalize().unwrap().join("file");
+        std::fs::write(&path, "contents").unwrap();
+        let expected = [Openat2, Fstatat, Fstatat, Openat, Read, Close, Close];
+        assert_eq!(calls(|| drop(adapter.read_unlocked(&path).unwrap())), expected);
     }
 
     #[test]

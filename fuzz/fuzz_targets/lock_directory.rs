@@ -259,7 +259,9 @@ impl World {
     /// An error says what is wrong, and where.
     fn judge(&self, error: &Error) {
         match error {
-            Error::Io { source, .. } => assert!(source.raw_os_error().is_some(), "{error:?}"),
+            Error::Io { source, .. } | Error::LockFileDenied { source, .. } => {
+                assert!(source.raw_os_error().is_some(), "{error:?}");
+            }
             Error::NotRegularFile { .. } => {}
             Error::Partial { failed, .. } => failed.iter().for_each(|error| self.judge(error)),
             _ => panic!("not an error for a bad lock directory: {error:?}"),

@@ -9,6 +9,7 @@ use crate::error::{Error, Result, Step};
 use crate::lock::{LockDir, Recent};
 use crate::path::current_dir;
 use crate::settings::{Config, Durability, Options};
+use crate::sys::Links;
 
 impl AtomicFileAdapter {
     /// An adapter with all settings at their defaults: lock files in [`DEFAULT_LOCK_DIR`](Self::DEFAULT_LOCK_DIR)
@@ -91,6 +92,8 @@ pub struct Builder {
     durability: Durability,
     lock_timeout: Option<Duration>,
     new_file_mode: Option<u32>,
+    refuse_links: bool,
+    lock_file_mode: Option<u32>,
 }
 
 impl Builder {
@@ -99,6 +102,13 @@ impl Builder {
     ///
     /// It is made when it is first needed. If it then holds nothing but lock files and has no `.gitignore`, it gets
     /// one that hides everything in it.
+    ///
+    /// It must be trusted, and so must the directories above it. Whoever can write there can remove lock files, hold locks
+    /// for ever, or put another directory in its place, and then nobody excludes anybody. Its path is followed as the
+    /// system follows any path, links included, also with [`follow_links(false)`](Self::follow_links). Where others can
+    /// write to the current directory, as in `/tmp`, a link of theirs at `.jerry` or `.jerry/local` leads the default one
+    /// elsewhere, and a program of root makes a directory, empty files and a `.gitignore` there. Only the lock file itself
+    /// is never a link. So a program with more rights than others names one in a directory of its own.
     ///
     /// ```
     /// use atomic_file_adapter::AtomicFileAdapter;
@@ -167,6 +177,84 @@ impl Builder {
         self
     }
 
+    /// Whether a path may have symbolic links in it. Default: true.
+    ///
+    /// With true, every verb by path goes where the kernel would go, except that another user's link in the last place
+    /// is refused in a sticky directory that all may write to (as `fs.protected_symlinks` has it, see
+    /// [proc_sys_fs(5)](https://man7.org/linux/man-pages/man5/proc_sys_fs.5.html), even where that is off). So a program
+    /// that handles paths in a directory which others can write to does with its own rights what their links tell it:
+    /// root replaces `/etc/passwd` if `/home/mallory/out` is a link to it.
+    ///
+    /// With false, a path with a link in it, in the last place or before, is [`Error::SymbolicLink`], for every verb by
+    /// path, [`file`](AtomicFileAdapter::file), [`lock_path`](AtomicFileAdapter::lock_path), batches and
+    /// [`sweep`](AtomicFileAdapter::sweep); [`exists`](AtomicFileAdapter::exists) says false. The directory that was found
+    /// is kept open, and a link that takes its place, or the file's, later is not followed either. `..` stays allowed, and
+    /// missing directories are made.
+    ///
+    /// An absolute path takes no more system calls than otherwise: `RESOLVE_NO_SYMLINKS` of
+    /// [openat2(2)](https://man7.org/linux/man-pages/man2/openat2.2.html) does it. A relative one, one with `.`, `..` or `//`
+    /// in it, and any path before Linux 5.6 or on Apple's systems is looked up name by name, with O_NOFOLLOW. Mind that
+    /// `/tmp`, `/var` and `/etc` are links themselves on macOS.
+    ///
+    /// It does not protect from other things that whoever can write to a directory can do there: rename directories, and put
+    /// hard links or files of their own in place. Nor is it about the [lock directory](Self::lock_dir).
+    ///
+    /// ```
+    /// use atomic_file_adapter::{AtomicFileAdapter, Error};
+    ///
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let home = scratch.path().canonicalize()?;
+    /// # let locks = home.join("locks");
+    /// std::os::unix::fs::symlink("passwd", home.join("out"))?;
+    /// let files = AtomicFileAdapter::builder().lock_dir(locks).follow_links(false).build()?;
+    /// let error = files.write_atomic(home.join("out"), "report").unwrap_err();
+    /// assert!(matches!(error, Error::SymbolicLink { link, .. } if link == home.join("out")));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn follow_links(mut self, follow: bool) -> Self {
+        self.refuse_links = !follow;
+        self
+    }
+
+    /// The exact mode of new lock files, whatever the umask: the nine permission bits of
+    /// [chmod(2)](https://man7.org/linux/man-pages/man2/chmod.2.html). For files that several users share: a lock file is made by
+    /// whoever comes first, and everybody who is to read the file needs to read its lock file, everybody who is to write it
+    /// needs to read *and write* its lock file. Lock files that exist are left as they are.
+    ///
+    /// Default: what the lock directory says. If it is shared, that is, if its group or others may write to it, or it has the
+    /// setgid bit, new lock files have its own bits for reading and writing (git's `core.sharedRepository` is like that): 0660 in a
+    /// directory of mode 2770 or 0770, 0664 in 2775, 0666 in 1777. Otherwise they have 0666 less the umask, which is 0644 for most:
+    /// whoever comes first keeps all others from writing.
+    ///
+    /// Where the mode gives the group more than others, the lock file gets the group of the lock directory, as it would have it from a
+    /// setgid directory ([inode(7)](https://man7.org/linux/man-pages/man7/inode.7.html)), if the process may do that (it is in that
+    /// group, or root). If it may not, the mode set here stays what it is, and by default the group gets no more than others.
+    ///
+    /// It is about lock files, not about the lock directory, which is made with 0777 less the umask: whoever shares it makes it before,
+    /// for example by `install -d -m 2775 -g project /srv/project/locks`.
+    ///
+    /// ```
+    /// use std::os::unix::fs::PermissionsExt;
+    ///
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let path = scratch.path().join("settings.toml");
+    /// # let locks = scratch.path().join("locks");
+    /// let files = AtomicFileAdapter::builder().lock_dir(locks).lock_file_mode(0o666).build()?;
+    /// files.write_atomic(&path, "colour = 'red'\n")?;
+    /// assert_eq!(std::fs::metadata(files.lock_path(&path)?)?.permissions().mode() & 0o777, 0o666);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Where the file system cannot keep the mode, whatever needs a new lock file fails. By default it is made all the same.
+    pub fn lock_file_mode(mut self, mode: u32) -> Self {
+        self.lock_file_mode = Some(mode);
+        self
+    }
+
     /// The adapter. Makes nothing on disk.
     ///
     /// ```
@@ -191,8 +279,9 @@ impl Builder {
             current_dir().map_err(|error| Error::io(&dir, Step::CurrentDirectory, error))?.join(&dir)
         };
         let replace = Options { durability: self.durability, new_file_mode: self.new_file_mode };
-        let lock_dir = Arc::new(LockDir::new(dir));
-        let config = Config { lock_dir, recent: Recent::default(), lock_timeout: self.lock_timeout, replace };
+        let lock_dir = Arc::new(LockDir::new(dir, self.lock_file_mode));
+        let links = if self.refuse_links { Links::Refuse } else { Links::Follow };
+        let config = Config { lock_dir, recent: Recent::default(), lock_timeout: self.lock_timeout, links, replace };
         Ok(AtomicFileAdapter { config: Arc::new(config) })
     }
 }

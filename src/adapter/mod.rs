@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::file::AtomicFile;
+use crate::file::{self, AtomicFile};
+use crate::path::Place;
 use crate::settings::Config;
-use crate::sys;
+use crate::sys::{self, Links};
+use crate::version::stat_regular;
 
 /// Reads, writes, updates and deletes files that several processes share. See the [crate's page](crate) for what it
 /// promises.
@@ -135,6 +137,25 @@ impl AtomicFileAdapter {
         })
     }
 
+    /// Reads the whole file without the lock: no lock file is made or opened, and there need not even be a lock directory.
+    /// [`AtomicFile::read_unlocked`] says what the lock would add.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let path = scratch.path().join("settings.toml");
+    /// assert_eq!(files.read_unlocked(&path)?, None);
+    /// assert!(!files.lock_dir().exists());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`AtomicFile::read_unlocked`], or the path cannot be resolved.
+    pub fn read_unlocked(&self, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
+        file::read_unlocked(&self.config, path.as_ref())
+    }
+
     /// Replaces the contents of the file under an exclusive lock. See [`AtomicFile::write`].
     ///
     /// ```
@@ -239,7 +260,8 @@ impl AtomicFileAdapter {
     }
 
     /// Whether there is a regular file at `path`, symbolic links followed. Takes no lock: the answer may be out of
-    /// date when it comes. A path that cannot be looked at is false, too.
+    /// date when it comes. A path that cannot be looked at is false, too, and so is one with a link in it that is not to be
+    /// followed ([`Builder::follow_links`](crate::Builder::follow_links)).
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -252,7 +274,14 @@ impl AtomicFileAdapter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn exists(&self, path: impl AsRef<Path>) -> bool {
-        sys::stat_follow(sys::cwd(), path.as_ref()).is_ok_and(|meta| meta.special.is_none())
+        let path = path.as_ref();
+        match self.config.links {
+            Links::Follow => sys::stat_follow(sys::cwd(), path).is_ok_and(|meta| meta.special.is_none()),
+            Links::Refuse => Place::resolve(path, Links::Refuse).is_ok_and(|place| {
+                let dir = place.dir().ok().flatten();
+                dir.is_some_and(|dir| matches!(stat_regular(dir, place.name(), path), Ok(Some(_))))
+            }),
+        }
     }
 
     /// Looks up `path` once, for a file that is used often.

@@ -27,9 +27,9 @@ impl AtomicFileAdapter {
     ///
     /// # Errors
     ///
-    /// The lock directory cannot be listed; nothing was done. [`Error::Partial`]: what has the name of a lock file is none
-    /// (a directory, for example), or is one that cannot be opened or removed (another user's). The others are removed all
-    /// the same, and the error tells which.
+    /// The lock directory cannot be listed; nothing was done. [`Error::Partial`](crate::Error::Partial): what has the name
+    /// of a lock file is none (a directory, for example), or is one that cannot be opened or removed (another user's). The
+    /// others are removed all the same, and the error tells which.
     pub fn prune(&self) -> Result<Vec<PathBuf>> {
         upkeep::prune(&self.config.lock_dir)
     }
@@ -43,7 +43,7 @@ impl AtomicFileAdapter {
     /// `.notes.javascript.tmp`, is taken for one of them once in 32,768 times. They never come in anybody's way; they take
     /// up space. A write that was killed leaves one at the most.
     ///
-    /// What a process that was killed while it made the lock directory has left there is removed, too.
+    /// What a process that was killed while it made the lock directory or a lock file has left there is removed, too.
     ///
     /// The locks are those of this adapter's lock directory and of the paths as they are now. A writer that uses another
     /// lock directory is not seen, nor one whose directory was renamed since it began, or that came to it by another path
@@ -63,9 +63,9 @@ impl AtomicFileAdapter {
     ///
     /// # Errors
     ///
-    /// The path cannot be resolved; nothing was done. [`Error::Partial`]: the directory, or the lock directory, cannot be
-    /// listed, a lock file not opened, or a temporary file (in the lock directory, too) not looked at or not removed:
-    /// another user's, for example. The others are removed all the same, and the error tells which.
+    /// The path cannot be resolved; nothing was done. [`Error::Partial`](crate::Error::Partial): the directory, or the lock
+    /// directory, cannot be listed, a lock file not opened, or a temporary file (in the lock directory, too) not looked at
+    /// or not removed: another user's, for example. The others are removed all the same, and the error tells which.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -80,7 +80,7 @@ impl AtomicFileAdapter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn sweep(&self, path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
-        sweep::sweep(&self.config.lock_dir, path.as_ref())
+        sweep::sweep(&self.config, path.as_ref())
     }
 
     /// All lock files of the lock directory, sorted by path, and who holds them at this moment.

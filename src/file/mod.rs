@@ -16,6 +16,7 @@ use crate::path::Place;
 use crate::protocol::lock_name::is_like_lock_name;
 use crate::settings::Config;
 use crate::sys::LockMode;
+use crate::version::read;
 
 /// One file, looked up once: the fast path for a file that is used often. From [`AtomicFileAdapter::file`].
 ///
@@ -60,12 +61,7 @@ impl AtomicFile {
     }
 
     fn with_lock(config: &Arc<Config>, path: &Path, lock: impl FnOnce(&Place) -> Result<Arc<Lock>>) -> Result<Self> {
-        let place = Place::resolve(path)?;
-        // By its name first, which costs nothing.
-        if is_like_lock_name(place.name().to_bytes()) && place.dir()?.is_some_and(|dir| config.lock_dir.is(dir.as_fd()))
-        {
-            return Err(Error::InvalidPath { path: path.to_owned(), reason: "it is one of the adapter's lock files" });
-        }
+        let place = place_of(config, path)?;
         let lock = lock(&place)?;
         Ok(AtomicFile(Arc::new(Resolved { config: config.clone(), place, lock })))
     }
@@ -117,8 +113,9 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// Besides system calls that fail: [`Error::NotRegularFile`], and [`Error::Timeout`] and [`Error::Deadlock`] of
-    /// [`lock_shared`](Self::lock_shared).
+    /// Besides system calls that fail: [`Error::NotRegularFile`], and [`Error::Timeout`], [`Error::Deadlock`] and
+    /// [`Error::LockFileDenied`] of [`lock_shared`](Self::lock_shared). Whoever may not use the lock file has
+    /// [`read_unlocked`](Self::read_unlocked).
     pub fn read(&self) -> Result<Option<Vec<u8>>> {
         self.under_lock(LockMode::Shared, |_| self.0.read())
     }
@@ -144,6 +141,41 @@ impl AtomicFile {
     /// As [`read`](Self::read). What is in `buf` after an error is not part of the promise.
     pub fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
         self.under_lock(LockMode::Shared, |_| self.0.read_into(buf))
+    }
+
+    /// Reads the whole file without the lock. `None`: there is no such file.
+    ///
+    /// No lock file is made or opened, and nobody is waited for, at the price of [`std::fs::read`] with a look before the file is
+    /// opened: for programs that read often and need no more than some whole version, and for those that may read the file but
+    /// not use its lock file ([`Error::LockFileDenied`]). It works while others hold the exclusive lock, this very thread included.
+    ///
+    /// It is one whole version, because whoever writes makes a new file and renames it over the old one
+    /// ([rename(2)](https://man7.org/linux/man-pages/man2/rename.2.html): "there is no point at which another process attempting to
+    /// access `newpath` will find it missing"). That rests on the writers: one that changes the file in place is seen in the middle
+    /// of it. What the lock adds, and this does not have:
+    ///
+    /// * The version may not be durable yet. A writer syncs the directory after the rename, before it lets go of the lock; a power cut in
+    ///   between brings the old version back, which a reader with the lock never sees after the new one.
+    /// * Several files may not fit together: a writer that holds the locks of all of them can be between the one and the other.
+    /// * What is decided by it may be out of date by then. To change the file, [`update`](Self::update) it.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let file = files.file(scratch.path().join("settings.toml"))?;
+    /// file.write("colour = 'red'\n")?;
+    /// let guard = file.lock()?; // keeps out whoever asks for the lock
+    /// assert_eq!(file.read_unlocked()?.as_deref(), Some(&b"colour = 'red'\n"[..]));
+    /// # drop(guard);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRegularFile`], [`Error::InvalidPath`] for a hard link to a lock file that this process is using, or a system call
+    /// failed.
+    pub fn read_unlocked(&self) -> Result<Option<Vec<u8>>> {
+        self.0.read()
     }
 
     /// Opens the current version under a shared lock, to read it piece by piece. `None`: there is no such file.
@@ -288,4 +320,19 @@ impl AtomicFile {
         held.release();
         result
     }
+}
+
+/// Reads a file without its lock, of which nothing is looked at.
+pub(crate) fn read_unlocked(config: &Config, path: &Path) -> Result<Option<Vec<u8>>> {
+    read::read(&place_of(config, path)?)
+}
+
+/// The place of a file that is not one of the lock files.
+fn place_of(config: &Config, path: &Path) -> Result<Place> {
+    let place = Place::resolve(path, config.links)?;
+    // By its name first, which costs nothing.
+    if is_like_lock_name(place.name().to_bytes()) && place.dir()?.is_some_and(|dir| config.lock_dir.is(dir.as_fd())) {
+        return Err(Error::InvalidPath { path: path.to_owned(), reason: "it is one of the adapter's lock files" });
+    }
+    Ok(place)
 }

@@ -23,8 +23,7 @@ pub(crate) struct Resolved {
 /// What can be done while the lock is held.
 impl Resolved {
     pub(crate) fn read(&self) -> Result<Option<Vec<u8>>> {
-        let mut contents = Vec::new();
-        Ok(self.read_into(&mut contents)?.map(|_| contents))
+        read::read(&self.place)
     }
 
     pub(crate) fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {

@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::BorrowedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -13,23 +13,42 @@ use super::table::Key;
 use crate::error::{Error, Result, Step};
 use crate::protocol::git_ignore;
 use crate::protocol::lock_name::is_lock_name;
+use crate::protocol::temporary_name::{Owner, TemporaryName};
 use crate::sys::{self, Errno, Fd, FileKind, Links, Meta};
 
 /// How often a lock file is looked for again after it was taken away between two steps. Somebody who removes lock
 /// files in a loop, or a file system that contradicts itself, must not hang the caller.
 const ATTEMPTS: usize = 1000;
 
+const SET_GROUP_ID: u32 = 0o2000;
+const PERMISSIONS: u32 = 0o777;
+const READ_WRITE: u32 = 0o666;
+const OWNER_READ_WRITE: u32 = 0o600;
+const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
+
 /// Where the lock files are.
 #[derive(Debug)]
 pub(crate) struct LockDir {
     path: PathBuf,
+    /// The exact mode of new lock files, if the builder has set one.
+    file_mode: Option<u32>,
     prepared: AtomicBool,
+}
+
+/// Who may use a new lock file.
+#[derive(Debug, Clone, Copy)]
+struct Sharing {
+    mode: u32,
+    /// The group that the mode is meant for.
+    group: u32,
+    /// The builder says so, not the directory.
+    exact: bool,
 }
 
 impl LockDir {
     /// `path` must be absolute.
-    pub(crate) fn new(path: PathBuf) -> Self {
-        LockDir { path, prepared: AtomicBool::new(false) }
+    pub(crate) fn new(path: PathBuf, file_mode: Option<u32>) -> Self {
+        LockDir { path, file_mode: file_mode.map(|mode| mode & PERMISSIONS), prepared: AtomicBool::new(false) }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -54,9 +73,7 @@ impl LockDir {
                 None if self.prepared.load(Relaxed) => {}
                 None => self.prepare()?,
             }
-            // O_EXCL, because with O_CREAT alone fs.protected_regular refuses an existing file of somebody else in
-            // a sticky directory (`may_create_in_sticky` in fs/namei.c).
-            match sys::create_new(sys::cwd(), file, 0o666) {
+            match self.make_lock_file(file) {
                 Ok(fd) => return Ok((identity(path_of(file), &fd)?, fd)),
                 Err(Errno::EXIST) => {}
                 Err(Errno::NOENT) => self.prepare()?,
@@ -84,10 +101,47 @@ impl LockDir {
     }
 
     /// Opens a lock file that exists, not for reading only.
-    pub(super) fn open_for_writing(&self, file: &CStr) -> Result<(Key, Fd)> {
-        let fd =
-            sys::open_read_write(sys::cwd(), file).map_err(|error| Error::io(path_of(file), Step::OpenLock, error))?;
-        Ok((identity(path_of(file), &fd)?, fd))
+    pub(super) fn open_for_writing(&self, file: &CStr) -> Result<Option<(Key, Fd)>> {
+        match sys::open_read_write(sys::cwd(), file) {
+            Ok(fd) => Ok(Some((identity(path_of(file), &fd)?, fd))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(Error::io(path_of(file), Step::OpenLock, error)),
+        }
+    }
+
+    /// ENOENT: there is no lock directory, or somebody has swept it this moment.
+    fn make_lock_file(&self, file: &CStr) -> sys::Result<Fd> {
+        // O_EXCL, because with O_CREAT alone fs.protected_regular refuses an existing file of somebody else in
+        // a sticky directory (`may_create_in_sticky` in fs/namei.c).
+        let Some(sharing) = self.sharing()? else { return sys::create_new(sys::cwd(), file, 0o666) };
+        // Nobody may meet a lock file that does not let him in yet.
+        let temporary = self.temporary_of(file)?;
+        match make_whole(&temporary, sharing.mode, file, |fd| sharing.apply(fd))? {
+            Some(fd) => Ok(fd),
+            None => {
+                let fd = sys::create_new(sys::cwd(), file, sharing.mode)?;
+                sharing.apply(&fd).map(|()| fd)
+            }
+        }
+    }
+
+    /// Whom new lock files are to let in; `None`: it is the umask's business.
+    fn sharing(&self) -> sys::Result<Option<Sharing>> {
+        let dir = sys::stat_follow(sys::cwd(), &self.path)?;
+        let shared = dir.mode & (SET_GROUP_ID | GROUP_OR_OTHERS_WRITE) != 0;
+        let (mode, exact) = match self.file_mode {
+            Some(mode) => (mode, true),
+            None if shared => (dir.mode & READ_WRITE | OWNER_READ_WRITE, false),
+            None => return Ok(None),
+        };
+        Ok(Some(Sharing { mode, group: dir.gid, exact }))
+    }
+
+    fn temporary_of(&self, file: &CStr) -> sys::Result<CString> {
+        let path = path_of(file);
+        let name = CString::new(path.file_name().unwrap_or_default().as_bytes()).map_err(|_| Errno::INVAL)?;
+        let temporary = self.path.join(OsStr::from_bytes(TemporaryName::new(&name, path).get().to_bytes()));
+        CString::new(temporary.into_os_string().into_vec()).map_err(|_| Errno::INVAL)
     }
 
     /// Which file has this name now.
@@ -112,10 +166,11 @@ impl LockDir {
         self.list_names(is_lock_name)
     }
 
-    /// The paths of what processes that were killed while they made the `.gitignore` have left. Should one of them be alive, and
-    /// its file be removed, the directory goes without a `.gitignore` until the next process comes.
+    /// The paths of what processes that were killed while they made a lock file or the `.gitignore` have left. Should one of them
+    /// be alive, and its file be removed, it makes the lock file anew; the directory goes without a `.gitignore` until the
+    /// next process comes.
     pub(crate) fn left_behind(&self) -> Result<Vec<PathBuf>> {
-        self.list_names(git_ignore::is_temporary_name)
+        self.list_names(|name| git_ignore::is_temporary_name(name) || is_temporary_lock(name))
     }
 
     fn list_names(&self, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<PathBuf>> {
@@ -147,23 +202,21 @@ impl LockDir {
         Ok(())
     }
 
-    /// Under another name first, so that a `.gitignore` is there whole or not at all, and by a link, which never takes
-    /// the place of one that is there.
     fn hide_from_git(&self) -> Result<()> {
         let failed = |error| Error::io(&self.path, Step::CreateLockDirectory, error);
         let ignore = c_path(&self.path.join(git_ignore::NAME))?;
-        let is_foreign = |name: &[u8]| !is_lock_name(name) && !name.starts_with(git_ignore::NAME.as_bytes());
+        let is_foreign = |name: &[u8]| {
+            !is_lock_name(name) && !is_temporary_lock(name) && !name.starts_with(git_ignore::NAME.as_bytes())
+        };
         if sys::stat(sys::cwd(), &ignore) != Err(Errno::NOENT) || !self.list_names(is_foreign)?.is_empty() {
             return Ok(());
         }
         let temporary = c_path(&self.path.join(git_ignore::temporary_name(sys::pid())))?;
-        let file = sys::create_new(sys::cwd(), &temporary, 0o666).map_err(failed)?;
-        let linked = match sys::write(&file, git_ignore::CONTENTS) {
-            Ok(written) if written == git_ignore::CONTENTS.len() => sys::link(sys::cwd(), &temporary, &ignore),
-            Ok(_) => Err(Errno::NOSPC),
-            Err(error) => Err(error),
+        let write = |file: &Fd| match sys::write(file, git_ignore::CONTENTS)? {
+            written if written == git_ignore::CONTENTS.len() => Ok(()),
+            _ => Err(Errno::NOSPC),
         };
-        sys::unlink(sys::cwd(), &temporary).and(linked).map_err(failed)
+        make_whole(&temporary, 0o666, &ignore, write).map(drop).map_err(failed)
     }
 
     fn make(&self, path: &Path) -> Result<()> {
@@ -184,6 +237,63 @@ impl LockDir {
             },
         }
     }
+}
+
+impl Sharing {
+    /// Group first, mode after: until then nobody but the owner may have rights that he is not to have.
+    fn apply(self, file: &Fd) -> sys::Result<()> {
+        let new = sys::stat_open(file)?;
+        let mut mode = self.mode;
+        let others = mode & 0o007;
+        // The bits of its group that others do not have.
+        let groups = mode & 0o070 & !(others << 3);
+        if groups != 0 && new.gid != self.group {
+            match sys::set_owner(file, None, Some(self.group)) {
+                Ok(()) => {}
+                Err(error) if !is_refused(error) => return Err(error),
+                Err(_) if self.exact => {}
+                // The writer's own group is not the one that the directory is shared with.
+                Err(_) => mode &= !groups,
+            }
+        }
+        if mode == new.mode {
+            return Ok(());
+        }
+        match sys::set_mode(file, mode) {
+            // A file system without modes, for example.
+            Err(error) if is_refused(error) && !self.exact => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// Makes a file under a temporary name, and then gives it its own by a link, so that nobody meets it half made. A link never
+/// takes the place of a file that is there (EEXIST). `None`: the file system has no hard links (link(2)).
+fn make_whole(
+    temporary: &CStr,
+    mode: u32,
+    name: &CStr,
+    finish: impl FnOnce(&Fd) -> sys::Result<()>,
+) -> sys::Result<Option<Fd>> {
+    let file = sys::create_new(sys::cwd(), temporary, mode)?;
+    let made = finish(&file).and_then(|()| match sys::link(sys::cwd(), temporary, name) {
+        Ok(()) => Ok(Some(file)),
+        Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::MLINK) => Ok(None),
+        Err(error) => Err(error),
+    });
+    // If that fails it is swept some day.
+    let _ = sys::unlink(sys::cwd(), temporary);
+    made
+}
+
+/// Whether the caller may not do it, or nobody can there (chown(2), chmod(2)).
+fn is_refused(error: Errno) -> bool {
+    matches!(error, Errno::PERM | Errno::INVAL | Errno::NOTSUP | Errno::NOSYS)
+}
+
+/// Whether a name is that under which a lock file is made.
+fn is_temporary_lock(name: &[u8]) -> bool {
+    Owner::of(name).is_some_and(|owner| is_lock_name(owner.name))
 }
 
 /// Which file this is. Anything but a regular file is not a lock file.

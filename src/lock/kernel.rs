@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::super::sync::MutexGuard;
 use super::state::{DRAIN, PAUSE, Phase, State, Stuck, Turn};
-use super::{Refusal, Request, Table, Wait};
+use super::{Key, Refusal, Request, Table, Wait};
 use crate::sys::LockMode;
 
 /// Polling starts with this interval and doubles it up to [`POLL_LAST`].
@@ -45,6 +45,10 @@ pub(in super::super) trait Kernel {
     const LOOKS: u32;
     /// Lets half a microsecond or so pass.
     fn relax(&self);
+    /// The table has this lock file open from now on.
+    fn opened(&self, _: Key) {}
+    /// It has closed it.
+    fn closed(&self, _: Key) {}
 }
 
 impl<K: Kernel> Table<K> {

@@ -13,6 +13,7 @@ mod sync {
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -22,11 +23,17 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::dir::{LockDir, c_path};
 use self::process::Process;
+pub(crate) use self::process::is_open_lock_file;
 pub(crate) use self::recent::Recent;
 use self::table::{Key, Refusal, Request, Thread, Wait};
 use crate::error::{Error, Result, Step};
 use crate::protocol::lock_name::{SUFFIX, lock_name};
 use crate::sys::{self, Errno, LockMode};
+
+/// How often a lock is taken at once, if its file was another one by then; and how often after that, with pauses.
+const AT_ONCE: usize = 10;
+const ATTEMPTS: usize = 1000;
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// The lock of one path.
 #[derive(Debug)]
@@ -67,22 +74,29 @@ impl Lock {
 
     /// Takes the lock for the calling thread.
     pub(crate) fn acquire(&self, mode: LockMode, patience: Patience) -> Result<Held> {
-        self.acquire_after(&BTreeSet::new(), mode, patience)
+        self.acquire_after(&Taken::default(), mode, patience)
     }
 
     /// As [`acquire`](Self::acquire), for a call that has taken other locks already. One of them may be this one: two
     /// paths can have the same lock file.
-    fn acquire_after(&self, others: &BTreeSet<Key>, mode: LockMode, patience: Patience) -> Result<Held> {
+    fn acquire_after(&self, others: &Taken, mode: LockMode, patience: Patience) -> Result<Held> {
+        self.take(others, mode, patience).map_err(|error| self.explained(error))
+    }
+
+    fn take(&self, others: &Taken, mode: LockMode, patience: Patience) -> Result<Held> {
         let process = Process::current();
         let thread = this_thread();
         let mut reopened = false;
+        let mut attempts = 0;
         loop {
+            self.pause_or_give_up(attempts, patience)?;
+            attempts += 1;
             let (key, _entered) = self.enter(process)?;
-            let held = if others.contains(&key) {
+            let held = if others.keys.contains(&key) {
                 process.table.hold_again(key, thread, &self.guarded);
                 Ok(())
             } else {
-                let (wait, in_order, label) = (patience.wait, others.len(), &self.guarded);
+                let (wait, in_order, label) = (patience.wait, others.count, &self.guarded);
                 process.table.acquire(&Request { key, mode, wait, in_order, thread, label })
             };
             match held {
@@ -93,11 +107,11 @@ impl Lock {
                 }
                 // Opened for reading only, because more was not allowed then.
                 Err(Refusal::Kernel(Errno::BADF)) if !reopened => {
-                    reopened = true;
-                    if process.table.reopen(key, || self.dir.open_for_writing(&self.file)).is_ok() {
-                        continue;
+                    reopened = process.table.reopen(key, || self.dir.open_for_writing(&self.file))?;
+                    if !reopened {
+                        self.forget(process, key);
                     }
-                    return Err(self.refused(Refusal::Kernel(Errno::BADF), process, key, mode, patience));
+                    continue;
                 }
                 Err(refusal) => return Err(self.refused(refusal, process, key, mode, patience)),
             }
@@ -109,6 +123,57 @@ impl Lock {
             drop(held);
             self.forget(process, key);
         }
+    }
+
+    /// An error that says whose lock file it is, if that is what keeps the caller out.
+    fn explained(&self, error: Error) -> Error {
+        match error {
+            Error::Io { step: Step::OpenLock, source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                let found = sys::stat(sys::cwd(), &self.file).ok();
+                Error::LockFileDenied {
+                    path: self.guarded.to_path_buf(),
+                    lock: self.path.clone(),
+                    owner: found.map(|meta| meta.uid),
+                    mode: found.map(|meta| meta.mode),
+                    source,
+                }
+            }
+            error => error,
+        }
+    }
+
+    /// Before each attempt to take the lock. That the lock file was removed before it was locked happens, and may happen a few
+    /// times in a row, whatever the deadline. After that somebody removes lock files in a loop, or the file system (FUSE, for
+    /// example) has another inode number for a file at each look, so that no lock is ever seen to be the right one.
+    fn pause_or_give_up(&self, attempts: usize, patience: Patience) -> Result<()> {
+        if attempts < AT_ONCE {
+            return Ok(());
+        }
+        let pause = match patience.wait {
+            Wait::Until(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(self.timeout(patience, None, false));
+                }
+                left.min(PAUSE)
+            }
+            _ if attempts == ATTEMPTS => return Err(self.never_the_same()),
+            Wait::Forever => PAUSE,
+            Wait::Never => return Ok(()),
+        };
+        std::thread::sleep(pause);
+        Ok(())
+    }
+
+    fn never_the_same(&self) -> Error {
+        let why = "it is another file at each look: somebody removes lock files all the time, or this file system changes their \
+                   inode numbers, and is no place for them";
+        Error::io(&self.path, Step::OpenLock, io::Error::other(why))
+    }
+
+    fn timeout(&self, patience: Patience, holder: Option<u32>, by_thread: bool) -> Error {
+        let (path, lock) = (self.guarded.to_path_buf(), self.path.clone());
+        Error::Timeout { path, lock, waited: patience.timeout, holder, by_thread }
     }
 
     /// The lock file in the table of `process`. What comes with the key keeps it there, if this does not.
@@ -152,20 +217,18 @@ impl Lock {
         mode: LockMode,
         patience: Patience,
     ) -> Error {
-        let (path, lock) = (self.guarded.to_path_buf(), self.path.clone());
+        let path = self.guarded.to_path_buf();
         match refusal {
             // `Gone` never comes here.
-            Refusal::WouldBlock | Refusal::Gone => Error::WouldBlock { path, lock },
+            Refusal::WouldBlock | Refusal::Gone => Error::WouldBlock { path, lock: self.path.clone() },
             Refusal::TimedOut(by_thread) => {
                 let elsewhere = || process.table.with_file(key, |file| sys::holder(file.as_fd(), mode));
                 let holder = if by_thread { Some(sys::pid()) } else { elsewhere().and_then(|found| found.ok()??.pid) };
-                Error::Timeout { path, lock, waited: patience.timeout, holder, by_thread }
+                self.timeout(patience, holder, by_thread)
             }
             Refusal::Deadlock(held) => {
                 Error::Deadlock { path, held: held.iter().map(|held| held.to_path_buf()).collect() }
             }
-            // The descriptor is read-only: see `LockDir::open`.
-            Refusal::Kernel(Errno::BADF) => Error::io(&self.path, Step::OpenLock, Errno::ACCESS),
             Refusal::Kernel(error) => Error::io(&self.guarded, Step::Lock, error),
         }
     }
@@ -190,15 +253,23 @@ impl Patience {
     }
 }
 
+/// What a call has taken already. Two of its locks may have one key.
+#[derive(Debug, Default)]
+struct Taken {
+    keys: BTreeSet<Key>,
+    count: usize,
+}
+
 /// Takes all of these locks, or none of them, in the order of the lock files' paths: whoever does the same cannot be
 /// in a cycle with this call. The answer is in the order of `locks`.
 pub(crate) fn acquire_all(locks: &[&Lock], mode: LockMode, patience: Patience) -> Result<Vec<Held>> {
     let mut order: Vec<usize> = (0..locks.len()).collect();
     order.sort_by_key(|n| &locks[*n].path);
-    let (mut held, mut keys) = (Vec::with_capacity(locks.len()), BTreeSet::new());
+    let (mut held, mut taken) = (Vec::with_capacity(locks.len()), Taken::default());
     for n in order {
-        let one = locks[n].acquire_after(&keys, mode, patience)?;
-        keys.insert(one.key);
+        let one = locks[n].acquire_after(&taken, mode, patience)?;
+        taken.keys.insert(one.key);
+        taken.count += 1;
         held.push((n, one));
     }
     held.sort_by_key(|(n, _)| *n);

@@ -6,12 +6,13 @@
 //!
 //! [fork(2)]: https://man7.org/linux/man-pages/man2/fork.2.html
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use super::table::{Kernel, State, Table};
+use super::table::{Kernel, Key, State, Table};
 use crate::sys::{self, Errno, Fd, LockMode};
 
 /// A process and its table.
@@ -34,17 +35,15 @@ static FIRST: Process = Process::new(0);
 
 impl Process {
     const fn new(pid: u32) -> Self {
-        let table = Table::new(Posix, Mutex::new(State::new()));
+        let posix = Posix { open: RwLock::new(BTreeSet::new()) };
+        let table = Table::new(posix, Mutex::new(State::new()));
         Process { pid: AtomicU32::new(pid), table, child: OnceLock::new() }
     }
 
     /// The process that calls.
     pub(super) fn current() -> &'static Process {
         let pid = sys::pid();
-        let mut process = &FIRST;
-        while let Some(child) = process.child.get() {
-            process = child;
-        }
+        let process = Self::latest();
         match process.pid.compare_exchange(0, pid, Relaxed, Relaxed) {
             Ok(_) => process,
             Err(owner) if owner == pid => process,
@@ -54,6 +53,16 @@ impl Process {
                 Box::new(Process::new(pid))
             }),
         }
+    }
+
+    /// The process that calls, or, if that is a child made by fork that has not called before, the one it was forked from. No
+    /// system call.
+    fn latest() -> &'static Process {
+        let mut process = &FIRST;
+        while let Some(child) = process.child.get() {
+            process = child;
+        }
+        process
     }
 
     /// Its number.
@@ -67,9 +76,39 @@ impl Process {
     }
 }
 
+/// Whether this process has the lock file of this identity open, so that to close another descriptor of it would drop the lock.
+///
+/// No system call where the answer is no. A child made by fork that has not called before asks what it inherited; where that says yes,
+/// or was being changed by a thread that exists in the parent only, it asks what is its own.
+pub(crate) fn is_open_lock_file(file: Key) -> bool {
+    match Process::latest().table.kernel().knows(file) {
+        Some(false) => false,
+        _ => Process::current().table.kernel().open.read().unwrap_or_else(PoisonError::into_inner).contains(&file),
+    }
+}
+
 /// The kernel's record locks.
 #[derive(Debug)]
-pub(super) struct Posix;
+pub(super) struct Posix {
+    /// The lock files in the table. Apart from its state, so that whoever looks at a file of another kind waits for no system
+    /// call that others make under the table's mutex.
+    open: RwLock<BTreeSet<Key>>,
+}
+
+impl Posix {
+    /// Whether this lock file is in the table. `None`: that is being changed.
+    fn knows(&self, file: Key) -> Option<bool> {
+        /// A change takes less.
+        const LOOKS: usize = 100;
+        (0..LOOKS).find_map(|_| match self.open.try_read() {
+            Ok(open) => Some(open.contains(&file)),
+            Err(_) => {
+                self.relax();
+                None
+            }
+        })
+    }
+}
 
 impl Kernel for Posix {
     type File = Fd;
@@ -107,5 +146,13 @@ impl Kernel for Posix {
 
     fn relax(&self) {
         (0..20).for_each(|_| std::hint::spin_loop());
+    }
+
+    fn opened(&self, key: Key) {
+        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(key);
+    }
+
+    fn closed(&self, key: Key) {
+        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
     }
 }

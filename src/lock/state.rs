@@ -277,15 +277,17 @@ impl<F> State<F> {
         })
     }
 
-    pub(super) fn close_if_unused(&mut self, key: Key) {
+    /// True: it has been closed.
+    pub(super) fn close_if_unused(&mut self, key: Key) -> bool {
         let unused = |entry: &Entry<F>| entry.users == 0 && entry.phase == Phase::Free && entry.queue.is_empty();
         if !self.entries.get(&key).is_some_and(unused) {
-            return;
+            return false;
         }
         let turn = self.entries.remove(&key).and_then(|entry| entry.turn);
         if let Some((turn, now)) = turn.and_then(|turn| Some((turn, turn.released?))) {
             self.left.retain(|(_, other)| other.goes_on(now));
             self.left.push((key, turn));
         }
+        true
     }
 }

@@ -117,7 +117,10 @@ impl<K: Kernel> Table<K> {
         }
         let (key, file) = open()?;
         let turn = state.take_left(key);
-        let entry = state.entries.entry(key).or_insert_with(|| Entry::new(turn));
+        let entry = state.entries.entry(key).or_insert_with(|| {
+            self.kernel.opened(key);
+            Entry::new(turn)
+        });
         match entry.file {
             None => entry.file = Some(Arc::new(file)),
             // The name led to another file a moment ago.
@@ -127,15 +130,31 @@ impl<K: Kernel> Table<K> {
         Ok(key)
     }
 
-    /// Puts another descriptor in the place of one that does not allow enough. The old one stays open.
-    pub(super) fn reopen<E>(&self, key: Key, open: impl FnOnce() -> Result<(Key, K::File), E>) -> Result<(), E> {
+    /// Puts another descriptor in the place of one that does not allow enough. The old one stays open. False: the name leads to
+    /// another file by now, or to none.
+    pub(super) fn reopen<E>(
+        &self,
+        key: Key,
+        open: impl FnOnce() -> Result<Option<(Key, K::File)>, E>,
+    ) -> Result<bool, E> {
         let mut state = self.state();
-        let (opened, file) = open()?;
+        let Some((opened, file)) = open()? else { return Ok(false) };
         if let Some(entry) = state.entries.get_mut(&opened) {
             let kept = if opened == key { entry.file.replace(Arc::new(file)) } else { Some(Arc::new(file)) };
             entry.spare.extend(kept);
         }
-        Ok(())
+        Ok(opened == key)
+    }
+
+    fn close_if_unused(&self, state: &mut State<K::File>, key: Key) {
+        if state.close_if_unused(key) {
+            self.kernel.closed(key);
+        }
+    }
+
+    /// What the table is built on.
+    pub(super) fn kernel(&self) -> &K {
+        &self.kernel
     }
 
     /// Takes a user out of the table.
@@ -144,7 +163,7 @@ impl<K: Kernel> Table<K> {
         if let Some(entry) = state.entries.get_mut(&key) {
             entry.users -= 1;
         }
-        state.close_if_unused(key);
+        self.close_if_unused(&mut state, key);
     }
 
     /// Takes a lock.
@@ -201,7 +220,7 @@ impl<K: Kernel> Table<K> {
         match result {
             Ok(()) => state.hold(key, thread, label),
             // Its last user may have left meanwhile.
-            Err(_) => state.close_if_unused(key),
+            Err(_) => self.close_if_unused(&mut state, key),
         }
         result
     }
@@ -242,7 +261,7 @@ impl<K: Kernel> Table<K> {
         if let Some(entry) = state.entries.get(&key) {
             entry.wake();
         }
-        state.close_if_unused(key);
+        self.close_if_unused(&mut state, key);
     }
 
     /// How this process holds the lock.

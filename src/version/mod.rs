@@ -12,13 +12,20 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::error::{Error, Result, Step};
+use crate::lock::is_open_lock_file;
 use crate::path::Dir;
 use crate::settings::{Durability, Options};
 use crate::sys::{self, Errno, Fd, Meta};
 
-/// Looks at what has this name; an error if it is not a regular file.
+/// Looks at what has this name; an error if it is not a regular file, or one that must not be opened: to open a lock file of
+/// this process as data and to close it would drop the lock. (A link that is put there between this look and the opening is not
+/// seen.)
 pub(crate) fn stat_regular(dir: &Dir, name: &CStr, path: &Path) -> Result<Option<Meta>> {
     match sys::stat(dir.as_fd(), name) {
+        Ok(meta) if meta.special.is_none() && is_open_lock_file(meta.identity()) => {
+            let reason = "it is another name of a lock file that this process is using";
+            Err(Error::InvalidPath { path: path.to_owned(), reason })
+        }
         Ok(meta) => check_regular(meta, path).map(Some),
         Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(Error::io(path, Step::Stat, error)),

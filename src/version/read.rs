@@ -9,6 +9,12 @@ use crate::path::Place;
 use crate::sys::{self, Errno, Fd};
 use crate::version::{check_regular, stat_regular};
 
+/// Reads the whole file. `None`: there is no such file.
+pub(crate) fn read(place: &Place) -> Result<Option<Vec<u8>>> {
+    let mut contents = Vec::new();
+    Ok(read_into(place, &mut contents)?.map(|_| contents))
+}
+
 /// Reads the whole file into `buf`, in place of what is in it. `None`: there is no such file.
 pub(crate) fn read_into(place: &Place, buf: &mut Vec<u8>) -> Result<Option<usize>> {
     buf.clear();

@@ -11,17 +11,19 @@ use crate::lock::{self, Lock, LockDir, Patience, c_path};
 use crate::path::{Dir, Place, directory};
 use crate::protocol::lock_name::path_hash;
 use crate::protocol::temporary_name::Owner;
+use crate::settings::Config;
 use crate::sys::{self, Errno, Links, LockMode};
 
 /// Removes the temporary files of the file `path`, or of all files in the directory `path`, whose owner's lock is free,
 /// and what was left in the lock directory.
-pub(crate) fn sweep(lock_dir: &Arc<LockDir>, path: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn sweep(config: &Config, path: &Path) -> Result<Vec<PathBuf>> {
+    let lock_dir = &config.lock_dir;
     let mut removed = Removed::default();
     // A path that cannot be resolved is an error before anything is removed.
-    if let Some((dir, real)) = directory(path)? {
+    if let Some((dir, real)) = directory(path, config.links)? {
         sweep_dir(lock_dir, &dir, &real, |_| true, &mut removed);
     } else {
-        let place = Place::resolve(path)?;
+        let place = Place::resolve(path, config.links)?;
         let hash = path_hash(place.path());
         let is_mine = |owner: &Owner<'_>| {
             owner.name == place.name().to_bytes() || owner.hash.is_some_and(|of_path| of_path == hash.as_bytes())

@@ -164,16 +164,11 @@ fn write_with_its_input_closed_is_refused() {
     assert_eq!(scratch.contents("file"), b"");
 }
 
+/// Other programs give it a /dev/null that is open for reading and writing, to throw the contents away.
 #[test]
-fn read_with_its_output_closed_is_refused_unless_there_is_nothing_to_say() {
+fn read_to_nowhere_is_no_error() {
     let scratch = Scratch::with("file", "old");
-    fs::write(scratch.at("empty"), "").unwrap();
-    for script in ["AF read file >&-", "AF read file <&- >&-"] {
-        assert_eq!(message(&sh(&scratch, script).code(FAILED)), "cannot write to standard output: it is closed");
-    }
-    for script in
-        ["AF read file >/dev/null", "AF read empty >&-", "AF read missing >&-", "AF read file <&- | grep -q old"]
-    {
+    for script in ["AF read file >/dev/null", "AF read file 1<>/dev/null", "AF read file <&- | grep -q old"] {
         sh(&scratch, script).success().stdout("").stderr("");
     }
     sh(&scratch, "AF read file 2>&- <&-").success().stdout("old");

@@ -55,6 +55,15 @@ pub fn no_root() -> Option<&'static str> {
     (!nix::unistd::geteuid().is_root()).then_some("needs root")
 }
 
+/// Why a test that mounts something cannot run. Root in a container may not.
+pub fn no_mounts() -> Option<&'static str> {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default();
+    let effective = u64::from_str_radix(effective.trim(), 16).unwrap_or(0);
+    not_linux().or((effective & CAP_SYS_ADMIN == 0).then_some("needs root that may mount"))
+}
+
 /// Why a test that needs a program cannot run.
 pub fn no_program(command: &str, args: &[&str], missing: &'static str) -> Option<&'static str> {
     let run = Command::new(command).args(args).stdin(Stdio::null()).output();

@@ -5,6 +5,7 @@ use std::env;
 use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
 
 use atomic_file_adapter::fault::Syscall;
 use atomic_file_adapter::{AtomicFileAdapter, Durability, Error, Result};
@@ -145,6 +146,11 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     READ,
     Operation { name: "read_nothing", old: None, new: None, ..READ },
     Operation { name: "first_read", warm: false, ..READ },
+    Operation {
+        name: "read_unlocked",
+        run: |adapter, scratch| adapter.read_unlocked(scratch.path()).map(Did::Read),
+        ..READ
+    },
     Operation { name: "read_without_openat2", without_openat2: true, ..READ },
     Operation { name: "read_without_proc", without_proc: true, ..READ },
     WRITE,
@@ -219,6 +225,27 @@ pub(crate) const OPERATIONS: &[Operation] = &[
             adapter.write_atomic(scratch.path(), NEW).map(|()| Did::It)
         },
         old: None,
+        ..WRITE
+    },
+    Operation {
+        // The first in a lock directory of another group, which the mode gives more than others.
+        name: "write_with_a_lock_file_mode",
+        prepare: |scratch| {
+            fs::remove_file(scratch.adapter(Durability::Full).lock_path(scratch.path()).unwrap()).unwrap();
+            if no_root().is_none() {
+                chown(&scratch.locks, None, Some(1235)).unwrap();
+            }
+        },
+        run: |_, scratch| {
+            let adapter = AtomicFileAdapter::builder().lock_dir(&scratch.locks).lock_file_mode(0o664).build()?;
+            let written = adapter.write_atomic(scratch.path(), NEW).map(|()| Did::It);
+            let is_lock = |path: &Path| path.extension().is_some_and(|it| it == "lock");
+            for entry in fs::read_dir(&scratch.locks).unwrap().map(|entry| entry.unwrap()) {
+                let mode = entry.metadata().unwrap().permissions().mode() & 0o7777;
+                assert!(!is_lock(&entry.path()) || mode == 0o664, "{mode:o}");
+            }
+            written
+        },
         ..WRITE
     },
     Operation {
@@ -308,6 +335,15 @@ pub(crate) const OPERATIONS: &[Operation] = &[
             symlink("../target", sticky.join("link")).unwrap();
         },
         run: |adapter, scratch| adapter.write_atomic(scratch.files.join("sticky/link"), NEW).map(|()| Did::It),
+        ..WRITE
+    },
+    Operation {
+        name: "no_links",
+        run: |_, scratch| {
+            let strict = AtomicFileAdapter::builder().lock_dir(&scratch.locks).follow_links(false).build()?;
+            strict.write_atomic(scratch.path(), NEW).map(|()| Did::It)
+        },
+        without_openat2: true,
         ..WRITE
     },
     Operation { name: "locks", run: |adapter, _| adapter.locks().map(|_| Did::It), ..LOOK },

@@ -145,6 +145,35 @@ pub(crate) fn half_written(args: &[String]) {
     third.finish();
 }
 
+/// A hard link to a lock file of the parent's is a file like any other in the child, which has no lock to lose by it, until the
+/// child takes that lock itself.
+pub(crate) fn linked_lock_file(args: &[String]) {
+    let dir = Path::new(&args[0]);
+    let adapter = adapter(dir);
+    let (file, linked) = (adapter.file(dir.join("file")).unwrap(), adapter.file(dir.join("linked")).unwrap());
+    let mut other = start(dir, "talk", &[]);
+    let guard = file.lock().unwrap();
+    std::fs::hard_link(file.lock_path(), linked.path()).unwrap();
+    let mut child = Forked::start(|pipe| {
+        assert_eq!(linked.read_unlocked().unwrap().as_deref(), Some(&b""[..]));
+        pipe.tell("read");
+        assert_eq!(pipe.hear(), "take it");
+        let held = file.lock().unwrap();
+        assert!(matches!(linked.read_unlocked(), Err(Error::InvalidPath { .. })));
+        pipe.tell("held");
+        assert_eq!(pipe.hear(), "let go");
+        drop(held);
+    });
+    child.expect("read");
+    assert_eq!(other.order("try_lock file"), "would block", "the child drops its parent's lock");
+    child.pipe.tell("take it");
+    drop(guard);
+    child.expect("held");
+    assert_eq!(other.order("try_lock file"), "would block", "the child has dropped its own lock");
+    child.pipe.tell("let go");
+    child.finish();
+}
+
 pub(crate) fn own_locks(args: &[String]) {
     let dir = Path::new(&args[0]);
     let file = adapter(dir).file(dir.join("file")).unwrap();

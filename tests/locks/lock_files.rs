@@ -12,7 +12,7 @@ use atomic_file_adapter::Error;
 use crate::common::{Worker, hear, tell};
 use crate::talk::{LOCK, LOCK_TIMEOUT, Ordered, said};
 use crate::watching::{PARKED, PAUSED, spawn_until_in, until_blocked, until_in};
-use crate::{Scratch, Stop, adapter, next};
+use crate::{Scratch, Stop, next, settings};
 
 pub(crate) fn a_removed_lock_file_is_noticed_by_processes() {
     for ask in ["lock", "lock_shared", "lock_timeout"] {
@@ -92,12 +92,60 @@ pub(crate) fn a_lock_file_that_changes_costs_no_lock() {
     assert_eq!(other.order("try_lock a"), "would block", "the lock was dropped on the way");
 }
 
+pub(crate) fn a_read_without_the_lock_waits_for_nobody() {
+    let scratch = Scratch::new();
+    let file = scratch.file("file");
+    file.write("old").unwrap();
+    let mut other = scratch.worker("talk", &[]);
+    let read = || [file.read_unlocked(), scratch.adapter.read_unlocked(file.path())].map(|read| read.unwrap().unwrap());
+    assert_eq!(other.order("lock file"), "ok");
+    assert_eq!(said(&file.try_lock_shared()), "would block");
+    assert_eq!(read(), [b"old", b"old"]);
+    assert_eq!(other.order("unlock file"), "ok");
+    // Nor for this thread itself, and it lets go of nothing.
+    let guard = file.lock().unwrap();
+    assert_eq!(read(), [b"old", b"old"]);
+    assert_eq!(other.order("try_lock file"), "would block");
+    guard.write("new").unwrap();
+    assert_eq!(read(), [b"new", b"new"]);
+}
+
+pub(crate) fn a_hard_link_to_a_lock_file_costs_no_lock() {
+    // Trap 15: to read it as data is to open the lock file and close it.
+    let scratch = Scratch::new();
+    let file = scratch.file("file");
+    let mut other = scratch.worker("talk", &[]);
+    let (linked, handle) = (scratch.path("linked"), scratch.file("linked"));
+    let guard = file.lock().unwrap();
+    fs::hard_link(file.lock_path(), &linked).unwrap();
+    type Call<'a> = Box<dyn Fn() -> Result<(), Error> + 'a>;
+    let calls: [(&str, Call<'_>); 7] = [
+        ("read_unlocked", Box::new(|| handle.read_unlocked().map(drop))),
+        ("read_with_lock", Box::new(|| scratch.adapter.read_with_lock(&linked).map(drop))),
+        ("read", Box::new(|| handle.read().map(drop))),
+        ("open", Box::new(|| handle.open().map(drop))),
+        ("update", Box::new(|| handle.update(next))),
+        ("write", Box::new(|| handle.write("new"))),
+        ("delete", Box::new(|| handle.delete().map(drop))),
+    ];
+    for (verb, call) in calls {
+        let refused = call();
+        assert_eq!(other.order("try_lock file"), "would block", "{verb} drops the lock");
+        assert!(matches!(&refused, Err(Error::InvalidPath { path, .. }) if *path == linked), "{verb}: {refused:?}");
+    }
+    guard.write("new").unwrap();
+    drop(guard);
+    // A lock file that this process does not use is a file like any other.
+    drop(file);
+    assert_eq!(handle.read().unwrap().as_deref(), Some(&b""[..]));
+}
+
 pub(crate) fn no_increment_is_lost_while_lock_files_go() {
     const EACH: usize = 500;
     let scratch = Scratch::new();
     let each = EACH.to_string();
     let mut workers: Vec<Worker> =
-        ["handle", "path", "handle", "path"].map(|how| scratch.worker("increment", &[how, &each])).into();
+        ["handle", "path", "exact handle", "exact path"].map(|how| scratch.worker("increment", &[how, &each])).into();
     workers.iter_mut().for_each(|worker| worker.expect("ready"));
     workers.iter_mut().for_each(|worker| worker.tell("go"));
     let (stop, removed) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -126,12 +174,15 @@ pub(crate) fn no_increment_is_lost_while_lock_files_go() {
 
 pub(crate) fn increment(args: &[String]) {
     let dir = Path::new(&args[0]);
-    let adapter = adapter(dir);
+    // Lock files are made in two ways.
+    let settings = settings(dir);
+    let exact = args[1].starts_with("exact");
+    let adapter = if exact { settings.lock_file_mode(0o600) } else { settings }.build().unwrap();
     let file = adapter.file(dir.join("counter")).unwrap();
     tell("ready");
     hear();
     for _ in 0..args[2].parse().unwrap() {
-        if args[1] == "handle" { file.update(next) } else { adapter.update(file.path(), next) }.unwrap();
+        if args[1].ends_with("handle") { file.update(next) } else { adapter.update(file.path(), next) }.unwrap();
     }
     tell("done");
 }

@@ -9,6 +9,8 @@ mod deadlines;
 mod deadlocks;
 mod descriptors;
 mod forks;
+#[cfg(target_os = "linux")]
+mod inode_numbers;
 mod lock_files;
 mod talk;
 mod turns;
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
             test("a_guard_is_inert_in_a_forked_child", || in_a_process("inert_guard")),
             test("a_half_written_version_survives_a_forked_child", || in_a_process("half_written")),
             test("a_forked_child_takes_locks_of_its_own", || in_a_process("own_locks")),
+            test("a_forked_child_loses_no_lock_by_a_hard_link", || in_a_process("linked_lock_file")),
             test("a_grandchild_inherits_nothing_either", || in_a_process("grandchild")),
             test_on_linux("a_forked_child_closes_the_lock_files_of_its_parent", || {
                 in_a_process("inherited_descriptors")
@@ -95,9 +98,17 @@ fn main() -> ExitCode {
                 "a_lock_file_that_changes_while_it_is_opened_costs_no_lock",
                 lock_files::a_lock_file_that_changes_costs_no_lock,
             ),
+            test("a_read_without_the_lock_waits_for_nobody", lock_files::a_read_without_the_lock_waits_for_nobody),
+            test("a_hard_link_to_a_lock_file_costs_no_lock", lock_files::a_hard_link_to_a_lock_file_costs_no_lock),
             test(
                 "no_increment_is_lost_while_lock_files_are_removed",
                 lock_files::no_increment_is_lost_while_lock_files_go,
+            ),
+            #[cfg(target_os = "linux")]
+            test_unless(
+                inode_numbers::no_fuse(),
+                "every_call_ends_where_inode_numbers_change_at_each_look",
+                inode_numbers::every_call_ends_where_inode_numbers_change,
             ),
         ],
         &[
@@ -105,6 +116,7 @@ fn main() -> ExitCode {
             ("inert_guard", forks::inert_guard),
             ("half_written", forks::half_written),
             ("own_locks", forks::own_locks),
+            ("linked_lock_file", forks::linked_lock_file),
             ("grandchild", forks::grandchild),
             ("inherited_descriptors", forks::inherited_descriptors),
             ("update_that_forks", forks::update_that_forks),
@@ -113,6 +125,8 @@ fn main() -> ExitCode {
             ("share", turns::share),
             ("ten_thousand_paths", descriptors::ten_thousand_paths),
             ("increment", lock_files::increment),
+            #[cfg(target_os = "linux")]
+            ("call_where_inode_numbers_change", inode_numbers::call_where_inode_numbers_change),
         ],
     )
 }
@@ -138,10 +152,12 @@ fn test(name: &'static str, body: fn()) -> Trial {
 
 /// A test of what only Linux lets one see.
 fn test_on_linux(name: &'static str, body: fn()) -> Trial {
-    match common::not_linux() {
-        None => test(name, body),
-        missing => common::test_if(missing, name, body),
-    }
+    test_unless(common::not_linux(), name, body)
+}
+
+/// A test that needs something which may be missing.
+fn test_unless(missing: Option<&'static str>, name: &'static str, body: fn()) -> Trial {
+    if missing.is_none() { test(name, body) } else { common::test_if(missing, name, body) }
 }
 
 /// A case that forks: in a process that has one thread.

@@ -9,6 +9,7 @@ mod missing;
 mod not_a_name;
 mod not_regular;
 mod odd_names;
+mod refused_links;
 mod spellings;
 
 use std::fs;

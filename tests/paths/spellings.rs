@@ -7,7 +7,7 @@ use crate::common::names;
 use crate::{Scratch, contents};
 
 /// From the current directory to `path`, upwards first.
-fn relative(path: &Path) -> PathBuf {
+pub fn relative(path: &Path) -> PathBuf {
     let here = std::env::current_dir().unwrap().canonicalize().unwrap();
     let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
     up.join(path.strip_prefix("/").unwrap())

@@ -319,11 +319,32 @@ fn is_within(path: &[u8], dir: &Path) -> bool {
     canonical(path_of(path), 40).is_none_or(|real| real.starts_with(dir))
 }
 
+/// The path up to the first link in it.
+fn first_link(path: &[u8]) -> Option<PathBuf> {
+    let ends = (1..=path.len()).filter(|end| *end == path.len() || path[*end] == b'/');
+    ends.map(|end| path_of(&path[..end]).to_owned()).find(|path| path.is_symlink())
+}
+
+/// Where a link really is.
+fn canonical_link(link: &Path) -> Option<PathBuf> {
+    Some(link.parent()?.canonicalize().ok()?.join(link.file_name()?))
+}
+
 fn leads_where_the_kernel_says(scratch: &Scratch, spelling: &[u8]) -> TestCaseResult {
     let path = path_of(spelling);
     let before = tree(&scratch.files);
     let answer = scratch.adapter.lock_path(path);
+    let strict = AtomicFileAdapter::builder().lock_dir(scratch.adapter.lock_dir()).follow_links(false).build()?;
+    let strictly = strict.lock_path(path);
     prop_assert_eq!(&tree(&scratch.files), &before, "made something by looking");
+    match (first_link(spelling), &answer, strictly) {
+        (None, Ok(lock), Ok(strictly)) => prop_assert_eq!(lock, &strictly),
+        (None, Err(_), Err(_)) | (Some(_), _, Err(Error::InvalidPath { .. })) => {}
+        (Some(first), _, Err(Error::SymbolicLink { link, .. })) => {
+            prop_assert_eq!(canonical_link(&first), Some(link), "{:?}", path);
+        }
+        (link, answer, strictly) => prop_assert!(false, "{:?}, {:?}: {:?}, {:?}", path, link, answer, strictly),
+    }
     let last = spelling.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     if matches!(last, b"" | b"." | b"..") {
         prop_assert!(matches!(answer, Err(Error::InvalidPath { .. })), "{:?}: {:?}", path, answer);

@@ -133,8 +133,17 @@ pub(crate) fn a_read_only_file_system_can_be_read() {
     assert!(!scratch.adapter.delete_with_lock(&below).unwrap());
     assert_eq!(names(&disk.0), ["file", "locks"]);
     assert_eq!(scratch.adapter.read_with_lock(&path).unwrap().unwrap(), b"old");
-    // A lock file that is on it is good enough for readers.
-    assert_eq!(locks_there().read_with_lock(&path).unwrap().unwrap(), b"old");
+    // A lock file that is on it is good enough for readers, and for nobody else.
+    let locks = locks_there();
+    assert_eq!(locks.read_with_lock(&path).unwrap().unwrap(), b"old");
+    for adapter in [locks, locks_there()] {
+        let lock = adapter.lock_path(&path).unwrap();
+        for (verb, write) in WRITING {
+            assert_fails(write(&adapter, &path, b"new"), read_only, Step::OpenLock, &lock, verb);
+        }
+        let lock = adapter.lock_path(&below).unwrap();
+        assert_fails(adapter.read_with_lock(&below).map(drop), read_only, Step::OpenLock, &lock, "no lock file");
+    }
 }
 
 /// As a container's `/etc/hosts` is.

@@ -5,6 +5,7 @@ mod common;
 
 mod disks;
 mod limits;
+mod lock_files;
 mod modes;
 mod permissions;
 mod roots;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 use atomic_file_adapter::{AtomicFileAdapter, Error, Result, Step};
 use tempfile::TempDir;
 
-use crate::common::{Work, no_root, not_linux, test, test_if};
+use crate::common::{Work, no_mounts, no_root, not_linux, test, test_if};
 
 const WORKERS: &[(&str, Work)] = &[
     ("call", users::call),
@@ -27,6 +28,8 @@ const WORKERS: &[(&str, Work)] = &[
     ("make_like_std", modes::make_like_std),
     ("make_exact", modes::make_exact),
     ("set_exactly", modes::set_exactly),
+    ("follow_the_directory", lock_files::follow_the_directory),
+    ("have_the_builders_mode", lock_files::have_the_builders_mode),
     ("hide_temporary_of_old", |args| modes::hide_temporary(args, true)),
     ("hide_temporary_of_new", |args| modes::hide_temporary(args, false)),
     ("exceed_size_limit", limits::exceed_size_limit),
@@ -42,6 +45,30 @@ fn main() -> ExitCode {
             test("a_new_file_has_the_mode_that_std_gives_it", || modes::with_each_umask("make_like_std")),
             test("a_mode_that_is_set_is_exact_and_stays", || modes::with_each_umask("set_exactly")),
             test("the_builders_mode_is_exact_whatever_the_umask", || modes::with_each_umask("make_exact")),
+            test("lock_files_follow_a_shared_lock_directory", || modes::with_each_umask("follow_the_directory")),
+            test("the_builders_mode_of_lock_files_is_exact_whatever_the_umask", || {
+                modes::with_each_umask("have_the_builders_mode")
+            }),
+            test_if(
+                no_users(),
+                "two_users_of_a_group_share_a_lock_directory",
+                lock_files::two_users_of_a_group_share_a_directory,
+            ),
+            test_if(
+                no_users(),
+                "where_a_lock_directory_is_shared_root_locks_nobody_out",
+                lock_files::a_write_of_roots_locks_nobody_out,
+            ),
+            test_if(
+                no_users(),
+                "in_a_private_lock_directory_whoever_comes_first_owns_the_lock_file",
+                lock_files::in_a_private_directory_nothing_has_changed,
+            ),
+            test_if(
+                no_users(),
+                "a_lock_file_lets_no_group_in_that_its_directory_is_not_for",
+                lock_files::a_group_that_the_directory_is_not_for_gets_nothing,
+            ),
             test("while_a_file_is_replaced_nobody_gets_in_who_may_not_see_it", || {
                 modes::with_each_umask("hide_temporary_of_old")
             }),
@@ -115,15 +142,6 @@ fn main() -> ExitCode {
 /// Why a test that acts as several users cannot run.
 fn no_users() -> Option<&'static str> {
     not_linux().or_else(no_root)
-}
-
-/// Why a test that mounts something cannot run. Root in a container may not.
-fn no_mounts() -> Option<&'static str> {
-    const CAP_SYS_ADMIN: u64 = 1 << 21;
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default();
-    let effective = u64::from_str_radix(effective.trim(), 16).unwrap_or(0);
-    not_linux().or((effective & CAP_SYS_ADMIN == 0).then_some("needs root that may mount"))
 }
 
 /// A directory that every user may look into, with a lock directory that every user may use.

@@ -21,7 +21,7 @@ pub(crate) fn with_each_umask(worker: &str) {
 }
 
 /// In a worker of [`with_each_umask`]: the settings of an adapter, and the directory for the files.
-fn under_umask(args: &[String]) -> (atomic_file_adapter::Builder, &Path) {
+pub(crate) fn under_umask(args: &[String]) -> (atomic_file_adapter::Builder, &Path) {
     let [mask, locks, dir] = args else { panic!("{args:?}") };
     umask(Mode::from_bits(libc::mode_t::from_str_radix(mask, 8).unwrap()).unwrap());
     (AtomicFileAdapter::builder().lock_dir(locks), Path::new(dir))

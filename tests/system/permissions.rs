@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, lchown, symlink};
 use atomic_file_adapter::Step;
 
 use crate::common::names;
-use crate::users::{NOBODY, NOBODYS_ID, STRANGERS_ID, as_user, assert_denied};
+use crate::users::{NOBODY, NOBODYS_ID, STRANGERS_ID, as_user, assert_denied, assert_lock_denied};
 use crate::{Scratch, mode, owner, set_mode};
 
 pub(crate) fn without_write_permission_nothing_happens() {
@@ -77,14 +77,19 @@ pub(crate) fn a_read_only_lock_file_serves_readers() {
 
     assert_eq!(as_user(NOBODY, "read", &scratch, &path), "old");
     for verb in ["write", "update", "writer", "delete"] {
-        assert_denied(&as_user(NOBODY, verb, &scratch, &path), Step::OpenLock, &lock);
+        assert_lock_denied(&as_user(NOBODY, verb, &scratch, &path), &lock, "0", 0o644);
         assert_eq!(fs::read_to_string(&path).unwrap(), "old", "{verb}");
         assert_eq!(names(&dir), ["file"], "{verb}");
     }
 
+    set_mode(&lock, 0o600);
+    assert_lock_denied(&as_user(NOBODY, "read", &scratch, &path), &lock, "0", 0o600);
+    assert_eq!(as_user(NOBODY, "read unlocked", &scratch, &path), "old");
     // Without a lock file, and without permission to make one, even a reader would be alone.
     fs::remove_file(&lock).unwrap();
-    assert_denied(&as_user(NOBODY, "read", &scratch, &path), Step::OpenLock, &lock);
+    assert_lock_denied(&as_user(NOBODY, "read", &scratch, &path), &lock, "nobody", 0);
+    assert_eq!(as_user(NOBODY, "read unlocked", &scratch, &path), "old");
+    assert!(!lock.exists());
 }
 
 pub(crate) fn links_in_sticky_directories() {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use atomic_file_adapter::{AtomicFileAdapter, Durability, Error, Step};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid};
 
 use crate::common::{Worker, tell};
@@ -26,13 +27,19 @@ pub(crate) fn as_user(user: &str, verb: &str, scratch: &Scratch, path: &Path) ->
 pub(crate) fn call(args: &[String]) {
     let [user, verb, locks, path] = args else { panic!("{args:?}") };
     become_user(user);
+    umask(Mode::from_bits_truncate(0o022));
     let builder = AtomicFileAdapter::builder().lock_dir(locks);
     let ordered = builder.clone().durability(Durability::Ordered).build().unwrap();
+    let sharing = builder.clone().lock_file_mode(0o666).build().unwrap();
     let adapter = builder.build().unwrap();
     let answer = match verb.as_str() {
         "read" => adapter.read_to_string_with_lock(path).map(|contents| contents.unwrap_or("nothing".to_owned())),
+        "read unlocked" => adapter
+            .read_unlocked(path)
+            .map(|read| read.map_or("nothing".to_owned(), |read| String::from_utf8(read).unwrap())),
         "delete" => adapter.delete_with_lock(path).map(|found| found.to_string()),
         "ordered write" => ordered.write_atomic(path, "new").map(|()| "done".to_owned()),
+        "sharing write" => sharing.write_atomic(path, "new").map(|()| "done".to_owned()),
         "ordered delete" => ordered.delete_with_lock(path).map(|found| found.to_string()),
         _ => {
             let (_, write) = WRITING.into_iter().find(|(known, _)| known == verb).expect("a verb");
@@ -40,7 +47,14 @@ pub(crate) fn call(args: &[String]) {
         }
     };
     tell(&answer.unwrap_or_else(|error| {
-        let step = if let Error::Io { step, .. } = &error { format!("{step:?}") } else { String::new() };
+        let step = match &error {
+            Error::Io { step, .. } => format!("{step:?}"),
+            Error::LockFileDenied { owner, mode, .. } => {
+                let owner = owner.map_or("nobody".to_owned(), |id| id.to_string());
+                format!("lock file of {owner}, {:o}", mode.unwrap_or(0))
+            }
+            _ => String::new(),
+        };
         format!("{:?} {step}: {error}", error.kind())
     }));
 }
@@ -52,6 +66,13 @@ fn become_user(user: &str) {
     nix::unistd::setgroups(&ids.map(Gid::from_raw).collect::<Vec<_>>()).unwrap();
     nix::unistd::setgid(Gid::from_raw(id)).unwrap();
     nix::unistd::setuid(Uid::from_raw(id)).unwrap();
+}
+
+/// Fails unless it is the lock file, this user's and of this mode, that kept the call out.
+#[track_caller]
+pub(crate) fn assert_lock_denied(answer: &str, lock: &Path, owner: &str, mode: u32) {
+    let start = format!("PermissionDenied lock file of {owner}, {mode:o}: ");
+    assert!(answer.starts_with(&start) && answer.contains(utf8(lock)), "no {start:?} for {lock:?}: {answer}");
 }
 
 #[track_caller]

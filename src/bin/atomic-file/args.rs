@@ -50,8 +50,7 @@ pub enum Level {
 pub enum Verb {
     /// Write the contents to standard output
     ///
-    /// What would never end is refused: the contents behind themselves (read f >>f). So are contents for a standard output
-    /// that is closed, which looks like /dev/null open for reading and writing; >/dev/null is neither.
+    /// What would never end is refused: the contents behind themselves (read f >>f).
     Read {
         /// The file
         path: PathBuf,

@@ -1,0 +1,120 @@
+//! Lock files of several users: who can use one that somebody else has made.
+
+use std::fs;
+use std::os::unix::fs::chown;
+
+use crate::modes::under_umask;
+use crate::users::{as_user, assert_lock_denied};
+use crate::{Scratch, mode, owner, set_mode};
+
+/// The modes of lock directories that are shared, and of the lock files in them.
+const SHARED: [(u32, u32); 7] = [
+    (0o2775, 0o664),
+    (0o2770, 0o660),
+    (0o0770, 0o660),
+    (0o1777, 0o666),
+    (0o0777, 0o666),
+    (0o2755, 0o644),
+    (0o2700, 0o600),
+];
+
+const PROJECT: u32 = 4321;
+/// Two users of that group.
+const ALICE: &str = "5001,4321";
+const BOB: &str = "5002,4321";
+
+pub(crate) fn follow_the_directory(args: &[String]) {
+    let (builder, dir) = under_umask(args);
+    fs::write(dir.join("std"), "").unwrap();
+    let private = [0o755, 0o750, 0o700].map(|private| (private, mode(&dir.join("std"))));
+    for (dirs, expected) in SHARED.into_iter().chain(private) {
+        let locks = dir.join(format!("{dirs:o}"));
+        fs::create_dir(&locks).unwrap();
+        set_mode(&locks, dirs);
+        let file = builder.clone().lock_dir(&locks).build().unwrap().file(dir.join("file")).unwrap();
+        drop(file.lock().unwrap());
+        assert_eq!(format!("{:o}", mode(file.lock_path())), format!("{expected:o}"), "{dirs:o}, {args:?}");
+    }
+}
+
+pub(crate) fn have_the_builders_mode(args: &[String]) {
+    let (builder, dir) = under_umask(args);
+    for dirs in [0o700, 0o755, 0o2775] {
+        for exact in [0o666, 0o660, 0o664, 0o600, 0o644] {
+            let builder = builder.clone().lock_dir(dir.join(format!("{dirs:o}-{exact:o}")));
+            let adapter = builder.clone().lock_file_mode(exact).build().unwrap();
+            fs::create_dir(adapter.lock_dir()).unwrap();
+            set_mode(adapter.lock_dir(), dirs);
+            adapter.write_atomic(dir.join("file"), "new").unwrap();
+            let lock = adapter.lock_path(dir.join("file")).unwrap();
+            assert_eq!(format!("{:o}", mode(&lock)), format!("{exact:o}"), "{dirs:o}, {args:?}");
+            // Those that exist are left as they are.
+            builder.lock_file_mode(0o606).build().unwrap().write_atomic(dir.join("file"), "newer").unwrap();
+            assert_eq!(format!("{:o}", mode(&lock)), format!("{exact:o}"), "{dirs:o}, {args:?}");
+        }
+    }
+}
+
+/// A directory of a project, and its lock directory.
+fn project(dirs: u32) -> Scratch {
+    let scratch = Scratch::new();
+    for dir in [&scratch.dir, scratch.adapter.lock_dir()] {
+        chown(dir, Some(0), Some(PROJECT)).unwrap();
+        set_mode(dir, dirs);
+    }
+    scratch
+}
+
+pub(crate) fn two_users_of_a_group_share_a_directory() {
+    for dirs in [0o2770, 0o2775, 0o770, 0o775] {
+        let scratch = project(dirs);
+        let path = scratch.path("file");
+        for (user, verb, answer) in
+            [(ALICE, "write", "done"), (BOB, "read", "new"), (BOB, "write", "done"), (ALICE, "update", "done")]
+        {
+            assert_eq!(as_user(user, verb, &scratch, &path), answer, "{dirs:o}, {user}");
+        }
+        let lock = scratch.adapter.lock_path(&path).unwrap();
+        assert_eq!((owner(&lock), mode(&lock)), ((5001, PROJECT), dirs & 0o666), "{dirs:o}");
+    }
+}
+
+pub(crate) fn a_write_of_roots_locks_nobody_out() {
+    // A reader has come first, or root, in a directory that is shared or by an adapter that shares.
+    for (dirs, verb) in [(0o2775, "write"), (0o775, "write"), (0o2775, "read"), (0o755, "sharing write")] {
+        let scratch = project(dirs);
+        if dirs == 0o755 {
+            chown(&scratch.dir, Some(5001), None).unwrap();
+            chown(scratch.adapter.lock_dir(), Some(5001), None).unwrap();
+        }
+        let path = scratch.path("file");
+        as_user("0", verb, &scratch, &path);
+        assert_eq!(as_user(ALICE, "write", &scratch, &path), "done", "{dirs:o}, {verb}");
+    }
+}
+
+pub(crate) fn in_a_private_directory_nothing_has_changed() {
+    let scratch = project(0o755);
+    chown(&scratch.dir, Some(5001), None).unwrap();
+    chown(scratch.adapter.lock_dir(), Some(5001), None).unwrap();
+    let path = scratch.path("file");
+    assert_eq!(as_user("0", "write", &scratch, &path), "done");
+    let lock = scratch.adapter.lock_path(&path).unwrap();
+    assert_eq!((owner(&lock), mode(&lock)), ((0, 0), 0o644));
+    let answer = as_user(ALICE, "write", &scratch, &path);
+    assert_lock_denied(&answer, &lock, "0", 0o644);
+    // What helps is in it, and does help.
+    assert!(answer.contains("is user 0's, with mode 0644") && answer.contains("chmod"), "{answer}");
+    set_mode(&lock, 0o666);
+    assert_eq!(as_user(ALICE, "write", &scratch, &path), "done");
+}
+
+/// Nor does the group of whoever comes first get what the directory's has.
+pub(crate) fn a_group_that_the_directory_is_not_for_gets_nothing() {
+    let scratch = project(0o777);
+    set_mode(scratch.adapter.lock_dir(), 0o773);
+    // Not in the group, and not in a position to give the lock file to it.
+    assert_eq!(as_user("5003", "write", &scratch, &scratch.path("file")), "done");
+    let lock = scratch.adapter.lock_path(scratch.path("file")).unwrap();
+    assert_eq!((owner(&lock), mode(&lock)), ((5003, 5003), 0o622));
+}
