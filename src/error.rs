@@ -393,13 +393,18 @@ impl fmt::Display for Error {
             Error::WouldBlock { lock, .. } => {
                 write!(f, "the lock of {path} is taken ({})", lock.display())
             }
-            Error::LockFileDenied { lock, owner: Some(owner), mode: Some(mode), source, .. } => write!(
-                f,
-                "cannot take the lock of {path}: its lock file {} is user {owner}'s, with mode {mode:04o}, and may not be opened \
-                 for this: {source} (its owner can let others in with chmod, or remove it while nobody uses it; new ones \
-                 follow a lock directory that is shared, or lock_file_mode)",
-                lock.display()
-            ),
+            Error::LockFileDenied { path: guarded, lock, owner: Some(owner), mode: Some(mode), source } => {
+                // Upkeep knows lock files only.
+                if guarded != lock {
+                    write!(f, "cannot take the lock of {path}: ")?;
+                }
+                write!(
+                    f,
+                    "cannot open the lock file {}, which belongs to user {owner} and has mode {mode:04o}: {source} (its owner \
+                     can chmod or prune it; lock_file_mode, --lock-mode, or a shared lock directory opens new ones to others)",
+                    lock.display()
+                )
+            }
             Error::LockFileDenied { lock, source, .. } => write!(
                 f,
                 "cannot take the lock of {path}: its lock file {} may not be made or looked at: {source} (the owner of the lock \

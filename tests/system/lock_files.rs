@@ -104,7 +104,7 @@ pub(crate) fn in_a_private_directory_nothing_has_changed() {
     let answer = as_user(ALICE, "write", &scratch, &path);
     assert_lock_denied(&answer, &lock, "0", 0o644);
     // What helps is in it, and does help.
-    assert!(answer.contains("is user 0's, with mode 0644") && answer.contains("chmod"), "{answer}");
+    assert!(answer.contains("belongs to user 0 and has mode 0644") && answer.contains("chmod"), "{answer}");
     set_mode(&lock, 0o666);
     assert_eq!(as_user(ALICE, "write", &scratch, &path), "done");
 }
