@@ -98,12 +98,12 @@ pub(super) struct Posix {
 impl Posix {
     /// Whether this lock file is in the table. `None`: that is being changed.
     fn knows(&self, file: Key) -> Option<bool> {
-        /// A change takes less.
-        const LOOKS: usize = 100;
+        /// A change takes less, unless the thread that makes it has to wait for a processor.
+        const LOOKS: usize = 1000;
         (0..LOOKS).find_map(|_| match self.open.try_read() {
             Ok(open) => Some(open.contains(&file)),
             Err(_) => {
-                self.relax();
+                std::thread::yield_now();
                 None
             }
         })
