@@ -274,7 +274,7 @@ impl fmt::Display for Step {
             Step::SetMode => "set the mode of",
             Step::ReadAttributes => "read the attributes and the access control list of",
             Step::SetAttributes => "set the attributes and the access control list of the temporary file for",
-            Step::Sync => "sync the new version of",
+            Step::Sync => "sync",
             Step::Rename => "rename the temporary file over",
             Step::Remove => "remove",
             Step::SyncDirectory => "sync the directory of",

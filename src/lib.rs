@@ -36,7 +36,7 @@
 //! fcntl(lock, F_SETLKW, F_WRLCK)            exclusive record lock over the whole lock file
 //! fstatat(lock path)                        still the file of that name? else open it anew
 //! fstatat(dir, "name")                      a regular file; its mode and owner
-//! llistxattr("/proc/thread-self/fd/DIR/name")  its access control list and attributes; mostly none
+//! llistxattr("/proc/thread-self/fd/DIR/name")  its access control list, attributes and label; here none
 //! openat(dir, ".name.RANDOM.tmp", O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC)
 //! flistxattr(tmp)                           what it got from the directory's default access control list
 //! write(tmp)
@@ -50,7 +50,8 @@
 //!
 //! and a `getpid` before, to notice a `fork`: 14 calls, and 8 for a read; one more where the mode cannot be had at
 //! once, because until the owner is right the temporary file is for its group and for others no more than for everybody
-//! (0640, for example). A file that has attributes costs two calls for each of them, and two more. By path, there is also the opening of the directory (by `openat2` with `RESOLVE_NO_SYMLINKS`), a look at the
+//! (0640, for example). Where the file has attributes, it is that call, one more to list them, and two for each; on a system
+//! with SELinux or Smack every file has a label. By path, there is also the opening of the directory (by `openat2` with `RESOLVE_NO_SYMLINKS`), a look at the
 //! name and the closing of the directory: 17 calls, and 11 for a read. Where the path is
 //! relative or has `.`, `..` or `//` in it, an `openat` takes its place, where it has links in it, one follows, and `/proc/self/fd/N` is asked for the real
 //! path. The lock files of the last 16 paths are kept open. [`Durability::Ordered`] leaves out the sync of the directory,
@@ -79,11 +80,13 @@
 //! * A program in the same process that opens and closes a lock file by itself drops the locks of this crate on it:
 //!   that is how POSIX wants it ([fcntl_locking(2)]). The crate itself refuses a path that is a hard link to a lock file which
 //!   this process is using ([`Error::InvalidPath`]). It looks before it opens: a link that somebody puts there in between, or a
-//!   lock file that is first used while another name of it is being read, is not seen. Do not let people link to lock files whom
+//!   lock file that is first used while another name of it is open (the `File` of [`AtomicFile::open`], for as long as it lives),
+//!   is not seen. Do not let people link to lock files whom
 //!   you do not trust (`fs.protected_hardlinks` in [proc_sys_fs(5)] keeps out those who may not read and write them).
 //! * A fork is noticed by the process number. A child in a new PID namespace that has the same number there as its
 //!   parent has in its own is taken for it.
-//! * Deadlocks. Between threads of one process every cycle is told at once. Between processes there is the kernel's word
+//! * Deadlocks. Between threads of one process every cycle is told at once, also one that somebody's deadline would end.
+//!   Between processes there is the kernel's word
 //!   only, which knows no threads. It is believed of a thread that holds another lock, after a second in which nothing moved
 //!   (half a minute in [`lock_many`](AtomicFileAdapter::lock_many) and batches), and may be wrong even then; and a cycle may
 //!   stay unseen, because the kernel follows one wait of each process and gives up after ten
@@ -97,12 +100,18 @@
 //!   ASCII letters are looked at, not other letters nor Unicode normalization. Linux's case-insensitive directories are
 //!   not looked into at all: do not mix absolute and relative paths there either.
 //! * The new version has the owner, group, mode, access control list, `user` attributes, security label (SELinux, Smack) and
-//!   capabilities of the old one, as they were when the write began. What the writer may not set is left out; where that is
-//!   the owner, the group or the access control list, the new version lets in fewer than the old one did, and nobody else.
-//!   Only the writer, who then owns it, gets what the owner had. Not carried over: `trusted` attributes, the hashes of IMA
+//!   capabilities of the old one, as they were when the write began. What the writer may not read or set is left out; where
+//!   that is the owner, the group or the access control list, the new version lets in fewer than the old one did, and nobody
+//!   else. Only the writer, who then owns it, gets what the owner had. A sandbox that refuses to tell of attributes makes
+//!   the new version its owner's alone. A label of SELinux or Smack that the writer may not set makes the write fail. Not carried over: `trusted` attributes, the hashes of IMA
 //!   and EVM, access control lists of NFSv4 and of Apple's systems (where a directory's list may let others in), the
-//!   directory's project id, the flags of [chattr(1)], and the time of birth. A user id that an idmapped mount does not
-//!   map, or a sysctl `kernel.overflowuid` other than 65534, is not noticed.
+//!   directory's project id, the flags of [chattr(1)], and the time of birth.
+//! * On NFSv4 the mode is kept and nothing else. It may be the mask of a list that the server has, and then the group gains.
+//! * A program that changes mode and list of a file without the lock while it is being replaced may find the new version with
+//!   the mode from before and without the list.
+//! * In a user namespace that does not map every id, a file of user or group 65534 is taken for one whose owner is not mapped
+//!   ([user_namespaces(7)]), and becomes the writer's: the two look the same. So it is without /proc. An id that an idmapped
+//!   mount does not map, or a sysctl `kernel.overflowuid` other than 65534, is not noticed.
 //! * A durable write syncs the directories that it makes itself, not those that another process made a moment before.
 //! * ext4 made with `fast_commit`, which is not the default: on Linux 6.18 the crash tests find torn files there, of this
 //!   crate's writes and of `sync`, `mv` and `sync` alike.
@@ -156,6 +165,7 @@
 //! [proc_sys_fs(5)]: https://man7.org/linux/man-pages/man5/proc_sys_fs.5.html
 //! [readlinkat(2)]: https://man7.org/linux/man-pages/man2/readlinkat.2.html
 //! [renameat(2)]: https://man7.org/linux/man-pages/man2/renameat.2.html
+//! [user_namespaces(7)]: https://man7.org/linux/man-pages/man7/user_namespaces.7.html
 //! [write(2)]: https://man7.org/linux/man-pages/man2/write.2.html
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]

@@ -230,6 +230,10 @@ impl Builder {
     /// setgid directory ([inode(7)](https://man7.org/linux/man-pages/man7/inode.7.html)), if the process may do that (it is in that
     /// group, or root). If it may not, the mode set here stays what it is, and by default the group gets no more than others.
     ///
+    /// A default access control list of the lock directory ([acl(5)](https://man7.org/linux/man-pages/man5/acl.5.html)) says by
+    /// itself whom new lock files let in; a mode that is set here takes it away from them. Who shares a directory by an access
+    /// control list gives it a default one for the lock files.
+    ///
     /// It is about lock files, not about the lock directory, which is made with 0777 less the umask: whoever shares it makes it before,
     /// for example by `install -d -m 2775 -g project /srv/project/locks`.
     ///

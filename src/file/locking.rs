@@ -27,11 +27,12 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`]; [`Error::Deadlock`] if the calling thread holds this lock already, or if waiting would
-    /// close a cycle; otherwise a system call failed ([`Error::Io`]).
+    /// [`Error::Timeout`]; [`Error::LockFileDenied`]; [`Error::Deadlock`] if the calling thread holds this lock already, or if
+    /// waiting would close a cycle; otherwise a system call failed ([`Error::Io`]).
     ///
     /// [`Error::Timeout`]: crate::Error::Timeout
     /// [`Error::Deadlock`]: crate::Error::Deadlock
+    /// [`Error::LockFileDenied`]: crate::Error::LockFileDenied
     /// [`Error::Io`]: crate::Error::Io
     /// [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
     pub fn lock(&self) -> Result<WriteGuard> {

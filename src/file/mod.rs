@@ -209,8 +209,9 @@ impl AtomicFile {
     /// none.
     ///
     /// When this returns, every reader sees the new version, and with [`Durability::Full`] it survives a power cut.
-    /// The file keeps its mode, access control list and `user` attributes, and its owner, group, label and capabilities where
-    /// the system allows that; where it does not, the new version lets in fewer than the old one did. Other names of it (hard
+    /// The file keeps its owner, group, mode, access control list, `user` attributes, label and capabilities where the system
+    /// lets the writer set them. Where it does not, the new version lets in fewer than the old one did; the
+    /// [crate's page](crate) has the details. Other names of it (hard
     /// links) keep the old version. That the file itself is read-only (mode 0444) does not keep it from being replaced; its
     /// directory must be writable.
     ///
@@ -225,8 +226,8 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// Besides system calls that fail: [`Error::NotRegularFile`], and [`Error::Timeout`] and [`Error::Deadlock`] of
-    /// [`lock`](Self::lock). The file is what it was before, and no temporary file is left (unless removing it fails, too),
+    /// Besides system calls that fail: [`Error::NotRegularFile`], [`Error::InvalidPath`] for a hard link to a lock file that this
+    /// process is using, and [`Error::Timeout`], [`Error::Deadlock`] and [`Error::LockFileDenied`] of [`lock`](Self::lock). The file is what it was before, and no temporary file is left (unless removing it fails, too),
     /// except with [`Error::NotDurable`]. Directories that were made for the file stay.
     ///
     /// [`Durability::Full`]: crate::Durability::Full

@@ -242,6 +242,13 @@ impl LockDir {
 impl Sharing {
     /// Group first, mode after: until then nobody but the owner may have rights that he is not to have.
     fn apply(self, file: &Fd) -> sys::Result<()> {
+        // What the directory's default access control list gives lock files is what its owner wants, unless the mode is to be exact.
+        let listed = sys::open_attribute(file, sys::ACCESS_LIST).is_ok();
+        match listed {
+            true if self.exact => sys::remove_attribute(file, sys::ACCESS_LIST)?,
+            true => return Ok(()),
+            false => {}
+        }
         let new = sys::stat_open(file)?;
         let mut mode = self.mode;
         let others = mode & 0o007;
@@ -278,7 +285,8 @@ fn make_whole(
     let file = sys::create_new(sys::cwd(), temporary, mode)?;
     let made = finish(&file).and_then(|()| match sys::link(sys::cwd(), temporary, name) {
         Ok(()) => Ok(Some(file)),
-        Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::MLINK) => Ok(None),
+        // EACCES: a security module lets no links be made.
+        Err(Errno::PERM | Errno::ACCESS | Errno::NOTSUP | Errno::NOSYS | Errno::MLINK) => Ok(None),
         Err(error) => Err(error),
     });
     // If that fails it is swept some day.

@@ -45,6 +45,8 @@ pub(in super::super) trait Kernel {
     const LOOKS: u32;
     /// Lets half a microsecond or so pass.
     fn relax(&self);
+    /// Whether an open file is the lock file of this key.
+    fn is(&self, file: &Self::File, key: Key) -> bool;
     /// The table has this lock file open from now on.
     fn opened(&self, _: Key) {}
     /// It has closed it.

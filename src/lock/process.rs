@@ -148,6 +148,10 @@ impl Kernel for Posix {
         (0..20).for_each(|_| std::hint::spin_loop());
     }
 
+    fn is(&self, file: &Fd, key: Key) -> bool {
+        sys::stat_open(file).is_ok_and(|meta| meta.identity() == key)
+    }
+
     fn opened(&self, key: Key) {
         self.open.write().unwrap_or_else(PoisonError::into_inner).insert(key);
     }

@@ -18,6 +18,7 @@ mod kernel;
 #[path = "state.rs"]
 mod state;
 
+use std::mem;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -273,9 +274,18 @@ impl<K: Kernel> Table<K> {
     }
 
     /// Closes every lock file, if nobody is using the table: for a child that has inherited it by fork.
+    ///
+    /// The kernel copies the descriptors before the memory (`copy_process` in kernel/fork.c), so what another thread of the parent
+    /// opened in between is in this table only. Its number may be that of a file of the child's own by now, which is not ours to
+    /// close.
     pub(super) fn close_all_if_idle(&self) {
-        if let Ok(mut state) = self.state.try_lock() {
-            state.entries.clear();
+        let Ok(mut state) = self.state.try_lock() else { return };
+        for (key, entry) in mem::take(&mut state.entries) {
+            for file in entry.file.into_iter().chain(entry.spare) {
+                if !self.kernel.is(&file, key) {
+                    mem::forget(file);
+                }
+            }
         }
     }
 

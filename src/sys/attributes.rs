@@ -12,6 +12,9 @@ use super::{Errno, Result, Syscall, backend, way};
 /// include/uapi/linux/limits.h). On Apple's systems a value may be longer, which is ERANGE here.
 const LONGEST: usize = 64 * 1024;
 
+/// The attribute that a file's access control list is ([acl(5)](https://man7.org/linux/man-pages/man5/acl.5.html)).
+pub(crate) const ACCESS_LIST: &CStr = c"system.posix_acl_access";
+
 /// `llistxattr` of a name in an open directory: the names of the file's attributes, each with a zero byte behind it.
 /// Allocates nothing if there are none.
 pub(crate) fn list_attributes(at: BorrowedFd<'_>, name: &CStr) -> Result<Vec<u8>> {
@@ -76,5 +79,6 @@ fn filled(mut fill: impl FnMut(&mut Vec<u8>) -> Result<usize>) -> Result<Vec<u8>
     let mut buf = Vec::new();
     buf.try_reserve_exact(LONGEST).map_err(|_| Errno::NOMEM)?;
     fill(&mut buf)?;
+    buf.shrink_to_fit();
     Ok(buf)
 }

@@ -40,7 +40,7 @@ mod record_lock;
 mod syscall;
 
 pub(crate) use self::attributes::{
-    attribute, list_attributes, list_open_attributes, open_attribute, remove_attribute, set_attribute,
+    ACCESS_LIST, attribute, list_attributes, list_open_attributes, open_attribute, remove_attribute, set_attribute,
 };
 pub(crate) use self::fd::Fd;
 pub use self::meta::FileKind;

@@ -5,11 +5,8 @@
 //!
 //! [acl(5)]: https://man7.org/linux/man-pages/man5/acl.5.html
 
-use std::ffi::CStr;
-
-/// The attribute that an access control list is. Its format is `struct posix_acl_xattr_header` and `_entry` in
-/// include/uapi/linux/posix_acl_xattr.h: little-endian numbers.
-pub(crate) const ATTRIBUTE: &CStr = c"system.posix_acl_access";
+/// The format of the attribute is `struct posix_acl_xattr_header` and `_entry` in include/uapi/linux/posix_acl_xattr.h:
+/// little-endian numbers.
 const VERSION: u32 = 2;
 const ENTRY_LEN: usize = 8;
 

@@ -20,7 +20,7 @@ use crate::error::{Error, Result, Step};
 use crate::path::{Dir, Place};
 use crate::settings::Options;
 use crate::sys::{self, Errno, Fd, Meta};
-use crate::version::acl::{self, Acl};
+use crate::version::acl::Acl;
 use crate::version::{read, stat_regular, sync};
 
 const SET_USER_ID: u32 = 0o4000;
@@ -74,7 +74,7 @@ impl Old {
             Err(error) => return Err(failed(error)),
         };
         for attribute in names.split_inclusive(|byte| *byte == 0).filter_map(|it| CStr::from_bytes_with_nul(it).ok()) {
-            let is_list = attribute == acl::ATTRIBUTE;
+            let is_list = attribute == sys::ACCESS_LIST;
             if !is_list && !is_carried_over(attribute) {
                 continue;
             }
@@ -123,10 +123,15 @@ pub(crate) fn begin(file: &Fd, old: &Old, path: &Path) -> Result<()> {
         return Ok(());
     }
     let failed = |error| Error::io(path, Step::SetAttributes, error);
-    let inherited = sys::list_open_attributes(file).map_err(failed)?;
+    let inherited = match sys::list_open_attributes(file) {
+        Ok(names) => names,
+        // A sandbox. The file stays its owner's alone, and what it has inherited has no effect without group bits.
+        Err(Errno::ACCESS | Errno::PERM) if matches!(old.access, Access::Unknown) => return Ok(()),
+        Err(error) => return Err(Error::io(path, Step::ReadAttributes, error)),
+    };
     let has = |name: &CStr| inherited.split_inclusive(|byte| *byte == 0).any(|it| it == name.to_bytes_with_nul());
-    if has(acl::ATTRIBUTE) {
-        sys::remove_attribute(file, acl::ATTRIBUTE).map_err(failed)?;
+    if has(sys::ACCESS_LIST) {
+        sys::remove_attribute(file, sys::ACCESS_LIST).map_err(failed)?;
     }
     for Attribute { name, value } in old.attributes.iter().filter(|it| it.name.as_c_str() != CAPABILITY) {
         // Where the system gives labels, they say who gets in, too; a wrong one is no small thing then.
@@ -164,7 +169,8 @@ pub(crate) fn finish(file: &Fd, old: Option<&Old>, options: Options, path: &Path
     let mut permissions = acl.mode();
     if let Access::List(_, attribute) = &old.access {
         let exact = kept.owner && kept.group;
-        let set = sys::set_attribute(file, acl::ATTRIBUTE, &if exact { attribute.clone() } else { acl.to_attribute() });
+        let set =
+            sys::set_attribute(file, sys::ACCESS_LIST, &if exact { attribute.clone() } else { acl.to_attribute() });
         match set {
             Ok(()) => {}
             // EINVAL: an id that does not exist in this user namespace.

@@ -185,6 +185,23 @@ impl Drop for Mounted<'_> {
 }
 
 /// As a FUSE file system answers that has no such calls, and an old NFS server.
+/// What cannot be asked for may keep somebody out, so all but the owner are; a write that fails would help nobody.
+pub(crate) fn in_a_sandbox_that_refuses_the_calls_a_version_is_its_owners_alone() {
+    for errno in [libc::EPERM, libc::EACCES] {
+        for (verb, write) in WRITING {
+            let scratch = Scratch::new();
+            let path = scratch.make(OWNER, GROUP, 0o4664);
+            let decide = move |call: &Call<'_>| {
+                if format!("{:?}", call.syscall).ends_with("xattr") { Action::Fail(errno) } else { Action::Proceed }
+            };
+            inject(decide, || write(&scratch.adapter, &path)).0.unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "new", "{verb}");
+            let meta = path.metadata().unwrap();
+            assert_eq!((meta.uid(), meta.gid(), mode(&path)), (OWNER, GROUP, 0o4600), "{verb}, {errno}");
+        }
+    }
+}
+
 pub(crate) fn calls_for_attributes_that_are_not_supported_cost_no_error() {
     for errno in [libc::ENOTSUP, libc::ENOSYS] {
         for (verb, write) in WRITING {

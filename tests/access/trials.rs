@@ -58,7 +58,7 @@ pub(crate) fn all() -> Vec<Trial> {
 
 type Story = (&'static str, fn());
 
-const STORIES: [Story; 17] = [
+const STORIES: [Story; 18] = [
     ("an_acl_is_kept_and_the_group_stays_out", stories::an_acl_is_kept_and_the_group_stays_out),
     ("who_is_shut_out_by_an_acl_stays_out", stories::who_is_shut_out_by_an_acl_stays_out),
     (
@@ -89,6 +89,10 @@ const STORIES: [Story; 17] = [
     (
         "calls_for_attributes_that_are_not_supported_cost_no_error",
         attributes::calls_for_attributes_that_are_not_supported_cost_no_error,
+    ),
+    (
+        "in_a_sandbox_that_refuses_the_calls_a_version_is_its_owners_alone",
+        attributes::in_a_sandbox_that_refuses_the_calls_a_version_is_its_owners_alone,
     ),
     ("outside_of_namespaces_nobody_keeps_his_file", namespaces::outside_of_namespaces_nobody_keeps_his_file),
 ];

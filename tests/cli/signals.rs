@@ -78,6 +78,11 @@ impl Tool {
 
     fn end(mut self) -> ExitStatus {
         drop(self.child.stdin.take());
+        self.ended()
+    }
+
+    /// Waits for its end while its input stays open.
+    fn ended(mut self) -> ExitStatus {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -246,7 +251,9 @@ fn where_no_process_can_be_had_the_command_is_not_started_and_nothing_is_changed
         // have our copy open for writing (ETXTBSY).
         assert!(Command::new("cp").arg(TOOL).arg(scratch.at("tool")).status().unwrap().success());
         let mut command = Command::new("setpriv");
-        command.args(["--reuid", "48611", "--clear-groups", "prlimit", &format!("--nproc={processes}"), "./tool"]);
+        // RLIMIT_NPROC counts the processes of a user on the whole machine, those of another run of this test, too.
+        let user = (40_000 + std::process::id() % 20_000).to_string();
+        command.args(["--reuid", &user, "--clear-groups", "prlimit", &format!("--nproc={processes}"), "./tool"]);
         let command = command.args([verb, "file", "--", "touch", "started"]).current_dir(&scratch.path);
         let output = command.output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
@@ -375,7 +382,7 @@ fn a_write_that_a_signal_ends_leaves_no_temporary_file() {
         let scratch = Scratch::with("file", "old");
         let tool = half_a_write(&scratch);
         tool.send(signal);
-        let status = tool.end();
+        let status = tool.ended();
         // The others cannot be had again once they were caught.
         match name {
             "IO" | "PWR" | "STKFLT" | "RTMIN" | "RTMAX" => assert_eq!(status.code(), Some(128 + signal), "{name}"),

@@ -3,6 +3,9 @@
 use std::fs;
 use std::os::unix::fs::chown;
 
+use atomic_file_adapter::AtomicFileAdapter;
+
+use crate::common::acl::{self, Acl, Tag};
 use crate::modes::under_umask;
 use crate::users::{as_user, assert_lock_denied};
 use crate::{Scratch, mode, owner, set_mode};
@@ -51,6 +54,28 @@ pub(crate) fn have_the_builders_mode(args: &[String]) {
             // Those that exist are left as they are.
             builder.lock_file_mode(0o606).build().unwrap().write_atomic(dir.join("file"), "newer").unwrap();
             assert_eq!(format!("{:o}", mode(&lock)), format!("{exact:o}"), "{dirs:o}, {args:?}");
+        }
+    }
+}
+
+/// A default access control list of the lock directory says whom new lock files let in, unless the builder says it exactly.
+pub(crate) fn a_default_list_of_the_directory_counts() {
+    let list =
+        Acl::new(&[(Tag::UserObj, 7), (Tag::User(5002), 6), (Tag::GroupObj, 5), (Tag::Mask, 7), (Tag::Other, 0)]);
+    for (exact, bobs) in [(None, Some(6)), (Some(0o600), None)] {
+        let scratch = project(0o2770);
+        acl::set_acl(scratch.adapter.lock_dir(), acl::DEFAULT, Some(&list));
+        let builder = AtomicFileAdapter::builder().lock_dir(scratch.adapter.lock_dir());
+        let builder = exact.map_or(builder.clone(), |mode| builder.lock_file_mode(mode));
+        let adapter = builder.build().unwrap();
+        let path = scratch.path("file");
+        adapter.write_atomic(&path, "new").unwrap();
+        let lock = adapter.lock_path(&path).unwrap();
+        let found = acl::attribute(&lock, acl::ACCESS).map(|bytes| Acl::decode(&bytes));
+        let bob = found.as_ref().and_then(|list| list.get(Tag::User(5002)));
+        assert_eq!(bob, bobs, "{exact:?}: {found:?}");
+        if let Some(exact) = exact {
+            assert_eq!(mode(&lock), exact);
         }
     }
 }

@@ -66,6 +66,11 @@ fn main() -> ExitCode {
             ),
             test_if(
                 no_users(),
+                "a_default_access_control_list_of_the_lock_directory_counts",
+                lock_files::a_default_list_of_the_directory_counts,
+            ),
+            test_if(
+                no_users(),
                 "a_lock_file_lets_no_group_in_that_its_directory_is_not_for",
                 lock_files::a_group_that_the_directory_is_not_for_gets_nothing,
             ),

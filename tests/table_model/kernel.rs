@@ -38,6 +38,9 @@ pub(crate) struct StubState {
     /// Whether it is another process every time.
     pub(crate) holders_change: bool,
     pub(crate) holder: u32,
+    /// Whether descriptors are those of other files: in a child made by fork.
+    pub(crate) foreign: bool,
+    pub(crate) closed: usize,
 }
 
 /// An open lock file.
@@ -50,6 +53,7 @@ pub(crate) struct File {
 impl Drop for File {
     fn drop(&mut self) {
         let mut kernel = self.kernel.lock().unwrap();
+        kernel.closed += 1;
         // A lock that could not be let go otherwise is meant to be dropped like this.
         let meant = std::mem::take(&mut kernel.failing_unlocks) > 0;
         let dropped = kernel.mine.remove(&self.key);
@@ -119,6 +123,10 @@ impl Kernel for Stub {
         }
         assert!(state.mine.remove(&file.key).is_some(), "unlocked what was not locked");
         Ok(())
+    }
+
+    fn is(&self, file: &File, key: Key) -> bool {
+        file.key == key && !self.state.lock().unwrap().foreign
     }
 
     fn holder(&self, _: &File, _: LockMode) -> Option<u32> {

@@ -48,6 +48,22 @@ fn to_ask_about_a_lock_file_does_not_close_it() {
 }
 
 #[test]
+fn a_child_closes_only_what_is_its_own() {
+    fn inherits(world: &World, _: u64) {
+        for (foreign, closed) in [(false, 1), (true, 0)] {
+            world.enter(A);
+            let before = world.kernel.lock().unwrap().closed;
+            world.kernel.lock().unwrap().foreign = foreign;
+            world.table.close_all_if_idle();
+            assert_eq!(world.kernel.lock().unwrap().closed - before, closed);
+            assert_eq!(world.table.with_file(A, |file| file.key), None);
+        }
+        world.kernel.lock().unwrap().foreign = false;
+    }
+    explore(0, nothing_held, &[inherits]);
+}
+
+#[test]
 fn the_last_user_leaves_while_another_thread_waits() {
     // Two threads share a handle, and one of them has found that the lock file was pruned.
     fn leaves(world: &World, thread: u64) {

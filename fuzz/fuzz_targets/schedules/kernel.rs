@@ -164,6 +164,10 @@ impl Kernel for Process {
         Ok(())
     }
 
+    fn is(&self, file: &File, key: Key) -> bool {
+        file.key == key
+    }
+
     fn holder(&self, file: &File, mode: LockMode) -> Option<u32> {
         self.locks.state.lock().unwrap().in_the_way(self.pid, file.key, mode).next()
     }

@@ -18,18 +18,19 @@ pub struct Cli {
     /// Directory of the lock files [default: .jerry/local/locks]
     ///
     /// Only programs with the same one keep out of each other's way; the default is under the current directory. It is made if
-    /// there is none.
+    /// there is none. It must be trusted: who can write to it, or to a directory above it, can take part in every lock, or lead it
+    /// elsewhere by a link.
     #[arg(long, value_name = "DIR", global = true)]
     pub lock_dir: Option<PathBuf>,
     /// The exact mode of new lock files, in octal [default: as the directory says]
     ///
-    /// In a lock directory that others may write to, lock files have its own bits for reading and writing, otherwise 0666 less the
-    /// umask. Who writes a file needs to read and write its lock file.
+    /// In a lock directory that is shared (its group or others may write, or it is setgid) they have its bits for reading and
+    /// writing, elsewhere 0666 less the umask. Who writes a file needs to read and write its lock file.
     #[arg(long, value_name = "MODE", global = true, value_parser = octal)]
     pub lock_mode: Option<u32>,
     /// Refuse a path with a symbolic link in it
     ///
-    /// For whoever has more rights than those who can write to the directories on the way. It is not about --lock-dir.
+    /// For root, for example, in directories that others can write to. Links in --lock-dir are followed all the same.
     #[arg(long, global = true)]
     pub no_follow: bool,
     /// Give up waiting for a lock after so many seconds; 0 tries once [default: wait for ever]
@@ -61,7 +62,7 @@ pub enum Level {
 pub enum Verb {
     /// Write the contents to standard output
     ///
-    /// What would never end is refused: the contents behind themselves (read f >>f).
+    /// Appending a file to itself (read f >>f) would never end, and is refused.
     Read {
         /// The file
         path: PathBuf,

@@ -87,7 +87,9 @@ fn die_of(signal: i32) -> ExitCode {
 
 /// One line and no commands to the terminal, whatever is in a path.
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() }).collect()
+    text.chars()
+        .map(|c| if c.is_control() || paths::turns_text(c) { c.escape_default().to_string() } else { c.into() })
+        .collect()
 }
 
 fn run(Cli { lock_dir, lock_mode, no_follow, timeout, durability, verb, .. }: Cli) -> Result<(), Failure> {

@@ -63,6 +63,6 @@ pub fn escaped(path: &Path) -> String {
 }
 
 /// Characters that change the direction of others, by which a path can look like another one (Unicode Standard Annex #9).
-fn turns_text(c: char) -> bool {
+pub fn turns_text(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

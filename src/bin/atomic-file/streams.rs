@@ -14,7 +14,9 @@ use crate::Failure;
 pub fn input() -> io::Result<File> {
     let stdin = io::stdin();
     if was_closed(stdin.as_fd()) {
-        return Err(io::Error::other("it is closed (to empty the file: </dev/null)"));
+        return Err(io::Error::other(
+            "it is closed, or /dev/null that is open for writing, too (to empty the file: </dev/null)",
+        ));
     }
     Ok(stdin.as_fd().try_clone_to_owned()?.into())
 }
