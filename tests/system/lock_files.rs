@@ -3,8 +3,10 @@
 use std::fs;
 use std::os::unix::fs::chown;
 
+#[cfg(target_os = "linux")]
 use atomic_file_adapter::AtomicFileAdapter;
 
+#[cfg(target_os = "linux")]
 use crate::common::acl::{self, Acl, Tag};
 use crate::modes::under_umask;
 use crate::users::{as_user, assert_lock_denied};
@@ -58,7 +60,14 @@ pub(crate) fn have_the_builders_mode(args: &[String]) {
     }
 }
 
+/// Its case needs other users, and so Linux.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn a_default_list_of_the_directory_counts() {
+    unreachable!("it needs Linux");
+}
+
 /// A default access control list of the lock directory says whom new lock files let in, unless the builder says it exactly.
+#[cfg(target_os = "linux")]
 pub(crate) fn a_default_list_of_the_directory_counts() {
     let list =
         Acl::new(&[(Tag::UserObj, 7), (Tag::User(5002), 6), (Tag::GroupObj, 5), (Tag::Mask, 7), (Tag::Other, 0)]);
