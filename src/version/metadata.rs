@@ -54,6 +54,16 @@ struct Attribute {
     value: Vec<u8>,
 }
 
+impl Attribute {
+    /// Gives it to the temporary file. `needed`: that this process may not do that is an error, too.
+    fn set(&self, file: &Fd, needed: bool, path: &Path) -> Result<()> {
+        match sys::set_attribute(file, &self.name, &self.value) {
+            Err(error) if needed || !is_refusal(error) => Err(Error::io(path, Step::SetAttributes, error)),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Old {
     /// Looks at what has this name. `None`: there is nothing.
     pub(crate) fn look(dir: &Dir, name: &CStr, path: &Path) -> Result<Option<Self>> {
@@ -122,7 +132,6 @@ pub(crate) fn begin(file: &Fd, old: &Old, path: &Path) -> Result<()> {
     if !old.may_inherit {
         return Ok(());
     }
-    let failed = |error| Error::io(path, Step::SetAttributes, error);
     let inherited = match sys::list_open_attributes(file) {
         Ok(names) => names,
         // A sandbox. The file stays its owner's alone, and what it has inherited has no effect without group bits.
@@ -131,18 +140,16 @@ pub(crate) fn begin(file: &Fd, old: &Old, path: &Path) -> Result<()> {
     };
     let has = |name: &CStr| inherited.split_inclusive(|byte| *byte == 0).any(|it| it == name.to_bytes_with_nul());
     if has(sys::ACCESS_LIST) {
-        sys::remove_attribute(file, sys::ACCESS_LIST).map_err(failed)?;
+        sys::remove_attribute(file, sys::ACCESS_LIST).map_err(|error| Error::io(path, Step::SetAttributes, error))?;
     }
-    for Attribute { name, value } in old.attributes.iter().filter(|it| it.name.as_c_str() != CAPABILITY) {
+    for attribute in old.attributes.iter().filter(|it| it.name.as_c_str() != CAPABILITY) {
+        let Attribute { name, value } = attribute;
         // Where the system gives labels, they say who gets in, too; a wrong one is no small thing then.
         let label_counts = is_label(name) && has(name);
         if label_counts && sys::open_attribute(file, name).as_ref() == Ok(value) {
             continue;
         }
-        match sys::set_attribute(file, name, value) {
-            Err(error) if label_counts || !is_refusal(error) => return Err(failed(error)),
-            _ => {}
-        }
+        attribute.set(file, label_counts, path)?;
     }
     Ok(())
 }
@@ -178,11 +185,8 @@ pub(crate) fn finish(file: &Fd, old: Option<&Old>, options: Options, path: &Path
             Err(error) => return Err(Error::io(path, Step::SetAttributes, error)),
         }
     }
-    for Attribute { name, value } in old.attributes.iter().filter(|it| it.name.as_c_str() == CAPABILITY) {
-        match sys::set_attribute(file, name, value) {
-            Err(error) if !is_refusal(error) => return Err(Error::io(path, Step::SetAttributes, error)),
-            _ => {}
-        }
+    for capability in old.attributes.iter().filter(|it| it.name.as_c_str() == CAPABILITY) {
+        capability.set(file, false, path)?;
     }
     // A change of owner may have cleared bits, and a list sets some.
     let mode = special | permissions;

@@ -184,36 +184,29 @@ impl Drop for Mounted<'_> {
     }
 }
 
-/// As a FUSE file system answers that has no such calls, and an old NFS server.
-/// What cannot be asked for may keep somebody out, so all but the owner are; a write that fails would help nobody.
-pub(crate) fn in_a_sandbox_that_refuses_the_calls_a_version_is_its_owners_alone() {
-    for errno in [libc::EPERM, libc::EACCES] {
+/// Writes in each way while every call about attributes fails, and looks at the mode.
+fn written_without_attributes(errors: [i32; 2], before: u32, after: u32) {
+    for errno in errors {
         for (verb, write) in WRITING {
             let scratch = Scratch::new();
-            let path = scratch.make(OWNER, GROUP, 0o4664);
+            let path = scratch.make(OWNER, GROUP, before);
             let decide = move |call: &Call<'_>| {
                 if format!("{:?}", call.syscall).ends_with("xattr") { Action::Fail(errno) } else { Action::Proceed }
             };
             inject(decide, || write(&scratch.adapter, &path)).0.unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), "new", "{verb}");
             let meta = path.metadata().unwrap();
-            assert_eq!((meta.uid(), meta.gid(), mode(&path)), (OWNER, GROUP, 0o4600), "{verb}, {errno}");
+            assert_eq!((meta.uid(), meta.gid(), mode(&path)), (OWNER, GROUP, after), "{verb}, {errno}");
         }
     }
 }
 
+/// What cannot be asked for may keep somebody out, so all but the owner are; a write that fails would help nobody.
+pub(crate) fn in_a_sandbox_that_refuses_the_calls_a_version_is_its_owners_alone() {
+    written_without_attributes([libc::EPERM, libc::EACCES], 0o4664, 0o4600);
+}
+
+/// As a FUSE file system answers that has no such calls, and an old NFS server.
 pub(crate) fn calls_for_attributes_that_are_not_supported_cost_no_error() {
-    for errno in [libc::ENOTSUP, libc::ENOSYS] {
-        for (verb, write) in WRITING {
-            let scratch = Scratch::new();
-            let path = scratch.make(OWNER, GROUP, 0o640);
-            let decide = move |call: &Call<'_>| {
-                if format!("{:?}", call.syscall).ends_with("xattr") { Action::Fail(errno) } else { Action::Proceed }
-            };
-            inject(decide, || write(&scratch.adapter, &path)).0.unwrap();
-            assert_eq!(fs::read_to_string(&path).unwrap(), "new", "{verb}");
-            let meta = path.metadata().unwrap();
-            assert_eq!((meta.uid(), meta.gid(), mode(&path)), (OWNER, GROUP, 0o640), "{verb}, {errno}");
-        }
-    }
+    written_without_attributes([libc::ENOTSUP, libc::ENOSYS], 0o640, 0o640);
 }
