@@ -11,8 +11,9 @@ use atomic_file_adapter::{AtomicFile, AtomicFileAdapter};
 
 use crate::helpers::Helper;
 use crate::peers::*;
+use crate::turns::time;
 
-const SMALL: &[u8] = &[b'x'; 4096];
+pub const SMALL: &[u8] = &[b'x'; 4096];
 const LARGE: usize = 100_000_000;
 /// As much of the large file as ours has in memory at a time.
 const PIECE: usize = 1_000_000;
@@ -405,13 +406,7 @@ fn python(verb: &str, dir: &Path) -> Option<Run> {
 
 #[expect(clippy::unnecessary_wraps, reason = "what `prepare` returns")]
 fn repeat(mut once: impl FnMut() + 'static) -> Option<Run> {
-    Some(Box::new(move |times| {
-        let start = Instant::now();
-        for _ in 0..times {
-            once();
-        }
-        start.elapsed()
-    }))
+    Some(Box::new(move |times| time(times, &mut once)))
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "what `prepare` returns")]
@@ -427,11 +422,11 @@ fn repeat_in_two_threads(once: impl Fn() + Sync + 'static) -> Option<Run> {
     }))
 }
 
-fn adapter(dir: &Path) -> AtomicFileAdapter {
+pub fn adapter(dir: &Path) -> AtomicFileAdapter {
     AtomicFileAdapter::with_lock_dir(dir.join("locks")).unwrap()
 }
 
-fn handle(dir: &Path, name: &str) -> AtomicFile {
+pub fn handle(dir: &Path, name: &str) -> AtomicFile {
     adapter(dir).file(dir.join(name)).unwrap()
 }
 

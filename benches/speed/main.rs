@@ -5,27 +5,33 @@
 //!    for all of them. The ratios are medians over the rounds. They are printed as a table and drawn as a chart; with
 //!    `BENCH_SAVE=1` both go into the README.
 //!
-//! `cargo bench -- write` does both for the contests with that in their names, and saves nothing.
+//! 3. The curves: what locks cost as files, locks held, threads and processes become more. Measured in turns, too, with a table
+//!    and a picture of their own.
+//!
+//! `cargo bench -- write` does this for what has that in its name, and saves nothing. The names of the curves begin with
+//! `curves: `, so `cargo bench -- curves` is all of them, which are saved then.
 //!
 //! `BENCH_DIR` is where the files are; by default in memory, so that the processor's work is measured and not the disk.
 
 mod contests;
+mod curves;
 mod helpers;
 mod peers;
 mod report;
+mod turns;
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::Criterion;
 
-use crate::contests::{CONTESTS, Contest, Run, TARGETS};
+use crate::contests::{CONTESTS, Contest, TARGETS};
 use crate::report::Measured;
+use crate::turns::in_turns;
 
 /// For one contest.
 const BUDGET: Duration = Duration::from_secs(10);
-const MOST_ROUNDS: usize = 301;
 
 fn main() {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -42,11 +48,22 @@ fn main() {
     let filter = args.iter().find(|arg| !arg.starts_with('-')).map_or("", String::as_str);
     let contests = CONTESTS.iter().filter(|contest| contest.name.contains(filter));
     let measured: Vec<_> = contests.map(|contest| measure(contest, dir.path(), only_try)).collect();
-    report::print(&measured, TARGETS, dir.path());
+    if !measured.is_empty() {
+        report::print(&measured, TARGETS, dir.path());
+    }
+    let curves = curves::measure(dir.path(), filter, only_try);
+    if !curves.is_empty() {
+        curves::report::print(&curves, dir.path());
+    }
     if only_try {
         println!("\nEach was tried once: these numbers mean nothing.");
-    } else if filter.is_empty() {
+        return;
+    }
+    if filter.is_empty() {
         report::save(&measured, dir.path());
+    }
+    if filter.is_empty() || filter == "curves" {
+        curves::report::save(&curves, dir.path());
     }
 }
 
@@ -87,40 +104,15 @@ fn criterion(dir: &Path) {
 
 /// Measures the ways of a contest in turns.
 fn measure(contest: &Contest, dir: &Path, only_try: bool) -> Measured {
-    let mut ways: Vec<(&'static str, Run, u64)> = Vec::new();
+    let (mut names, mut runs) = (Vec::new(), Vec::new());
     for way in contest.ways {
-        let Some(mut run) = (way.prepare)(dir) else {
+        let Some(run) = (way.prepare)(dir) else {
             println!("{}: {} is left out, this machine lacks what it needs", contest.name, way.name);
             continue;
         };
-        let times = if only_try { 1 } else { times_in(contest.batch, &mut run) };
-        ways.push((way.name, run, times));
+        names.push(way.name);
+        runs.push(run);
     }
-    let mut seconds = vec![Vec::new(); ways.len()];
-    let start = Instant::now();
-    for round in 0..if only_try { 1 } else { MOST_ROUNDS } {
-        for n in 0..ways.len() {
-            // Somebody else begins every time.
-            let n = (n + round) % ways.len();
-            let (_, run, times) = &mut ways[n];
-            seconds[n].push(run(*times).as_secs_f64() / *times as f64);
-        }
-        if start.elapsed() > BUDGET {
-            break;
-        }
-    }
-    let ways = ways.iter().zip(seconds).map(|((name, ..), seconds)| (*name, seconds)).collect();
-    Measured { contest: contest.name, ways }
-}
-
-/// How often it can be done in a time.
-fn times_in(batch: Duration, run: &mut Run) -> u64 {
-    let mut times = 1;
-    loop {
-        let took = run(times);
-        if took >= batch / 2 {
-            return ((times as f64 * batch.as_secs_f64() / took.as_secs_f64()) as u64).max(1);
-        }
-        times *= 2;
-    }
+    let seconds = in_turns(&mut runs, contest.batch, BUDGET, only_try);
+    Measured { contest: contest.name, ways: names.into_iter().zip(seconds).collect() }
 }

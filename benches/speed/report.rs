@@ -25,14 +25,14 @@ impl Measured {
     }
 }
 
-fn median(numbers: impl Iterator<Item = f64>) -> f64 {
+pub fn median(numbers: impl Iterator<Item = f64>) -> f64 {
     let mut numbers: Vec<f64> = numbers.collect();
     numbers.sort_by(f64::total_cmp);
     numbers[numbers.len() / 2]
 }
 
 pub fn print(measured: &[Measured], targets: &[(&str, &str, f64, &str)], dir: &Path) {
-    println!("\n{}\n{}", circumstances(dir), table(measured));
+    println!("\n{} {RATIO}\n\n{}", circumstances(dir), table(measured));
     println!("| target | at most | of the time of | took | |\n|---|--:|---|--:|---|");
     for (contest, way, limit, other) in targets {
         let one = measured.iter().find(|one| one.contest == *contest);
@@ -56,18 +56,18 @@ fn table(measured: &[Measured]) -> String {
     table
 }
 
-fn time_text(seconds: f64) -> String {
+pub fn time_text(seconds: f64) -> String {
     if seconds < 1e-3 { format!("{:.1} us", seconds * 1e6) } else { format!("{:.1} ms", seconds * 1e3) }
 }
 
 /// When, where and how it was measured.
-fn circumstances(dir: &Path) -> String {
+pub fn circumstances(dir: &Path) -> String {
     let date =
         Command::new("date").arg("+%F").output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     let system = rustix::system::uname();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     format!(
-        "{}, {} {}, {cores} cores, {}, `cargo bench`. The ratio is that of the times, to the first of each part.\n",
+        "{}, {} {}, {cores} cores, {}, `cargo bench`.",
         date.unwrap_or_default().trim(),
         system.sysname().to_string_lossy(),
         system.release().to_string_lossy(),
@@ -86,25 +86,41 @@ fn file_system(dir: &Path) -> String {
 
 /// Writes the chart, and with `BENCH_SAVE` puts it and the table into the README.
 pub fn save(measured: &[Measured], dir: &Path) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let into_readme = env::var_os("BENCH_SAVE").is_some();
-    let path = if into_readme {
-        root.join("benches/chart.svg")
-    } else {
-        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("chart.svg")
-    };
-    chart(measured, &path).unwrap();
-    println!("\nchart: {}", path.display());
-    if into_readme {
-        let readme = fs::read_to_string(root.join("README.md")).unwrap();
-        let (before, rest) = readme.split_once(BEGIN).expect("the place of the table in the README");
-        let (_, after) = rest.split_once(END).expect("the end of the table in the README");
-        let text = [before, BEGIN, &circumstances(dir), "\n", &table(measured), END, after].concat();
-        fs::write(root.join("README.md"), text).unwrap();
-    }
+    chart(measured, &place_of("chart.svg")).unwrap();
+    into_readme("", &format!("{} {RATIO}\n\n{}", circumstances(dir), table(measured)));
 }
 
-const BEGIN: &str = "<!-- written by `BENCH_SAVE=1 cargo bench` -->\n";
+const RATIO: &str = "The ratio is that of the times, to the first of each part.";
+
+fn is_to_save() -> bool {
+    env::var_os("BENCH_SAVE").is_some()
+}
+
+/// Where a picture goes: beside the others if they are to be saved.
+pub fn place_of(picture: &str) -> PathBuf {
+    let dir = if is_to_save() {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("benches")
+    } else {
+        PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+    };
+    let path = dir.join(picture);
+    println!("\npicture: {}", path.display());
+    path
+}
+
+/// With `BENCH_SAVE`, puts a text between its marks in the README.
+pub fn into_readme(name: &str, text: &str) {
+    if !is_to_save() {
+        return;
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = fs::read_to_string(&path).unwrap();
+    let begin = format!("<!-- {name}written by `BENCH_SAVE=1 cargo bench` -->\n");
+    let (before, rest) = readme.split_once(&begin).expect("the text's place in the README");
+    let (_, after) = rest.split_once(END).expect("the text's end in the README");
+    fs::write(path, [before, &begin, text, END, after].concat()).unwrap();
+}
+
 const END: &str = "<!-- end -->";
 
 const WIDTH: i32 = 760;

@@ -1,0 +1,66 @@
+//! The curves as a table in Markdown.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use super::{Curve, Point, TARGETS, Target, Unit, picture};
+use crate::report::{circumstances, into_readme, place_of, time_text};
+
+pub fn print(curves: &[Curve], dir: &Path) {
+    println!("\n{}\n\n{}", circumstances(dir), table(curves));
+    println!("| target of issue 16 | | measured | |\n|---|--:|--:|---|");
+    for (name, target) in TARGETS {
+        if let Some(curve) = curves.iter().find(|curve| curve.name == *name) {
+            let (limit, measured, met) = judged(curve, target);
+            println!("| {name} | {limit} | {measured} | {} |", if met { "met" } else { "NOT MET" });
+        }
+    }
+}
+
+/// What is wanted, what it is at the worst point, and whether that will do.
+fn judged(curve: &Curve, target: &Target) -> (String, String, bool) {
+    let most = |numbers: Vec<f64>| numbers.into_iter().fold(f64::MIN, f64::max);
+    let times: Vec<f64> = curve.points.iter().filter_map(Point::ratio).collect();
+    match target {
+        Target::AtMost(limit) => {
+            let most = most(curve.points.iter().map(Point::ours).collect());
+            (format!("at most {}", text(*limit, curve.unit)), text(most, curve.unit), most <= *limit)
+        }
+        Target::TimesBare(limit) => {
+            let most = most(times);
+            (format!("at most {limit:.2} times the bare calls"), format!("{most:.2}"), most <= *limit)
+        }
+        Target::Flat => {
+            let grown = times[times.len() - 1] / times[0];
+            ("flat".into(), format!("the last is {grown:.2} times the first"), grown <= 1.1)
+        }
+    }
+}
+
+/// Writes the picture, and with `BENCH_SAVE` puts it and the table into the README.
+pub fn save(curves: &[Curve], dir: &Path) {
+    picture::draw(curves, &place_of("curves.svg")).unwrap();
+    into_readme("the curves, ", &format!("{}\n\n{}", circumstances(dir), table(curves)));
+}
+
+fn table(curves: &[Curve]) -> String {
+    let mut table = String::from("| curve | at | ours | bare or std | ratio |\n|---|---|--:|--:|--:|\n");
+    for curve in curves {
+        for (n, point) in curve.points.iter().enumerate() {
+            let name = if n == 0 { curve.name } else { "" };
+            let bare = point.bare().map_or(String::new(), |bare| text(bare, curve.unit));
+            let ratio = point.ratio().map_or(String::new(), |ratio| format!("{ratio:.2}"));
+            writeln!(table, "| {name} | {} | {} | {bare} | {ratio} |", point.at, text(point.ours(), curve.unit))
+                .unwrap();
+        }
+    }
+    table
+}
+
+fn text(number: f64, unit: Unit) -> String {
+    match unit {
+        Unit::Seconds if number < 10e-6 => format!("{:.2} us", number * 1e6),
+        Unit::Seconds => time_text(number),
+        Unit::Share => format!("{number:.2}"),
+    }
+}
