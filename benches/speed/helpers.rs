@@ -1,5 +1,5 @@
-//! Processes that do something as often as they are told to: a line with a number goes in, the seconds that it took come
-//! out.
+//! Processes that do something as often as they are told to, or as long: a line with a number goes in, another number comes out,
+//! mostly the seconds that it took.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
@@ -29,6 +29,12 @@ impl Helper {
         Self::start(Command::new(std::env::current_exe().ok()?).args(["help", contest, way]).arg(dir))
     }
 
+    /// This program again: one that takes part in a curve.
+    pub fn curve(role: &str, way: &str, dir: &Path) -> Self {
+        let program = std::env::current_exe().unwrap();
+        Self::start(Command::new(program).args(["curve", role, way]).arg(dir)).expect("this program, started again")
+    }
+
     pub fn tell(&mut self, times: u64) {
         writeln!(self.input, "{times}").unwrap();
     }
@@ -48,10 +54,17 @@ impl Drop for Helper {
 
 /// In the helper.
 pub fn serve(mut once: impl FnMut(u64)) {
-    for line in std::io::stdin().lines() {
-        let times = line.unwrap().parse().unwrap();
+    answer(|times| {
         let start = Instant::now();
         (0..times).for_each(&mut once);
-        println!("{}", start.elapsed().as_secs_f64());
+        start.elapsed().as_secs_f64()
+    });
+}
+
+/// In the helper: a number comes in, its answer goes out.
+pub fn answer(mut to: impl FnMut(u64) -> f64) {
+    for line in std::io::stdin().lines() {
+        let number = line.unwrap().parse().unwrap();
+        println!("{}", to(number));
     }
 }

@@ -37,6 +37,7 @@ fn main() {
     let args: Vec<String> = env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["help", contest, way, dir] => return helpers::serve(contests::process(contest, way, Path::new(dir))),
+        ["curve", role, way, dir] => return curves::help(role, way, Path::new(dir)),
         // For tools that count.
         ["repeat", contest, way, times] => return repeat(contest, way, times.parse().expect("a number")),
         _ => {}

@@ -26,9 +26,13 @@ impl Measured {
 }
 
 pub fn median(numbers: impl Iterator<Item = f64>) -> f64 {
+    percentile(50, numbers)
+}
+
+pub fn percentile(percent: usize, numbers: impl Iterator<Item = f64>) -> f64 {
     let mut numbers: Vec<f64> = numbers.collect();
     numbers.sort_by(f64::total_cmp);
-    numbers[numbers.len() / 2]
+    numbers[numbers.len() * percent / 100]
 }
 
 pub fn print(measured: &[Measured], targets: &[(&str, &str, f64, &str)], dir: &Path) {

@@ -2,6 +2,7 @@
 
 mod growth;
 mod picture;
+mod processes;
 pub mod report;
 mod threads;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
+pub use self::processes::help;
 use crate::report::median;
 
 pub struct Curve {
@@ -23,6 +25,9 @@ pub enum Unit {
     Seconds,
     /// Of what the curve's name says.
     Share,
+    /// Of a processor.
+    PerCent,
+    Number,
 }
 
 pub struct Point {
@@ -58,6 +63,12 @@ const LOCK_IN_TWO: &str = "lock in 2 threads, 1 thread = 1";
 const READ_IN_TWO: &str = "read in 2 threads, 1 thread = 1";
 const TO_THREAD: &str = "hand-over to a thread";
 
+const TO_LOCK: &str = "hand-over to a process in `lock`";
+const TO_TIMEOUT: &str = "hand-over to a process in `lock_timeout`";
+const TURNS: &str = "turns of a process in `lock_timeout`, in `lock` = 1";
+const TURNS_A_SECOND: &str = "turns a second, all together";
+const CPU: &str = "a processor's time, in `lock_timeout`";
+
 /// How each is called on the command line, and what measures it.
 const CURVES: &[(&str, Measure)] = &[
     ("lock_many", growth::lock_many),
@@ -65,6 +76,9 @@ const CURVES: &[(&str, Measure)] = &[
     ("threads waiting", growth::threads_waiting),
     ("two threads", threads::two_threads),
     ("hand-over to a thread", threads::hand_over),
+    ("hand-over to a process", processes::hand_over),
+    ("turns", processes::turns),
+    ("waiting", processes::cpu),
 ];
 
 type Measure = fn(&Bench) -> Vec<Curve>;
@@ -79,10 +93,17 @@ pub const TARGETS: &[(&str, Target)] = &[
     (LOCK_IN_TWO, Target::AtMost(0.66)),
     (READ_IN_TWO, Target::AtMost(0.70)),
     (TO_THREAD, Target::AtMost(120e-6)),
+    (TO_LOCK, Target::FirstAtMost(120e-6)),
+    (TO_TIMEOUT, Target::FirstAtMost(120e-6)),
+    (TURNS, Target::AtLeast(0.5)),
+    (CPU, Target::AtMost(0.01)),
 ];
 
 pub enum Target {
     AtMost(f64),
+    /// The first point only.
+    FirstAtMost(f64),
+    AtLeast(f64),
     TimesBare(f64),
     /// Beside the bare calls, the last point is what the first is, but for a tenth.
     Flat,
@@ -94,6 +115,10 @@ pub fn measure(dir: &Path, filter: &str, only_try: bool) -> Vec<Curve> {
     let chosen = CURVES.iter().filter(|(name, _)| format!("curves: {name}").contains(filter));
     chosen.flat_map(|(_, measure)| measure(&bench)).collect()
 }
+
+/// How long a lock is held before it is handed over.
+const HOLD: Duration = Duration::from_millis(20);
+const HAND_OVERS: usize = 51;
 
 /// Where, and how much of it.
 pub struct Bench<'a> {
@@ -109,6 +134,12 @@ impl Bench<'_> {
 
     fn rounds(&self, n: usize) -> usize {
         if self.only_try { 1 } else { n }
+    }
+
+    /// As long as that, and a little more that is not the same every round: a wait that polls must not always be found at the same
+    /// place between two polls.
+    fn hold(&self, round: usize) -> Duration {
+        self.lasting(HOLD) + Duration::from_micros(370 * round as u64 % 4_000)
     }
 
     fn lasting(&self, duration: Duration) -> Duration {

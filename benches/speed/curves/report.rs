@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use super::growth::grouped;
 use super::{Curve, Point, TARGETS, Target, Unit, picture};
 use crate::report::{circumstances, into_readme, place_of, time_text};
 
@@ -19,15 +20,23 @@ pub fn print(curves: &[Curve], dir: &Path) {
 
 /// What is wanted, what it is at the worst point, and whether that will do.
 fn judged(curve: &Curve, target: &Target) -> (String, String, bool) {
-    let most = |numbers: Vec<f64>| numbers.into_iter().fold(f64::MIN, f64::max);
+    let ours = || curve.points.iter().map(Point::ours);
     let times: Vec<f64> = curve.points.iter().filter_map(Point::ratio).collect();
     match target {
         Target::AtMost(limit) => {
-            let most = most(curve.points.iter().map(Point::ours).collect());
+            let most = ours().fold(f64::MIN, f64::max);
             (format!("at most {}", text(*limit, curve.unit)), text(most, curve.unit), most <= *limit)
         }
+        Target::FirstAtMost(limit) => {
+            let first = curve.points[0].ours();
+            (format!("at most {}", text(*limit, curve.unit)), text(first, curve.unit), first <= *limit)
+        }
+        Target::AtLeast(limit) => {
+            let least = ours().fold(f64::MAX, f64::min);
+            (format!("at least {}", text(*limit, curve.unit)), text(least, curve.unit), least >= *limit)
+        }
         Target::TimesBare(limit) => {
-            let most = most(times);
+            let most = times.into_iter().fold(f64::MIN, f64::max);
             (format!("at most {limit:.2} times the bare calls"), format!("{most:.2}"), most <= *limit)
         }
         Target::Flat => {
@@ -62,5 +71,7 @@ fn text(number: f64, unit: Unit) -> String {
         Unit::Seconds if number < 10e-6 => format!("{:.2} us", number * 1e6),
         Unit::Seconds => time_text(number),
         Unit::Share => format!("{number:.2}"),
+        Unit::Number => grouped(number.round() as usize),
+        Unit::PerCent => format!("{:.2}%", number * 100.0),
     }
 }

@@ -6,15 +6,13 @@ use std::sync::{Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Bench, Curve, LOCK_IN_TWO, Point, READ_IN_TWO, TO_THREAD, Unit, bare_lock};
+use super::{Bench, Curve, HAND_OVERS, LOCK_IN_TWO, Point, READ_IN_TWO, TO_THREAD, Unit, bare_lock};
 use crate::contests::{SMALL, adapter, handle};
 use crate::turns::{in_turns, time};
 
 /// Long beside the start of a thread.
 const BATCH: Duration = Duration::from_millis(20);
 const BUDGET: Duration = Duration::from_secs(3);
-pub const HOLD: Duration = Duration::from_millis(20);
-const HAND_OVERS: usize = 51;
 
 /// Two threads do as much as one, each half of it, and each with its own file: half of the time is the best there is.
 pub fn two_threads(bench: &Bench) -> Vec<Curve> {
@@ -66,9 +64,9 @@ fn time_of_two(times: u64, once: Once) -> Duration {
 pub fn hand_over(bench: &Bench) -> Vec<Curve> {
     let file = handle(bench.dir, "handed-over");
     let mutex = Mutex::new(());
-    let hold = bench.lasting(HOLD);
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
-    for _ in 0..bench.rounds(HAND_OVERS) {
+    for round in 0..bench.rounds(HAND_OVERS) {
+        let hold = bench.hold(round);
         ours.push(hand_over_once(|| file.lock().unwrap(), hold));
         bare.push(hand_over_once(|| mutex.lock().unwrap(), hold));
     }
