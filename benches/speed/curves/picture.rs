@@ -39,7 +39,8 @@ pub fn draw(curves: &[Curve], path: &Path) -> Result<(), Box<dyn Error>> {
         shown.flat_map(|curve| &curve.points).flat_map(|point| [Some(point.ours()), point.bare()]).flatten().collect();
     let least = times.iter().copied().fold(f64::MAX, f64::min) * 1e6;
     let most = times.iter().copied().fold(f64::MIN, f64::max) * 1e6;
-    let powers_of_ten = 10_f64.powf(least.log10().floor())..10_f64.powf(most.log10().ceil());
+    // Below the least there is room for a name.
+    let powers_of_ten = 10_f64.powf((least / 2.0).log10().floor())..10_f64.powf(most.log10().ceil());
     for (panel, (what, lines)) in below.split_evenly((1, PANELS.len())).iter().zip(PANELS) {
         draw_panel(panel, what, lines, powers_of_ten.clone(), curves)?;
     }
