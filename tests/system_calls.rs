@@ -83,6 +83,20 @@ mod counts {
     }
 
     #[test]
+    fn an_update_through_a_handle() {
+        let (dir, adapter) = scratch();
+        let file = adapter.file(dir.path().join("file")).unwrap();
+        file.write("old").unwrap();
+        let reading = [Getpid, FcntlSetlkw, Fstatat, Fstatat, Openat, Read, Close];
+        // The caller's code has run, which may have forked, and have changed the file's mode or what has its name.
+        let looking = [Getpid, Fstatat];
+        let attributes = if cfg!(target_os = "linux") { &[Llistxattr][..] } else { &[Openat, Flistxattr, Close] };
+        let writing = [Openat, Flistxattr, Write, Fstat, Fsync, Renameat, Fsync, Close, FcntlUnlock];
+        let expected = [&reading[..], &looking, attributes, &writing].concat();
+        assert_eq!(calls(|| file.update(|_| b"new".to_vec()).unwrap()), expected);
+    }
+
+    #[test]
     fn a_new_file_has_no_attributes_to_look_for() {
         let (dir, adapter) = scratch();
         let file = adapter.file(dir.path().join("file")).unwrap();

@@ -117,7 +117,7 @@ impl AtomicFile {
     /// [`Error::LockFileDenied`] of [`lock_shared`](Self::lock_shared). Whoever may not use the lock file has
     /// [`read_unlocked`](Self::read_unlocked).
     pub fn read(&self) -> Result<Option<Vec<u8>>> {
-        self.under_lock(LockMode::Shared, |_| self.0.read())
+        self.under_lock(LockMode::Shared, |file, _| file.read())
     }
 
     /// Reads the whole file under a shared lock into `buf`, in place of what is in it, and returns the number of
@@ -140,7 +140,7 @@ impl AtomicFile {
     ///
     /// As [`read`](Self::read). What is in `buf` after an error is not part of the promise.
     pub fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
-        self.under_lock(LockMode::Shared, |_| self.0.read_into(buf))
+        self.under_lock(LockMode::Shared, |file, _| file.read_into(buf))
     }
 
     /// Reads the whole file without the lock. `None`: there is no such file.
@@ -202,7 +202,7 @@ impl AtomicFile {
     ///
     /// As [`read`](Self::read).
     pub fn open(&self) -> Result<Option<File>> {
-        self.under_lock(LockMode::Shared, |_| self.0.open())
+        self.under_lock(LockMode::Shared, |file, _| file.open())
     }
 
     /// Replaces the contents under an exclusive lock; makes the file, and the directories above it, if there are
@@ -233,7 +233,7 @@ impl AtomicFile {
     /// [`Durability::Full`]: crate::Durability::Full
     pub fn write(&self, contents: impl AsRef<[u8]>) -> Result<()> {
         let contents = contents.as_ref();
-        self.under_lock(LockMode::Exclusive, |held| self.0.writer(held, false)?.put_all(contents))
+        self.under_lock(LockMode::Exclusive, |file, held| file.write(held, contents))
     }
 
     /// Reads, changes and replaces the contents under one exclusive lock, so that no other update gets in between.
@@ -285,10 +285,8 @@ impl AtomicFile {
         &self,
         change: impl FnOnce(Option<&[u8]>) -> Result<Vec<u8>, E>,
     ) -> Result<(), E> {
-        let guard = self.lock()?;
-        let old = guard.read()?;
-        let new = change(old.as_deref())?;
-        Ok(guard.write(new)?)
+        let (held, old) = self.0.locked(LockMode::Exclusive, self.0.config.patience(), |file, _| file.read())?;
+        self.0.update(held, old, change)
     }
 
     /// Removes the file under an exclusive lock. False: there was none. With [`Durability::Full`] it stays removed
@@ -310,16 +308,13 @@ impl AtomicFile {
     ///
     /// [`Durability::Full`]: crate::Durability::Full
     pub fn delete(&self) -> Result<bool> {
-        self.under_lock(LockMode::Exclusive, |_| self.0.delete())
+        self.under_lock(LockMode::Exclusive, |file, _| file.delete())
     }
 
-    /// One of our own verbs under the lock. No code of a caller runs in it that could fork, so it need not look whether it
-    /// is still in the process that took the lock.
-    fn under_lock<T>(&self, mode: LockMode, verb: impl FnOnce(&Held) -> Result<T>) -> Result<T> {
-        let held = self.0.lock.acquire(mode, self.0.config.patience())?;
-        let result = verb(&held);
+    fn under_lock<T>(&self, mode: LockMode, verb: impl FnOnce(&Resolved, &Held) -> Result<T>) -> Result<T> {
+        let (held, done) = self.0.locked(mode, self.0.config.patience(), verb)?;
         held.release();
-        result
+        Ok(done)
     }
 }
 
