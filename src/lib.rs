@@ -51,11 +51,16 @@
 //! and a `getpid` before, to notice a `fork`: 14 calls, and 8 for a read; one more where the mode cannot be had at
 //! once, because until the owner is right the temporary file is for its group and for others no more than for everybody
 //! (0640, for example). Where the file has attributes, it is that call, one more to list them, and two for each; on a system
-//! with SELinux or Smack every file has a label. By path, there is also the opening of the directory (by `openat2` with `RESOLVE_NO_SYMLINKS`), a look at the
-//! name and the closing of the directory: 17 calls, and 11 for a read. Where the path is
-//! relative or has `.`, `..` or `//` in it, an `openat` takes its place, where it has links in it, one follows, and `/proc/self/fd/N` is asked for the real
-//! path. The lock files of the last 16 paths are kept open. [`Durability::Ordered`] leaves out the sync of the directory,
-//! [`Durability::None`] both; on Apple's systems the syncs of [`Durability::Full`] are `fcntl(F_FULLFSYNC)`, and a path is
+//! with SELinux or Smack every file has a label. An [update](AtomicFile::update) has 19, with a second `getpid` and a second look at the
+//! name after the change, which may take long, or fork.
+//!
+//! By path, there is also the opening of the directory (by `openat2` with `RESOLVE_NO_SYMLINKS`) and its closing: 16 calls, and
+//! 10 for a read. Where the path is relative or has `.`, `..` or `//` in it, an `openat` takes the place of the `openat2`, where it has
+//! links in it, one follows, and `/proc/self/fd/N` is asked for the real path. That is for one of the last 16 paths, whose lock
+//! files are kept open; should a symbolic link be there now, that is seen under the lock, which is let go, and the link is followed.
+//! Any other path costs a look at the name before the lock is taken.
+//!
+//! [`Durability::Ordered`] leaves out the sync of the directory, [`Durability::None`] both; on Apple's systems the syncs of [`Durability::Full`] are `fcntl(F_FULLFSYNC)`, and a path is
 //! looked up with `fcntl(F_GETPATH)`. The lock protocol, by which programs in other languages take part, is in the
 //! [README] beside the sources.
 //!

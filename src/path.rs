@@ -61,6 +61,11 @@ impl Place {
     /// Finds the place of `path`, following a symbolic link in the last place, even one that leads to nothing yet; unless
     /// there are to be no `links` in the path.
     pub(crate) fn resolve(path: &Path, links: Links) -> Result<Self> {
+        Self::resolve_unless(path, links, |_| false)
+    }
+
+    /// The same, but what has the canonical path of which `is_known` says yes is not looked at: it may be a symbolic link.
+    pub(crate) fn resolve_unless(path: &Path, links: Links, mut is_known: impl FnMut(&Path) -> bool) -> Result<Self> {
         let failed = |error: Errno| Error::io(path, Step::Resolve, error);
         let not_regular = |kind| Error::NotRegularFile { path: path.to_owned(), kind };
         let mut rest = path.as_os_str().as_bytes().to_vec();
@@ -74,6 +79,12 @@ impl Place {
             };
             let found = Parent::find(start.as_ref(), above, path, links)?;
             if found.missing.is_empty() {
+                // Not where a file's name may be stored in another spelling, since the canonical path is not known before the
+                // look then; nor in a directory that cannot be synced, which a change would tell of before its own look.
+                let may_skip = cfg!(linux_backend) && found.dir.syncable;
+                if may_skip && is_known(&found.real.join(OsStr::from_bytes(name.as_bytes()))) {
+                    return Ok(found.into_place(name));
+                }
                 match sys::stat(found.dir.as_fd(), &name) {
                     Ok(link) if link.special == Some(FileKind::Symlink) => {
                         if links == Links::Refuse {

@@ -146,6 +146,31 @@ fn a_hard_link_of_a_lock_file_does_not_drop_the_lock() {
 }
 
 #[test]
+fn a_hard_link_of_a_lock_file_in_the_place_of_a_file_used_lately_does_not_drop_the_lock() {
+    let (dir, adapter) = scratch();
+    let path = dir.path().join("used");
+    let file = adapter.file(dir.path().join("file")).unwrap();
+    let guard = file.lock().unwrap();
+    for _ in 0..2 {
+        adapter.write_atomic(&path, "contents").unwrap();
+    }
+    fs::remove_file(&path).unwrap();
+    fs::hard_link(file.lock_path(), &path).unwrap();
+    let calls = [
+        adapter.read_with_lock(&path).map(drop),
+        adapter.write_atomic(&path, "new"),
+        adapter.update(&path, |_| b"new".to_vec()),
+        adapter.delete_with_lock(&path).map(drop),
+        adapter.read_unlocked(&path).map(drop),
+    ];
+    for refused in calls {
+        assert!(matches!(refused, Err(Error::InvalidPath { .. })), "{refused:?}");
+    }
+    assert_eq!(kernel_lock(&file).as_deref(), Some("exclusive"));
+    drop(guard);
+}
+
+#[test]
 fn the_kernels_lock_lasts_until_the_last_reader_leaves() {
     let (dir, adapter) = scratch();
     let file = adapter.file(dir.path().join("file")).unwrap();

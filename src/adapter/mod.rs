@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::file::{self, AtomicFile};
+use crate::file::{AtomicFile, by_path};
 use crate::path::Place;
 use crate::settings::Config;
-use crate::sys::{self, Links};
+use crate::sys::{self, Links, LockMode};
 use crate::version::stat_regular;
 
 /// Reads, writes, updates and deletes files that several processes share. See the [crate's page](crate) for what it
@@ -111,7 +111,7 @@ impl AtomicFileAdapter {
     ///
     /// As [`AtomicFile::read`], or the path cannot be resolved.
     pub fn read_with_lock(&self, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
-        self.once(path)?.read()
+        by_path::under_lock(&self.config, path.as_ref(), LockMode::Shared, |file, _| file.read())
     }
 
     /// As [`read_with_lock`](Self::read_with_lock), for text.
@@ -129,10 +129,12 @@ impl AtomicFileAdapter {
     ///
     /// [`Error::NotUtf8`]; otherwise as [`read_with_lock`](Self::read_with_lock).
     pub fn read_to_string_with_lock(&self, path: impl AsRef<Path>) -> Result<Option<String>> {
-        let file = self.once(path)?;
-        let Some(contents) = file.read()? else { return Ok(None) };
+        let (contents, canonical) = by_path::under_lock(&self.config, path.as_ref(), LockMode::Shared, |file, _| {
+            Ok((file.read()?, file.place.path().clone()))
+        })?;
+        let Some(contents) = contents else { return Ok(None) };
         String::from_utf8(contents).map(Some).map_err(|error| Error::NotUtf8 {
-            path: file.path().to_owned(),
+            path: canonical.to_path_buf(),
             valid_up_to: error.utf8_error().valid_up_to(),
         })
     }
@@ -153,7 +155,7 @@ impl AtomicFileAdapter {
     ///
     /// As [`AtomicFile::read_unlocked`], or the path cannot be resolved.
     pub fn read_unlocked(&self, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
-        file::read_unlocked(&self.config, path.as_ref())
+        by_path::read_unlocked(&self.config, path.as_ref())
     }
 
     /// Replaces the contents of the file under an exclusive lock. See [`AtomicFile::write`].
@@ -170,7 +172,8 @@ impl AtomicFileAdapter {
     ///
     /// As [`AtomicFile::write`], or the path cannot be resolved.
     pub fn write_atomic(&self, path: impl AsRef<Path>, contents: impl AsRef<[u8]>) -> Result<()> {
-        self.once(path)?.write(contents)
+        let contents = contents.as_ref();
+        by_path::under_lock(&self.config, path.as_ref(), LockMode::Exclusive, |file, held| file.write(held, contents))
     }
 
     /// Reads, changes and replaces the contents under one exclusive lock. See [`AtomicFile::update`].
@@ -207,7 +210,7 @@ impl AtomicFileAdapter {
     ///
     /// As [`AtomicFile::update`], or the path cannot be resolved.
     pub fn update(&self, path: impl AsRef<Path>, change: impl FnOnce(Option<&[u8]>) -> Vec<u8>) -> Result<()> {
-        self.once(path)?.update(change)
+        self.try_update(path, |old| Ok(change(old)))
     }
 
     /// As [`update`](Self::update), with a `change` that can fail; then nothing has happened.
@@ -237,7 +240,9 @@ impl AtomicFileAdapter {
         path: impl AsRef<Path>,
         change: impl FnOnce(Option<&[u8]>) -> Result<Vec<u8>, E>,
     ) -> Result<(), E> {
-        self.once(path)?.try_update(change)
+        let (file, held, old) =
+            by_path::locked(&self.config, path.as_ref(), LockMode::Exclusive, |file, _| file.read())?;
+        file.update(held, old, change)
     }
 
     /// Removes the file under an exclusive lock. False: there was none. See [`AtomicFile::delete`].
@@ -256,7 +261,7 @@ impl AtomicFileAdapter {
     ///
     /// As [`AtomicFile::delete`], or the path cannot be resolved.
     pub fn delete_with_lock(&self, path: impl AsRef<Path>) -> Result<bool> {
-        self.once(path)?.delete()
+        by_path::under_lock(&self.config, path.as_ref(), LockMode::Exclusive, |file, _| file.delete())
     }
 
     /// Whether there is a regular file at `path`, symbolic links followed. Takes no lock: the answer may be out of
@@ -302,10 +307,6 @@ impl AtomicFileAdapter {
     /// [`Error::InvalidPath`], or a system call failed.
     pub fn file(&self, path: impl AsRef<Path>) -> Result<AtomicFile> {
         AtomicFile::new(&self.config, path.as_ref())
-    }
-
-    fn once(&self, path: impl AsRef<Path>) -> Result<AtomicFile> {
-        AtomicFile::once(&self.config, path.as_ref())
     }
 
     /// A new, empty batch of writes and deletes, which share their syncs. See [`Batch`].

@@ -1,22 +1,20 @@
 //! One file, looked up once, and its verbs, each under its own lock. Those that take a lock to keep are in `locking.rs`.
 
+pub(crate) mod by_path;
 pub(crate) mod guard;
 pub(crate) mod locking;
 mod resolved;
 
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::file::resolved::Resolved;
+use crate::file::resolved::{Resolved, place_of};
 use crate::lock::{Held, Lock};
 use crate::path::Place;
-use crate::protocol::lock_name::is_like_lock_name;
 use crate::settings::Config;
 use crate::sys::LockMode;
-use crate::version::read;
 
 /// One file, looked up once: the fast path for a file that is used often. From [`AtomicFileAdapter::file`].
 ///
@@ -52,17 +50,8 @@ pub struct AtomicFile(pub(crate) Arc<Resolved>);
 impl AtomicFile {
     /// A handle with a lock of its own.
     pub(crate) fn new(config: &Arc<Config>, path: &Path) -> Result<Self> {
-        Self::with_lock(config, path, |place| Ok(Arc::new(Lock::of(&config.lock_dir, place.path())?)))
-    }
-
-    /// A handle for one use.
-    pub(crate) fn once(config: &Arc<Config>, path: &Path) -> Result<Self> {
-        Self::with_lock(config, path, |place| config.recent.lock_of(&config.lock_dir, place.path()))
-    }
-
-    fn with_lock(config: &Arc<Config>, path: &Path, lock: impl FnOnce(&Place) -> Result<Arc<Lock>>) -> Result<Self> {
-        let place = place_of(config, path)?;
-        let lock = lock(&place)?;
+        let place = place_of(config, path, |_| false)?;
+        let lock = Arc::new(Lock::of(&config.lock_dir, place.path())?);
         Ok(AtomicFile(Arc::new(Resolved { config: config.clone(), place, lock })))
     }
 
@@ -316,19 +305,4 @@ impl AtomicFile {
         held.release();
         Ok(done)
     }
-}
-
-/// Reads a file without its lock, of which nothing is looked at.
-pub(crate) fn read_unlocked(config: &Config, path: &Path) -> Result<Option<Vec<u8>>> {
-    read::read(&place_of(config, path)?)
-}
-
-/// The place of a file that is not one of the lock files.
-fn place_of(config: &Config, path: &Path) -> Result<Place> {
-    let place = Place::resolve(path, config.links)?;
-    // By its name first, which costs nothing.
-    if is_like_lock_name(place.name().to_bytes()) && place.dir()?.is_some_and(|dir| config.lock_dir.is(dir.as_fd())) {
-        return Err(Error::InvalidPath { path: path.to_owned(), reason: "it is one of the adapter's lock files" });
-    }
-    Ok(place)
 }

@@ -2,11 +2,14 @@
 //! lock is held.
 
 use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::lock::{Held, Lock, Patience};
 use crate::path::Place;
+use crate::protocol::lock_name::is_like_lock_name;
 use crate::settings::Config;
 use crate::sys::LockMode;
 use crate::version::metadata::set_mode_in_place;
@@ -21,16 +24,31 @@ pub(crate) struct Resolved {
     pub(crate) lock: Arc<Lock>,
 }
 
+/// The place of a file that is not one of the lock files. What has the canonical path of which `is_known` says yes is not looked
+/// at: it may be a symbolic link.
+pub(super) fn place_of(config: &Config, path: &Path, is_known: impl FnMut(&Path) -> bool) -> Result<Place> {
+    let place = Place::resolve_unless(path, config.links, is_known)?;
+    // By its name first, which costs nothing.
+    if is_like_lock_name(place.name().to_bytes()) && place.dir()?.is_some_and(|dir| config.lock_dir.is(dir.as_fd())) {
+        return Err(Error::InvalidPath { path: path.to_owned(), reason: "it is one of the adapter's lock files" });
+    }
+    Ok(place)
+}
+
 impl Resolved {
-    /// Takes the lock and does one of our own verbs under it. No code of a caller runs in it that could fork, so that a lock that
-    /// has served is let go without a look whether this is still the process that took it.
+    /// Takes the lock and does one of our own verbs under it.
     pub(crate) fn locked<T>(
         &self,
         mode: LockMode,
         patience: Patience,
         verb: impl FnOnce(&Self, &Held) -> Result<T>,
     ) -> Result<(Held, T)> {
-        let held = self.lock.acquire(mode, patience)?;
+        self.under(self.lock.acquire(mode, patience)?, verb)
+    }
+
+    /// One of our own verbs under the lock. No code of a caller runs in it that could fork, so that a lock that has served is let
+    /// go without a look whether this is still the process that took it.
+    pub(super) fn under<T>(&self, held: Held, verb: impl FnOnce(&Self, &Held) -> Result<T>) -> Result<(Held, T)> {
         match verb(self, &held) {
             Ok(done) => Ok((held, done)),
             Err(error) => {

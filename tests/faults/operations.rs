@@ -324,6 +324,26 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         ..WRITE
     },
     Operation {
+        name: "a_path_used_lately",
+        run: |adapter, scratch| {
+            adapter.read_with_lock(scratch.path())?;
+            adapter.write_atomic(scratch.path(), NEW).map(|()| Did::It)
+        },
+        ..WRITE
+    },
+    Operation {
+        name: "a_link_where_a_file_was_used_lately",
+        run: |adapter, scratch| {
+            let link = scratch.files.join("link");
+            fs::write(&link, "").unwrap();
+            adapter.read_with_lock(&link)?;
+            fs::remove_file(&link).unwrap();
+            symlink("target", &link).unwrap();
+            adapter.read_with_lock(&link).map(Did::Read)
+        },
+        ..READ
+    },
+    Operation {
         name: "links_in_a_sticky_directory",
         prepare: |scratch| {
             let sticky = scratch.files.join("sticky");

@@ -11,6 +11,7 @@ mod not_regular;
 mod odd_names;
 mod refused_links;
 mod spellings;
+mod used_lately;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -80,6 +81,9 @@ const VERBS: [(&str, Verb); 6] = [
     ("update", |adapter, path| adapter.update(path, |_| b"new".to_vec())),
     ("delete", |adapter, path| adapter.delete_with_lock(path).map(drop)),
 ];
+
+/// Those that are given the path.
+const BY_PATH: [(&str, Verb); 4] = [VERBS[0], VERBS[2], VERBS[4], VERBS[5]];
 
 /// The error of every verb; no verb may succeed.
 #[track_caller]

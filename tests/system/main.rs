@@ -117,6 +117,11 @@ fn main() -> ExitCode {
                 "in_a_sticky_directory_links_of_others_are_refused",
                 permissions::links_in_sticky_directories,
             ),
+            test_if(
+                no_users(),
+                "a_link_in_a_sticky_directory_is_refused_where_a_file_was_used_lately",
+                permissions::a_link_where_a_file_was_used_lately,
+            ),
             test_if(no_users(), "in_a_sticky_directory_files_of_others_stay", permissions::files_in_sticky_directories),
             test_if(no_mounts(), "on_a_full_disk_the_old_version_stays", disks::on_a_full_disk_the_old_version_stays),
             test_if(no_mounts(), "on_a_full_disk_deleting_makes_room", disks::on_a_full_disk_deleting_makes_room),

@@ -1,13 +1,14 @@
 //! Permissions.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::{MetadataExt, lchown, symlink};
 
-use atomic_file_adapter::Step;
+use atomic_file_adapter::{AtomicFileAdapter, Error, Step};
 
 use crate::common::names;
 use crate::users::{NOBODY, NOBODYS_ID, STRANGERS_ID, as_user, assert_denied, assert_lock_denied};
-use crate::{Scratch, mode, owner, set_mode};
+use crate::{Scratch, WRITING, mode, owner, set_mode};
 
 pub(crate) fn without_write_permission_nothing_happens() {
     let scratch = Scratch::new();
@@ -136,6 +137,31 @@ pub(crate) fn links_in_sticky_directories() {
         assert_eq!(targets.join("new").exists(), may_follow, "{case:?}");
         assert_eq!(names(&sticky), ["dangling", "link"], "{case:?}");
         assert!(sticky.join("link").is_symlink() && sticky.join("dangling").is_symlink(), "{case:?}");
+    }
+}
+
+pub(crate) fn a_link_where_a_file_was_used_lately() {
+    for (verb, write) in WRITING {
+        let scratch = Scratch::new();
+        scratch.make_dir("sticky", 0, 0o1777);
+        let target = scratch.make("target", NOBODYS_ID, 0o644);
+        let path = scratch.make("sticky/file", 0, 0o644);
+        let adapter = AtomicFileAdapter::with_lock_dir(scratch.locks()).unwrap();
+        adapter.write_atomic(&path, "used").unwrap();
+        adapter.write_atomic(&path, "used").unwrap();
+        fs::remove_file(&path).unwrap();
+        symlink(&target, &path).unwrap();
+        lchown(&path, Some(STRANGERS_ID), Some(STRANGERS_ID)).unwrap();
+        for refused in [write(&adapter, &path, b"new"), adapter.read_with_lock(&path).map(drop)] {
+            let error = refused.unwrap_err();
+            let told = matches!(&error, Error::Io { step: Step::Resolve, .. });
+            assert!(told && error.kind() == io::ErrorKind::PermissionDenied, "{verb}: {error:?}");
+        }
+        assert_eq!((fs::read_to_string(&target).unwrap().as_str(), path.is_symlink()), ("old", true), "{verb}");
+        // One's own is followed.
+        lchown(&path, Some(0), Some(0)).unwrap();
+        write(&adapter, &path, b"new").unwrap();
+        assert!(path.is_symlink(), "{verb}");
     }
 }
 
