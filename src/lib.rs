@@ -64,7 +64,8 @@
 //! looked up with `fcntl(F_GETPATH)`. The lock protocol, by which programs in other languages take part, is in the
 //! [README] beside the sources.
 //!
-//! [`AtomicFile::read_unlocked`] leaves out the lock: `fstatat`, `openat`, `read`, `close`, and by path 7 calls.
+//! [`AtomicFile::read_unlocked`] leaves out the lock: `fstatat`, `openat`, `read`, `close`; and by a path that has no links
+//! in it the same with `openat2`.
 //!
 //! The manual pages: [fcntl_locking(2)], [fstatat(2)], [listxattr(2)], [openat(2)], [write(2)], [fstat(2)], [fchown(2)], [fchmod(2)],
 //! [fsync(2)], [renameat(2)], [close(2)], [getpid(2)]; by path also [openat2(2)] and [readlinkat(2)]. `fault::Syscall` has

@@ -174,8 +174,16 @@ mod counts {
         let (dir, adapter) = scratch();
         let path = dir.path().canonicalize().unwrap().join("file");
         std::fs::write(&path, "contents").unwrap();
-        let expected = [Openat2, Fstatat, Fstatat, Openat, Read, Close, Close];
-        assert_eq!(calls(|| drop(adapter.read_unlocked(&path).unwrap())), expected);
+        let read = || assert_eq!(adapter.read_unlocked(&path).unwrap().unwrap(), b"contents");
+        assert_eq!(calls(read), [Fstatat, Openat2, Read, Close]);
+        // What is missing, or a link, is looked up.
+        std::fs::rename(&path, path.with_file_name("other")).unwrap();
+        assert_eq!(
+            calls(|| assert_eq!(adapter.read_unlocked(&path).unwrap(), None)),
+            [Fstatat, Openat2, Fstatat, Fstatat, Close]
+        );
+        std::os::unix::fs::symlink(path.with_file_name("other"), &path).unwrap();
+        assert_eq!(calls(read)[..2], [Fstatat, Openat2]);
     }
 
     #[test]

@@ -4,12 +4,14 @@
 //! symbolic link have its name by now, the verb meets that in its own first look, under the lock, and has done nothing then;
 //! the lock is let go, and the path is followed as if it had never been used.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::file::resolved::{Resolved, place_of};
 use crate::lock::Held;
+use crate::protocol::lock_name::is_like_lock_name;
 use crate::settings::Config;
 use crate::sys::{FileKind, LockMode};
 use crate::version::read;
@@ -62,8 +64,13 @@ pub(crate) fn under_lock<T>(
     Ok(done)
 }
 
-/// Reads a file without its lock, of which nothing is looked at.
+/// Reads a file without its lock, of which nothing is looked at. Without a lock its canonical path says nothing either.
 pub(crate) fn read_unlocked(config: &Config, path: &Path) -> Result<Option<Vec<u8>>> {
+    if path.file_name().is_some_and(|name| !is_like_lock_name(name.as_bytes())) {
+        if let Some(read) = read::read_at_once(path) {
+            return read.map(Some);
+        }
+    }
     read::read(&place_of(config, path, |_| false)?)
 }
 

@@ -30,6 +30,11 @@ pub(crate) fn open_dir_without_links(_: impl Arg + Copy) -> Option<Fd> {
     None
 }
 
+/// `None`: there is no such call.
+pub(crate) fn open_read_without_links(_: &CStr) -> Option<Fd> {
+    None
+}
+
 /// The absolute path of an open directory, without symbolic links and spelled as it is stored: `fcntl(F_GETPATH)`,
 /// fcntl(2). `None` where the kernel has no such path to give, or one longer than MAXPATHLEN, 1024 bytes.
 pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {

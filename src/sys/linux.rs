@@ -32,6 +32,13 @@ pub(crate) fn open_dir_without_links(path: impl Arg + Copy) -> Option<Fd> {
     way::on_name(Syscall::Openat2, CWD, path, open).ok().map(Fd::from)
 }
 
+/// The same for a file, opened as [`open_read`](super::open_read) does.
+pub(crate) fn open_read_without_links(path: &CStr) -> Option<Fd> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let open = || fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    way::on_name(Syscall::Openat2, CWD, path, open).ok().map(Fd::from)
+}
+
 /// The absolute path of an open directory, without symbolic links: what `/proc/self/fd/N` links to
 /// ([proc_pid_fd(5)](https://man7.org/linux/man-pages/man5/proc_pid_fd.5.html)). `None` where the kernel has no such
 /// path to give: no /proc, a directory that was removed, or one outside this process's root.

@@ -1,10 +1,13 @@
 //! Reading the version that is there now.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::error::{Error, Result, Step};
+use crate::lock::is_open_lock_file;
 use crate::path::Place;
 use crate::sys::{self, Errno, Fd};
 use crate::version::{check_regular, stat_regular};
@@ -18,10 +21,33 @@ pub(crate) fn read(place: &Place) -> Result<Option<Vec<u8>>> {
 /// Reads the whole file into `buf`, in place of what is in it. `None`: there is no such file.
 pub(crate) fn read_into(place: &Place, buf: &mut Vec<u8>) -> Result<Option<usize>> {
     buf.clear();
-    let path: &Path = place.path();
     let Some((file, size)) = open_current(place)? else { return Ok(None) };
+    read_open(&file, size, buf, place.path()).map(Some)
+}
+
+/// Reads what is at `path` without looking up where that is. `None`: it must be looked up, to read it or to tell why that cannot be
+/// done.
+///
+/// No link of the path is followed when it is opened, so that nobody can put one there after the look at it which leads to a device.
+pub(crate) fn read_at_once(path: &Path) -> Option<Result<Vec<u8>>> {
+    // Elsewhere there is no such call, so that a look would be for nothing.
+    if !cfg!(linux_backend) {
+        return None;
+    }
+    let name = CString::new(path.as_os_str().as_bytes()).ok()?;
+    let meta = sys::stat(sys::cwd(), &name).ok()?;
+    if meta.special.is_some() || is_open_lock_file(meta.identity()) {
+        return None;
+    }
+    let file = sys::open_read_without_links(&name)?;
+    let mut contents = Vec::new();
+    Some(read_open(&file, meta.size, &mut contents, path).map(|_| contents))
+}
+
+/// Reads an open file to its end, of a `size` that is a hint only.
+fn read_open(file: &Fd, size: u64, buf: &mut Vec<u8>, path: &Path) -> Result<usize> {
     let failed = |error: std::io::Error| Error::io(path, Step::Read, error);
-    // The size is a hint only. One byte more than that lets the read that comes to the end show it, so that
+    // One byte more than the size lets the read that comes to the end show it, so that
     // the buffer need not grow to find out.
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     buf.try_reserve(size.saturating_add(1)).map_err(|e| failed(e.into()))?;
@@ -29,12 +55,12 @@ pub(crate) fn read_into(place: &Place, buf: &mut Vec<u8>) -> Result<Option<usize
         if buf.len() == buf.capacity() {
             buf.try_reserve(32).map_err(|e| failed(e.into()))?;
         }
-        let read = sys::read(&file, buf).map_err(|e| failed(e.into()))?;
+        let read = sys::read(file, buf).map_err(|e| failed(e.into()))?;
         // A read that stops at the very size, with room left, has met the end. A size of 0 says nothing: files of
         // /proc have it.
         let at_the_end = buf.len() == size && size > 0 && buf.len() < buf.capacity();
         if read == 0 || at_the_end {
-            return Ok(Some(buf.len()));
+            return Ok(buf.len());
         }
     }
 }

@@ -77,6 +77,12 @@ const READ: Operation = Operation {
     ..WRITE
 };
 
+const READ_UNLOCKED: Operation = Operation {
+    name: "read_unlocked",
+    run: |adapter, scratch| adapter.read_unlocked(scratch.path()).map(Did::Read),
+    ..READ
+};
+
 const UPDATE: Operation = Operation {
     name: "update",
     run: |adapter, scratch| {
@@ -146,11 +152,8 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     READ,
     Operation { name: "read_nothing", old: None, new: None, ..READ },
     Operation { name: "first_read", warm: false, ..READ },
-    Operation {
-        name: "read_unlocked",
-        run: |adapter, scratch| adapter.read_unlocked(scratch.path()).map(Did::Read),
-        ..READ
-    },
+    READ_UNLOCKED,
+    Operation { name: "read_unlocked_without_openat2", without_openat2: true, ..READ_UNLOCKED },
     Operation { name: "read_without_openat2", without_openat2: true, ..READ },
     Operation { name: "read_without_proc", without_proc: true, ..READ },
     WRITE,

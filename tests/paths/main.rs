@@ -73,16 +73,17 @@ fn contents(path: &Path) -> String {
 /// An operation on a path, without what it answers.
 type Verb = fn(&AtomicFileAdapter, &Path) -> Result<()>;
 
-const VERBS: [(&str, Verb); 6] = [
+const VERBS: [(&str, Verb); 7] = [
     ("read", |adapter, path| adapter.read_with_lock(path).map(drop)),
     ("read_into", |adapter, path| adapter.file(path)?.read_into(&mut Vec::new()).map(drop)),
     ("write", |adapter, path| adapter.write_atomic(path, "new")),
     ("writer", |adapter, path| adapter.file(path)?.lock()?.writer()?.commit()),
     ("update", |adapter, path| adapter.update(path, |_| b"new".to_vec())),
     ("delete", |adapter, path| adapter.delete_with_lock(path).map(drop)),
+    ("read_unlocked", |adapter, path| adapter.read_unlocked(path).map(drop)),
 ];
 
-/// Those that are given the path.
+/// Those that are given the path, and take its lock.
 const BY_PATH: [(&str, Verb); 4] = [VERBS[0], VERBS[2], VERBS[4], VERBS[5]];
 
 /// The error of every verb; no verb may succeed.
