@@ -115,10 +115,9 @@ pub enum Error {
     /// Waiting would never have ended: this thread holds the lock already, or holds a lock that the holder of the
     /// wanted one waits for.
     ///
-    /// Between threads of one process that is certain. Between processes it is what the kernel says (EDEADLK); it knows
-    /// processes only and sees cycles where no thread waits for itself, so it is believed only of a thread that holds
-    /// another lock, and after the same process has been in the way for a second (half a minute for
-    /// [`lock_many`](crate::AtomicFileAdapter::lock_many)).
+    /// Between threads of one process that is certain, and told at once. Between processes it is what the kernel says (EDEADLK); it
+    /// knows processes only and sees cycles where no thread waits for itself, so it is believed only of a thread that holds
+    /// another lock, and after the same process has been in the way for 30 seconds. The [crate's page](crate) has the details.
     #[non_exhaustive]
     Deadlock {
         /// The file whose lock was wanted.

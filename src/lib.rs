@@ -92,12 +92,15 @@
 //! * A fork is noticed by the process number. A child in a new PID namespace that has the same number there as its
 //!   parent has in its own is taken for it.
 //! * Deadlocks. Between threads of one process every cycle is told at once, also one that somebody's deadline would end.
-//!   Between processes there is the kernel's word
-//!   only, which knows no threads. It is believed of a thread that holds another lock, after a second in which nothing moved
-//!   (half a minute in [`lock_many`](AtomicFileAdapter::lock_many) and batches), and may be wrong even then; and a cycle may
-//!   stay unseen, because the kernel follows one wait of each process and gives up after ten
-//!   (`posix_locks_deadlock` in [fs/locks.c]), and hears nothing of those who wait with a deadline. Where a thread needs
+//!   Between processes there is the kernel's word only (EDEADLK), which knows no threads and sees cycles where no thread waits for
+//!   itself. It is believed of a thread that holds another lock, after 30 seconds in which it was said again and again and the
+//!   same process was in the way. So a real cycle of two processes is told after 30 seconds, and a cycle that is none is told only
+//!   where a thread of that other process holds the lock for longer than that while another one of its threads waits, or has
+//!   waited with a limit, for what this thread holds. Some cycles are never told: the kernel follows one wait of each process and
+//!   gives up after ten (`posix_locks_deadlock` in [fs/locks.c]), and who waits with a limit is not told. Where a thread needs
 //!   several locks, [`lock_many`](AtomicFileAdapter::lock_many) keeps cycles from arising.
+//! * A wait with a limit leaves a thread in F_SETLKW when it ends ([`AtomicFile::lock_timeout`]). When that is granted the lock, it
+//!   lets go at once. In between, somebody else who only tries finds the lock taken.
 //! * A lock belongs to a path. Other names of the same file (hard links, bind mounts) have locks of their own, and after
 //!   a write by one name the other hard links keep the old version.
 //! * Where the file system ignores case, spell a name in one way. On Apple's systems the directories of a path and an
@@ -138,7 +141,7 @@
 //! | [`ReadGuard`], [`WriteGuard`] | a lock while it is held, for several steps under it |
 //! | [`Replacement`] | a new version that is written piece by piece |
 //! | [`Batch`] | writes and deletes of many files, which share their syncs |
-//! | [`LockFile`], [`LockHolder`] | who holds what |
+//! | [`LockFile`], [`LockHolder`], [`Waiting`] | who holds what, and who waits for it |
 //! | [`Error`] | what went wrong, at which [`Step`] and on which path; [`FileKind`] where there is no regular file |
 //!
 //! Whole programs: a [counter](AtomicFileAdapter::update) that processes share, [settings](AtomicFileAdapter::lock_many_shared)
@@ -195,6 +198,7 @@ pub use crate::batch::Batch;
 pub use crate::error::{Error, Result, Step};
 pub use crate::file::AtomicFile;
 pub use crate::file::guard::{ReadGuard, WriteGuard};
+pub use crate::lock::Waiting;
 pub use crate::settings::Durability;
 pub use crate::sys::FileKind;
 #[cfg(feature = "fault-injection")]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::lock::{LockDir, Patience, Recent};
+use crate::lock::{LockDir, OnWait, Patience, Recent};
 use crate::sys::Links;
 
 /// The settings of an adapter.
@@ -12,6 +12,7 @@ pub(crate) struct Config {
     pub(crate) lock_dir: Arc<LockDir>,
     pub(crate) recent: Recent,
     pub(crate) lock_timeout: Option<Duration>,
+    pub(crate) on_wait: Option<OnWait>,
     /// Whether the paths of callers may have symbolic links in them.
     pub(crate) links: Links,
     pub(crate) replace: Options,
@@ -19,8 +20,13 @@ pub(crate) struct Config {
 
 impl Config {
     /// How long a call that begins now waits for its locks.
-    pub(crate) fn patience(&self) -> Patience {
-        Patience::new(self.lock_timeout)
+    pub(crate) fn patience(&self) -> Patience<'_> {
+        Patience::new(self.lock_timeout, self.on_wait.as_ref())
+    }
+
+    /// The same for a call that says itself how long.
+    pub(crate) fn patience_for(&self, timeout: Duration) -> Patience<'_> {
+        Patience::new(Some(timeout), self.on_wait.as_ref())
     }
 }
 

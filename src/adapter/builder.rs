@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::adapter::AtomicFileAdapter;
 use crate::error::{Error, Result, Step};
-use crate::lock::{LockDir, Recent};
+use crate::lock::{LockDir, OnWait, Recent, Waiting};
 use crate::path::current_dir;
 use crate::settings::{Config, Durability, Options};
 use crate::sys::Links;
@@ -94,6 +94,7 @@ pub struct Builder {
     new_file_mode: Option<u32>,
     refuse_links: bool,
     lock_file_mode: Option<u32>,
+    on_wait: Option<OnWait>,
 }
 
 impl Builder {
@@ -259,6 +260,38 @@ impl Builder {
         self
     }
 
+    /// What is called when a call has to wait for a lock for longer than a moment (100 ms): to say so to a user who wonders why
+    /// nothing happens, or to write it into a log. Default: nothing.
+    ///
+    /// It is called once a call at the most, by the thread that waits, which goes on waiting when it returns. So it should be
+    /// short: as long as it lasts the lock is not taken and the time limit not looked at. It may use this crate, but not wait: those
+    /// who wait behind this call may hold what it would wait for, so calls in it end with [`Error::WouldBlock`] where others would
+    /// wait. If it panics, the call ends with that panic and has not taken the lock. If it forks, the call ends with
+    /// [`Error::Forked`] in the child.
+    ///
+    /// Calls that only try ([`AtomicFile::try_lock`](crate::AtomicFile::try_lock)) do not wait and do not call it. With it, all
+    /// other calls wait as [`AtomicFile::lock_timeout`](crate::AtomicFile::lock_timeout) does, which costs a thread while they
+    /// wait for another process, and nothing otherwise.
+    ///
+    /// ```
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// # let scratch = tempfile::tempdir()?;
+    /// let files = AtomicFileAdapter::builder()
+    ///     .lock_dir(scratch.path().join("locks"))
+    ///     .on_wait(|waiting| match waiting.holder() {
+    ///         Some(pid) => eprintln!("waiting for {}, which process {pid} uses", waiting.path().display()),
+    ///         None => eprintln!("waiting for {}", waiting.path().display()),
+    ///     })
+    ///     .build()?;
+    /// # files.write_atomic(scratch.path().join("settings.toml"), "")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_wait(mut self, call: impl Fn(&Waiting) + Send + Sync + 'static) -> Self {
+        self.on_wait = Some(OnWait::new(call));
+        self
+    }
+
     /// The adapter. Makes nothing on disk.
     ///
     /// ```
@@ -285,7 +318,8 @@ impl Builder {
         let replace = Options { durability: self.durability, new_file_mode: self.new_file_mode };
         let lock_dir = Arc::new(LockDir::new(dir, self.lock_file_mode));
         let links = if self.refuse_links { Links::Refuse } else { Links::Follow };
-        let config = Config { lock_dir, recent: Recent::default(), lock_timeout: self.lock_timeout, links, replace };
+        let (lock_timeout, on_wait) = (self.lock_timeout, self.on_wait);
+        let config = Config { lock_dir, recent: Recent::default(), lock_timeout, on_wait, links, replace };
         Ok(AtomicFileAdapter { config: Arc::new(config) })
     }
 }

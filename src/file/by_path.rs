@@ -23,7 +23,7 @@ pub(crate) fn locked<T>(
     mode: LockMode,
     verb: impl Fn(&Resolved, &Held) -> Result<T>,
 ) -> Result<(Resolved, Held, T)> {
-    let patience = config.patience();
+    let patience = &config.patience();
     let file = |place, lock| Resolved { config: config.clone(), place, lock };
     let mut known = None;
     let mut place = place_of(config, path, |canonical| {

@@ -13,6 +13,9 @@ impl AtomicFile {
     /// Takes the exclusive lock, waiting for as long as the adapter's `lock_timeout` says (by default, for ever, in
     /// `fcntl(F_SETLKW)`: [fcntl_locking(2)]).
     ///
+    /// Of the threads of a process, those that wait go in in the order in which they came. Between processes the kernel decides; one
+    /// that has had the lock for 10 ms lets the others have a chance (0.07 ms) before one of its threads takes it again.
+    ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
     /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
@@ -36,12 +39,14 @@ impl AtomicFile {
     /// [`Error::Io`]: crate::Error::Io
     /// [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
     pub fn lock(&self) -> Result<WriteGuard> {
-        self.acquire(LockMode::Exclusive, self.0.config.patience()).map(WriteGuard)
+        self.acquire(LockMode::Exclusive, &self.0.config.patience()).map(WriteGuard)
     }
 
     /// Takes the shared lock: others may hold it at the same time, writers not. Otherwise as [`lock`](Self::lock).
     ///
-    /// Of the threads of a process, a reader waits for a writer that came before it, even while other readers are inside.
+    /// Of the threads of a process, a reader waits for a writer that came before it, even while other readers are inside. A thread
+    /// that holds the shared lock already gets it once more at once, whoever waits; it is let go with the last guard. A thread that
+    /// always takes it again before it lets go keeps writers out for ever.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -56,15 +61,27 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// As [`lock`](Self::lock).
+    /// As [`lock`](Self::lock), but [`Error::Deadlock`](crate::Error::Deadlock) only if the calling thread holds the exclusive lock, or
+    /// if waiting would close a cycle.
     pub fn lock_shared(&self) -> Result<ReadGuard> {
-        self.acquire(LockMode::Shared, self.0.config.patience()).map(ReadGuard)
+        self.acquire(LockMode::Shared, &self.0.config.patience()).map(ReadGuard)
     }
 
     /// Takes the exclusive lock, waiting for `timeout` at the most.
     ///
-    /// A wait with a limit asks the kernel again and again (F_SETLK), at least every 2 ms, because F_SETLKW knows no limit:
-    /// [fcntl_locking(2)]. It takes no part in the kernel's search for deadlocks.
+    /// F_SETLKW knows no limit ([fcntl_locking(2)]). So if another process is in the way, the call sleeps in this process, and a
+    /// thread of the crate's own sleeps in F_SETLKW for it: it stands in the kernel's queue like everybody else, and to wait
+    /// costs no processor's time. What that costs:
+    ///
+    /// * One thread a lock file that is waited for in this way, for as long as another process holds it: also after the time limit,
+    ///   because F_SETLKW cannot be ended from outside. Whoever comes meanwhile is served by the same thread. When nobody
+    ///   wants the lock any more it is let go at once, and somebody else who tries it at that moment finds it taken.
+    /// * There are 64 such threads at the most. Beyond that, and where the system allows no more threads, the call asks again and
+    ///   again (F_SETLK), every 2 ms in the end, and may lose against processes that come and go.
+    /// * A program that has one thread has two for that time, which some calls care about (unshare(2) with CLONE_NEWUSER, for example).
+    ///   A child made by fork(2) has no such thread, and does not need it.
+    ///
+    /// Nothing of this is paid by a call that need not wait for another process.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -89,7 +106,7 @@ impl AtomicFile {
     ///
     /// [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
     pub fn lock_timeout(&self, timeout: Duration) -> Result<WriteGuard> {
-        self.acquire(LockMode::Exclusive, Patience::new(Some(timeout))).map(WriteGuard)
+        self.acquire(LockMode::Exclusive, &self.0.config.patience_for(timeout)).map(WriteGuard)
     }
 
     /// Takes the shared lock, waiting for `timeout` at the most. See [`lock_timeout`](Self::lock_timeout).
@@ -109,7 +126,7 @@ impl AtomicFile {
     ///
     /// As [`lock`](Self::lock).
     pub fn lock_shared_timeout(&self, timeout: Duration) -> Result<ReadGuard> {
-        self.acquire(LockMode::Shared, Patience::new(Some(timeout))).map(ReadGuard)
+        self.acquire(LockMode::Shared, &self.0.config.patience_for(timeout)).map(ReadGuard)
     }
 
     /// Takes the exclusive lock if it is free, without waiting.
@@ -148,17 +165,18 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// [`Error::WouldBlock`] if somebody holds the lock, or another thread of this process is taking it or waits for it;
-    /// otherwise a system call failed ([`Error::Io`]).
+    /// [`Error::WouldBlock`] if somebody holds the lock, this thread included, or another thread of this process is taking it or waits
+    /// for it; otherwise a system call failed ([`Error::Io`]).
     ///
     /// [`Error::WouldBlock`]: crate::Error::WouldBlock
     /// [`Error::Io`]: crate::Error::Io
     /// [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
     pub fn try_lock(&self) -> Result<WriteGuard> {
-        self.acquire(LockMode::Exclusive, Patience::NONE).map(WriteGuard)
+        self.acquire(LockMode::Exclusive, &Patience::none()).map(WriteGuard)
     }
 
-    /// Takes the shared lock if nobody holds the exclusive one, without waiting.
+    /// Takes the shared lock if nobody holds the exclusive one, without waiting. Also if the calling thread holds the shared one already,
+    /// as [`lock_shared`](Self::lock_shared) does.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -178,10 +196,10 @@ impl AtomicFile {
     ///
     /// As [`try_lock`](Self::try_lock).
     pub fn try_lock_shared(&self) -> Result<ReadGuard> {
-        self.acquire(LockMode::Shared, Patience::NONE).map(ReadGuard)
+        self.acquire(LockMode::Shared, &Patience::none()).map(ReadGuard)
     }
 
-    fn acquire(&self, mode: LockMode, patience: Patience) -> Result<Guard> {
+    fn acquire(&self, mode: LockMode, patience: &Patience<'_>) -> Result<Guard> {
         Ok(Guard::new(self.0.lock.acquire(mode, patience)?, self.0.clone()))
     }
 }
@@ -198,6 +216,6 @@ pub(crate) fn lock_many_shared(config: &Config, files: &[AtomicFile]) -> Result<
 
 fn acquire_many(config: &Config, files: &[AtomicFile], mode: LockMode) -> Result<impl Iterator<Item = Guard>> {
     let locks: Vec<&Lock> = files.iter().map(|file| &*file.0.lock).collect();
-    let held = lock::acquire_all(&locks, mode, config.patience())?;
+    let held = lock::acquire_all(&locks, mode, &config.patience())?;
     Ok(files.iter().zip(held).map(|(file, held)| Guard::new(held, file.0.clone())))
 }

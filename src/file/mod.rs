@@ -274,7 +274,7 @@ impl AtomicFile {
         &self,
         change: impl FnOnce(Option<&[u8]>) -> Result<Vec<u8>, E>,
     ) -> Result<(), E> {
-        let (held, old) = self.0.locked(LockMode::Exclusive, self.0.config.patience(), |file, _| file.read())?;
+        let (held, old) = self.0.locked(LockMode::Exclusive, &self.0.config.patience(), |file, _| file.read())?;
         self.0.update(held, old, change)
     }
 
@@ -301,7 +301,7 @@ impl AtomicFile {
     }
 
     fn under_lock<T>(&self, mode: LockMode, verb: impl FnOnce(&Resolved, &Held) -> Result<T>) -> Result<T> {
-        let (held, done) = self.0.locked(mode, self.0.config.patience(), verb)?;
+        let (held, done) = self.0.locked(mode, &self.0.config.patience(), verb)?;
         held.release();
         Ok(done)
     }

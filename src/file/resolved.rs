@@ -40,7 +40,7 @@ impl Resolved {
     pub(crate) fn locked<T>(
         &self,
         mode: LockMode,
-        patience: Patience,
+        patience: &Patience<'_>,
         verb: impl FnOnce(&Self, &Held) -> Result<T>,
     ) -> Result<(Held, T)> {
         self.under(self.lock.acquire(mode, patience)?, verb)

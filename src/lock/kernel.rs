@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::super::sync::MutexGuard;
-use super::state::{DRAIN, PAUSE, Phase, State, Stuck, Turn};
-use super::{Key, Refusal, Request, Table, Wait};
+use super::Table;
+use super::lock_file::{LockFile, Phase, State, Stuck};
+use super::request::{Key, OnWait, Refusal, Request, Wait};
 use crate::sys::LockMode;
 
 /// Polling starts with this interval and doubles it up to [`POLL_LAST`].
@@ -13,18 +14,15 @@ const POLL_LAST: Duration = Duration::from_millis(2);
 
 /// For how long the kernel must insist on EDEADLK, with the same process in the way, before it is believed. See
 /// [`Table::wait_in_kernel`].
-const DEADLOCK_PERSISTS: Duration = Duration::from_secs(1);
-/// The same for a thread that takes its locks in the common order. Others who do so cannot be in a cycle with it, but
-/// their processes very well; only somebody out of order can.
-const DEADLOCK_PERSISTS_IN_ORDER: Duration = Duration::from_secs(30);
+pub(super) const DEADLOCK_PERSISTS: Duration = Duration::from_secs(30);
 const DEADLOCK_RETRY: Duration = Duration::from_millis(20);
 /// How often the others in the queue are told of it, once it has been believed.
 const DEADLOCK_TOLD: Duration = Duration::from_millis(100);
 
-/// For how long the kernel must insist if a thread holds `held` locks, `in_order` of them in the common order.
-pub(super) fn deadlock_persists(in_order: usize, held: usize) -> Duration {
-    if in_order > 0 && held <= in_order { DEADLOCK_PERSISTS_IN_ORDER } else { DEADLOCK_PERSISTS }
-}
+pub(super) type Guard<'a, K> = MutexGuard<'a, State<<K as Kernel>::File>>;
+/// The mutex guard goes in and comes out again, with an answer.
+pub(super) type Answered<'a, K, T> = (Guard<'a, K>, T);
+pub(super) type Refused<K> = Refusal<<K as Kernel>::Error>;
 
 /// The system calls that the table needs.
 pub(in super::super) trait Kernel {
@@ -37,10 +35,14 @@ pub(in super::super) trait Kernel {
     /// `Ok(false)`: another process is in the way.
     fn try_lock(&self, file: &Self::File, mode: LockMode) -> Result<bool, Self::Error>;
     fn unlock(&self, file: &Self::File) -> Result<(), Self::Error>;
+    /// Whether no other process is in the way.
+    fn is_free(&self, file: &Self::File, mode: LockMode) -> bool;
     /// A process that is in the way.
     fn holder(&self, file: &Self::File, mode: LockMode) -> Option<u32>;
     fn now(&self) -> Instant;
     fn sleep(&self, time: Duration);
+    /// Lets others run at least once, and until then.
+    fn give_way(&self, until: Instant);
     /// How often a thread looks again before it goes to sleep.
     const LOOKS: u32;
     /// Lets half a microsecond or so pass.
@@ -54,59 +56,73 @@ pub(in super::super) trait Kernel {
 }
 
 impl<K: Kernel> Table<K> {
-    /// Takes the kernel's lock, for a thread whose turn it is. The others find it [`Phase::Busy`] meanwhile.
-    #[expect(clippy::type_complexity, reason = "the mutex guard goes in and comes out again")]
+    /// Takes the kernel's lock, for a thread whose turn it is. The others find it [`Phase::Busy`] meanwhile. `None`: a deputy
+    /// waits for it, or it is time to look whether the wait is over.
     pub(super) fn ask_kernel<'a>(
         &'a self,
-        mut state: MutexGuard<'a, State<K::File>>,
-        request: &Request<'_>,
+        mut state: Guard<'a, K>,
+        request: &Request<'a, K::File>,
+        on_wait: Option<OnWait<'_>>,
         now: Instant,
-    ) -> (MutexGuard<'a, State<K::File>>, Result<(), Refusal<K::Error>>) {
-        let Request { key, mode, wait, .. } = *request;
-        let Some((entry, file)) =
-            state.entries.get_mut(&key).and_then(|entry| entry.file.clone().map(|file| (entry, file)))
-        else {
-            return (state, Err(Refusal::Gone));
-        };
-        entry.phase = Phase::Busy;
-        let give_way = entry.turn_is_over(now);
+    ) -> Answered<'a, K, Option<Result<(), Refused<K>>>> {
+        let Request { file, mode, wait, holds, .. } = *request;
+        let Some(open) = state.file.clone() else { return (state, Some(Err(Refusal::Gone))) };
+        let pause = state.turn.and_then(|turn| turn.pause(now)).filter(|_| wait != Wait::Never);
+        let polls_only = state.no_deputies;
+        state.phase = Phase::Busy;
         drop(state);
-        if give_way && wait != Wait::Never {
-            self.kernel.sleep(PAUSE);
+        if let Some(until) = pause {
+            self.kernel.give_way(until);
         }
-        let result = match wait {
-            Wait::Never => match self.kernel.try_lock(&file, mode) {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(Refusal::WouldBlock),
-                Err(error) => Err(Refusal::Kernel(error)),
-            },
-            Wait::Until(deadline) => match self.poll(&file, mode, deadline) {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(Refusal::TimedOut(false)),
-                Err(error) => Err(Refusal::Kernel(error)),
-            },
-            Wait::Forever => self.wait_in_kernel(&file, request),
+        // Whoever must be able to end its wait cannot sleep in F_SETLKW, which knows no limit.
+        let own_end = match wait {
+            Wait::Until(deadline) => Some(on_wait.map_or(deadline, |on_wait| on_wait.at.min(deadline))),
+            Wait::Forever => on_wait.map(|on_wait| on_wait.at),
+            Wait::Never => None,
+        };
+        let granted = match own_end {
+            None if wait == Wait::Forever => self.wait_in_kernel(file, &open, mode, Some(holds)),
+            _ => self.kernel.try_lock(&open, mode).map_err(Refusal::Kernel),
+        };
+        let granted = match (granted, own_end) {
+            (Ok(false), Some(end)) if self.kernel.now() < end => {
+                if !polls_only && self.send_deputy(request) {
+                    let state = file.state();
+                    drop(open);
+                    return (state, None);
+                }
+                self.poll(&open, mode, end).map_err(Refusal::Kernel)
+            }
+            (granted, _) => granted,
         };
         let now = self.kernel.now();
-        let mut state = self.state();
-        drop(file);
-        if let Some(entry) = state.entries.get_mut(&key) {
-            entry.phase = if result.is_ok() { Phase::Held(mode) } else { Phase::Free };
-            entry.stuck = None;
-            if result.is_ok() {
-                let goes_on = entry.turn.filter(|turn| !give_way && turn.goes_on(now));
-                let (began, drain) = goes_on.map_or((now, DRAIN), |turn| (turn.began, turn.drain));
-                entry.turn = Some(Turn { began, drain, released: None });
+        let mut state = file.state();
+        drop(open);
+        state.phase = Phase::Free;
+        let result = match granted {
+            Ok(true) => {
+                state.granted(mode, now, pause.is_some());
+                Some(Ok(()))
             }
-        }
+            Ok(false) if wait == Wait::Never => Some(Err(Refusal::WouldBlock)),
+            Ok(false) if wait.is_over(now) => Some(Err(Refusal::TimedOut(false))),
+            Ok(false) => None,
+            Err(refusal) => Some(Err(refusal)),
+        };
+        state.stuck = None;
         (state, result)
     }
 
+    /// Whether the kernel says that no other process is in the way.
+    pub(super) fn is_free(&self, state: &State<K::File>, request: &Request<'_, K::File>) -> bool {
+        state.file.as_ref().is_some_and(|open| self.kernel.is_free(open, request.mode))
+    }
+
     /// F_SETLK again and again, with growing pauses, until `deadline`.
-    fn poll(&self, file: &K::File, mode: LockMode, deadline: Instant) -> Result<bool, K::Error> {
+    fn poll(&self, open: &K::File, mode: LockMode, deadline: Instant) -> Result<bool, K::Error> {
         let mut interval = POLL_FIRST;
         loop {
-            if self.kernel.try_lock(file, mode)? {
+            if self.kernel.try_lock(open, mode)? {
                 return Ok(true);
             }
             let left = deadline.saturating_duration_since(self.kernel.now());
@@ -118,7 +134,7 @@ impl<K: Kernel> Table<K> {
         }
     }
 
-    /// F_SETLKW, and what to make of its EDEADLK.
+    /// F_SETLKW, and what to make of its EDEADLK. For a thread that holds so many locks, or for a deputy (`None`).
     ///
     /// The kernel looks for cycles of processes, not of threads (`posix_locks_deadlock` in fs/locks.c):
     ///
@@ -129,41 +145,48 @@ impl<K: Kernel> Table<K> {
     /// No thread waits for itself, and thread 1 will let go of A. So a thread that holds nothing goes on, by
     /// polling. A thread that does hold something may be part of a real cycle, or be in the place of process 2 with
     /// a false one (if step 2 comes last). In a real one nothing moves any more, so the kernel has to say it again
-    /// for a while, with the same process in the way.
+    /// for a long time, with the same process in the way. A false report breaks a promise, a late one does not.
     ///
     /// The kernel does not see who else waits in the queue. One of them may hold what the cycle is
     /// about, so they are told, too, since when it has lasted.
-    fn wait_in_kernel(&self, file: &K::File, request: &Request<'_>) -> Result<(), Refusal<K::Error>> {
-        let Request { key, mode, in_order, thread, .. } = *request;
+    ///
+    /// `Ok(false)`: nobody waits for what the deputy waits for.
+    pub(super) fn wait_in_kernel(
+        &self,
+        file: &LockFile<K::File>,
+        open: &K::File,
+        mode: LockMode,
+        holds: Option<usize>,
+    ) -> Result<bool, Refused<K>> {
         let mut unchanged: Option<(Option<u32>, Stuck)> = None;
         let mut told: Option<Instant> = None;
         loop {
-            if self.kernel.lock(file, mode).map_err(Refusal::Kernel)? {
-                return Ok(());
+            if self.kernel.lock(open, mode).map_err(Refusal::Kernel)? {
+                return Ok(true);
             }
-            let holds = self.state().holds(thread);
-            let persists = deadlock_persists(in_order, holds);
-            let (now, holder) = (self.kernel.now(), self.kernel.holder(file, mode));
+            if holds.is_none() && file.state().queue.is_empty() {
+                return Ok(false);
+            }
+            let (now, holder) = (self.kernel.now(), self.kernel.holder(open, mode));
             let since = match unchanged {
                 Some((before, stuck)) if before == holder && stuck.is_so(now) => stuck.since,
                 _ => now,
             };
             let stuck = Stuck { since, confirmed: now };
             unchanged = Some((holder, stuck));
-            if holds > 0 && now.saturating_duration_since(since) >= persists {
-                return Err(Refusal::Deadlock(self.state().held_by(thread)));
-            }
-            let tell = told.is_none_or(|told| now.saturating_duration_since(told) >= DEADLOCK_TOLD);
-            if tell && now.saturating_duration_since(since) >= DEADLOCK_PERSISTS {
-                told = Some(now);
-                let mut state = self.state();
-                if let Some(entry) = state.entries.get_mut(&key) {
-                    entry.stuck = Some(stuck);
-                    entry.wake_all();
+            if now.saturating_duration_since(since) >= DEADLOCK_PERSISTS {
+                if holds.is_some_and(|holds| holds > 0) {
+                    return Err(Refusal::Deadlock);
+                }
+                if told.is_none_or(|told| now.saturating_duration_since(told) >= DEADLOCK_TOLD) {
+                    told = Some(now);
+                    let mut state = file.state();
+                    state.stuck = Some(stuck);
+                    state.wake_all();
                 }
             }
-            if self.poll(file, mode, now + DEADLOCK_RETRY).map_err(Refusal::Kernel)? {
-                return Ok(());
+            if self.poll(open, mode, now + DEADLOCK_RETRY).map_err(Refusal::Kernel)? {
+                return Ok(true);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Taking and releasing the lock of a path: the lock file, this process's table, and the kernel's record lock.
 
 mod dir;
+mod patience;
 mod process;
 mod recent;
 mod table;
@@ -11,21 +12,25 @@ mod sync {
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
 }
 
+use std::any::Any;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::dir::{LockDir, c_path};
-use self::process::Process;
+pub use self::patience::Waiting;
+pub(crate) use self::patience::{OnWait, Patience};
 pub(crate) use self::process::is_open_lock_file;
+use self::process::{Caller, Process, User};
 pub(crate) use self::recent::Recent;
-use self::table::{Key, Refusal, Request, Thread, Wait};
+use self::table::{Key, Refusal, Request, Told, Wait};
 use crate::error::{Error, Result, Step};
 use crate::protocol::lock_name::{SUFFIX, lock_name};
 use crate::sys::{self, Errno, LockMode};
@@ -47,7 +52,7 @@ pub(crate) struct Lock {
     /// The number of the process that uses `entered`; 0: none yet. A child made by fork must not touch it, because
     /// another thread may have been using it at the time of the fork.
     user: AtomicU32,
-    entered: Mutex<Option<Entered>>,
+    entered: Mutex<Option<Arc<User>>>,
 }
 
 impl Lock {
@@ -73,56 +78,97 @@ impl Lock {
     }
 
     /// Takes the lock for the calling thread.
-    pub(crate) fn acquire(&self, mode: LockMode, patience: Patience) -> Result<Held> {
-        self.acquire_after(&Taken::default(), mode, patience)
+    pub(crate) fn acquire(&self, mode: LockMode, patience: &Patience<'_>) -> Result<Held> {
+        self.acquire_after(&BTreeSet::new(), mode, patience)
     }
 
     /// As [`acquire`](Self::acquire), for a call that has taken other locks already. One of them may be this one: two
     /// paths can have the same lock file.
-    fn acquire_after(&self, others: &Taken, mode: LockMode, patience: Patience) -> Result<Held> {
-        self.take(others, mode, patience).map_err(|error| self.explained(error))
+    fn acquire_after(&self, taken: &BTreeSet<Key>, mode: LockMode, patience: &Patience<'_>) -> Result<Held> {
+        self.take(taken, mode, patience).map_err(|error| self.explained(error))
     }
 
-    fn take(&self, others: &Taken, mode: LockMode, patience: Patience) -> Result<Held> {
+    fn take(&self, taken: &BTreeSet<Key>, mode: LockMode, patience: &Patience<'_>) -> Result<Held> {
         let process = Process::current();
-        let thread = this_thread();
+        let caller = Caller::of(process);
         let mut reopened = false;
         let mut attempts = 0;
         loop {
             self.pause_or_give_up(attempts, patience)?;
             attempts += 1;
-            let (key, _entered) = self.enter(process)?;
-            let held = if others.keys.contains(&key) {
-                process.table.hold_again(key, thread, &self.guarded);
-                Ok(())
-            } else {
-                let (wait, in_order, label) = (patience.wait, others.count, &self.guarded);
-                process.table.acquire(&Request { key, mode, wait, in_order, thread, label })
-            };
-            match held {
+            let user = self.enter(process)?;
+            match self.ask(&user, &caller, taken, mode, patience) {
                 Ok(()) => {}
                 Err(Refusal::Gone) => {
-                    self.forget(process, key);
+                    self.forget(&user);
                     continue;
                 }
                 // Opened for reading only, because more was not allowed then.
                 Err(Refusal::Kernel(Errno::BADF)) if !reopened => {
-                    reopened = process.table.reopen(key, || self.dir.open_for_writing(&self.file))?;
+                    reopened = process.table.reopen(&user.file, || self.dir.open_for_writing(&self.file))?;
                     if !reopened {
-                        self.forget(process, key);
+                        self.forget(&user);
                     }
                     continue;
                 }
-                Err(refusal) => return Err(self.refused(refusal, process, key, mode, patience)),
+                Err(refusal) => return Err(self.refused(refusal, &user, &caller, mode, patience)),
             }
-            let held = Held { process, key, thread, guarded: self.guarded.clone(), released: false };
+            let held = Held::new(user, caller, self.guarded.clone());
             // The file may have been pruned while we waited, and the next caller would lock another one.
-            if self.dir.identify(&self.file)? == Some(key) {
+            if self.dir.identify(&self.file)? == Some(held.user.file.key()) {
                 return Ok(held);
             }
-            drop(held);
-            self.forget(process, key);
+            self.forget(&held.user);
         }
+    }
+
+    /// Asks the table.
+    fn ask(
+        &self,
+        user: &Arc<User>,
+        caller: &Caller,
+        taken: &BTreeSet<Key>,
+        mode: LockMode,
+        patience: &Patience<'_>,
+    ) -> std::result::Result<(), Refusal<Errno>> {
+        let table = &user.process.table;
+        let panicked: Cell<Option<Box<dyn Any + Send>>> = Cell::new(None);
+        let tell = |by_thread| {
+            let tell = || patience.tell(|since| self.waiting(user, mode, by_thread, since));
+            let panic = catch_unwind(AssertUnwindSafe(tell)).err();
+            let go_on = panic.is_none();
+            panicked.set(panic);
+            match go_on {
+                _ if !user.process.is_current() => Told::InAChild,
+                true => Told::GoOn,
+                false => Told::GiveUp,
+            }
+        };
+        let request = Request {
+            file: &user.file,
+            mode,
+            wait: patience.wait(),
+            thread: caller.thread,
+            holds: caller.holds(),
+            label: &self.guarded,
+            on_wait: patience.tell_at().map(|at| table::OnWait { at, tell: &tell }),
+            start_deputy: &|errand| user.process.start_deputy(errand),
+        };
+        if taken.contains(&user.file.key()) {
+            table.hold_again(&request);
+            return Ok(());
+        }
+        let answer = table.acquire(&request);
+        // The call is out of the queue now.
+        if let Some(panic) = panicked.take() {
+            resume_unwind(panic);
+        }
+        answer
+    }
+
+    fn waiting(&self, user: &User, mode: LockMode, by_thread: bool, since: Instant) -> Waiting {
+        let holder = user.holder(mode, by_thread);
+        Waiting { path: self.guarded.to_path_buf(), lock: self.path.clone(), holder, since }
     }
 
     /// An error that says whose lock file it is, if that is what keeps the caller out.
@@ -145,11 +191,11 @@ impl Lock {
     /// Before each attempt to take the lock. That the lock file was removed before it was locked happens, and may happen a few
     /// times in a row, whatever the deadline. After that somebody removes lock files in a loop, or the file system (FUSE, for
     /// example) has another inode number for a file at each look, so that no lock is ever seen to be the right one.
-    fn pause_or_give_up(&self, attempts: usize, patience: Patience) -> Result<()> {
+    fn pause_or_give_up(&self, attempts: usize, patience: &Patience<'_>) -> Result<()> {
         if attempts < AT_ONCE {
             return Ok(());
         }
-        let pause = match patience.wait {
+        let pause = match patience.wait() {
             Wait::Until(deadline) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
@@ -171,29 +217,24 @@ impl Lock {
         Error::io(&self.path, Step::OpenLock, io::Error::other(why))
     }
 
-    fn timeout(&self, patience: Patience, holder: Option<u32>, by_thread: bool) -> Error {
+    fn timeout(&self, patience: &Patience<'_>, holder: Option<u32>, by_thread: bool) -> Error {
         let (path, lock) = (self.guarded.to_path_buf(), self.path.clone());
         Error::Timeout { path, lock, waited: patience.timeout, holder, by_thread }
     }
 
-    /// The lock file in the table of `process`. What comes with the key keeps it there, if this does not.
-    fn enter(&self, process: &'static Process) -> Result<(Key, Option<Entered>)> {
-        let enter = || {
-            let key = process.table.enter(|| self.dir.identify(&self.file), || self.dir.open(&self.file))?;
-            Ok(Entered { process, key })
-        };
-        let Some(mut mine) = self.mine(process) else {
-            let entered = enter()?;
-            return Ok((entered.key, Some(entered)));
-        };
-        if let Some(entered) = &*mine {
-            return Ok((entered.key, None));
+    /// The lock file in the table of `process`.
+    fn enter(&self, process: &'static Process) -> Result<Arc<User>> {
+        let enter =
+            || User::enter(process, || self.dir.identify(&self.file), || self.dir.open(&self.file)).map(Arc::new);
+        let Some(mut mine) = self.mine(process) else { return enter() };
+        if let Some(user) = &*mine {
+            return Ok(user.clone());
         }
-        Ok((mine.insert(enter()?).key, None))
+        Ok(mine.insert(enter()?).clone())
     }
 
     /// What this lock has in the table, unless it is another process's.
-    fn mine(&self, process: &'static Process) -> Option<MutexGuard<'_, Option<Entered>>> {
+    fn mine(&self, process: &'static Process) -> Option<MutexGuard<'_, Option<Arc<User>>>> {
         // The first process that comes is the one: none of its threads can have had the mutex before a fork.
         match self.user.compare_exchange(0, process.number(), Relaxed, Relaxed) {
             Err(user) if user != process.number() => None,
@@ -202,74 +243,49 @@ impl Lock {
     }
 
     /// Leaves a lock file that is not the right one any more.
-    fn forget(&self, process: &'static Process, key: Key) {
-        if let Some(mut mine) = self.mine(process) {
+    fn forget(&self, user: &Arc<User>) {
+        let forgotten = self.mine(user.process).and_then(|mut mine| {
             // Another thread may have entered the right one by now.
-            mine.take_if(|entered| entered.key == key);
-        }
+            mine.take_if(|entered| Arc::ptr_eq(entered, user))
+        });
+        // Not under the mutex: the last one closes the file.
+        drop(forgotten);
     }
 
     fn refused(
         &self,
         refusal: Refusal<Errno>,
-        process: &'static Process,
-        key: Key,
+        user: &User,
+        caller: &Caller,
         mode: LockMode,
-        patience: Patience,
+        patience: &Patience<'_>,
     ) -> Error {
         let path = self.guarded.to_path_buf();
         match refusal {
-            // `Gone` never comes here.
-            Refusal::WouldBlock | Refusal::Gone => Error::WouldBlock { path, lock: self.path.clone() },
-            Refusal::TimedOut(by_thread) => {
-                let elsewhere = || process.table.with_file(key, |file| sys::holder(file.as_fd(), mode));
-                let holder = if by_thread { Some(sys::pid()) } else { elsewhere().and_then(|found| found.ok()??.pid) };
-                self.timeout(patience, holder, by_thread)
+            // `Gone` never comes here, and after `GaveUp` a panic goes on.
+            Refusal::WouldBlock | Refusal::Gone | Refusal::GaveUp => {
+                Error::WouldBlock { path, lock: self.path.clone() }
             }
-            Refusal::Deadlock(held) => {
+            Refusal::TimedOut(by_thread) => self.timeout(patience, user.holder(mode, by_thread), by_thread),
+            Refusal::Deadlock => {
+                let held = user.process.table.held_by(caller.thread);
                 Error::Deadlock { path, held: held.iter().map(|held| held.to_path_buf()).collect() }
             }
+            Refusal::Forked => Error::Forked { path },
             Refusal::Kernel(error) => Error::io(&self.guarded, Step::Lock, error),
         }
     }
 }
 
-/// How long a call waits for its locks, all together.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
-    wait: Wait,
-    timeout: Duration,
-}
-
-impl Patience {
-    /// Tries once.
-    pub(crate) const NONE: Patience = Patience { wait: Wait::Never, timeout: Duration::ZERO };
-
-    /// Waits for `timeout` from now on, or for ever if there is none.
-    pub(crate) fn new(timeout: Option<Duration>) -> Self {
-        // A deadline beyond the clock's end is none.
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Patience { wait: deadline.map_or(Wait::Forever, Wait::Until), timeout: timeout.unwrap_or_default() }
-    }
-}
-
-/// What a call has taken already. Two of its locks may have one key.
-#[derive(Debug, Default)]
-struct Taken {
-    keys: BTreeSet<Key>,
-    count: usize,
-}
-
 /// Takes all of these locks, or none of them, in the order of the lock files' paths: whoever does the same cannot be
 /// in a cycle with this call. The answer is in the order of `locks`.
-pub(crate) fn acquire_all(locks: &[&Lock], mode: LockMode, patience: Patience) -> Result<Vec<Held>> {
+pub(crate) fn acquire_all(locks: &[&Lock], mode: LockMode, patience: &Patience<'_>) -> Result<Vec<Held>> {
     let mut order: Vec<usize> = (0..locks.len()).collect();
     order.sort_by_key(|n| &locks[*n].path);
-    let (mut held, mut taken) = (Vec::with_capacity(locks.len()), Taken::default());
+    let (mut held, mut taken) = (Vec::with_capacity(locks.len()), BTreeSet::new());
     for n in order {
         let one = locks[n].acquire_after(&taken, mode, patience)?;
-        taken.keys.insert(one.key);
-        taken.count += 1;
+        taken.insert(one.user.file.key());
         held.push((n, one));
     }
     held.sort_by_key(|(n, _)| *n);
@@ -279,54 +295,40 @@ pub(crate) fn acquire_all(locks: &[&Lock], mode: LockMode, patience: Patience) -
 /// A lock that is held. Dropping it releases it.
 #[derive(Debug)]
 pub(crate) struct Held {
-    process: &'static Process,
-    key: Key,
-    thread: Thread,
+    user: Arc<User>,
+    caller: Caller,
     guarded: Arc<Path>,
     released: bool,
 }
 
 impl Held {
+    fn new(user: Arc<User>, caller: Caller, guarded: Arc<Path>) -> Self {
+        caller.holds_one_more();
+        Held { user, caller, guarded, released: false }
+    }
+
     /// Lets go without a look at the process's number: only for the thread that took the lock, if no code of a caller has
     /// run since, which could have forked.
     pub(crate) fn release(mut self) {
+        self.let_go();
+    }
+
+    fn let_go(&mut self) {
         self.released = true;
-        self.process.table.release(self.key, self.thread);
+        self.user.process.table.release(&self.user.file, self.caller.thread, &self.guarded);
+        self.caller.holds_one_less();
     }
 
     /// An error in a child made by fork, which has a copy of this and no lock.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.process.is_current() { Ok(()) } else { Err(Error::Forked { path: self.guarded.to_path_buf() }) }
+        if self.user.process.is_current() { Ok(()) } else { Err(Error::Forked { path: self.guarded.to_path_buf() }) }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if !self.released && self.process.is_current() {
-            self.process.table.release(self.key, self.thread);
+        if !self.released && self.user.process.is_current() {
+            self.let_go();
         }
     }
-}
-
-/// A user of a lock file in the table, until it is dropped.
-#[derive(Debug)]
-struct Entered {
-    process: &'static Process,
-    key: Key,
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        if self.process.is_current() {
-            self.process.table.leave(self.key);
-        }
-    }
-}
-
-/// A number of its own for every thread of this process.
-fn this_thread() -> Thread {
-    use std::sync::atomic::AtomicU64;
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    thread_local!(static THIS: u64 = NEXT.fetch_add(1, Relaxed));
-    THIS.with(|this| *this)
 }

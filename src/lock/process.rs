@@ -6,13 +6,16 @@
 //!
 //! [fork(2)]: https://man7.org/linux/man-pages/man2/fork.2.html
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use super::table::{Kernel, Key, State, Table};
+use super::table::{Errand, Files, Kernel, Key, LockFile, Table, Thread, Waits};
+use crate::error::Result;
 use crate::sys::{self, Errno, Fd, LockMode};
 
 /// A process and its table.
@@ -36,7 +39,7 @@ static FIRST: Process = Process::new(0);
 impl Process {
     const fn new(pid: u32) -> Self {
         let posix = Posix { open: RwLock::new(BTreeSet::new()) };
-        let table = Table::new(posix, Mutex::new(State::new()));
+        let table = Table::new(posix, Mutex::new(Files::new()), Mutex::new(Waits::new()));
         Process { pid: AtomicU32::new(pid), table, child: OnceLock::new() }
     }
 
@@ -74,6 +77,80 @@ impl Process {
     pub(super) fn is_current(&self) -> bool {
         self.number() == sys::pid()
     }
+
+    /// False: the system has no more threads for this process.
+    pub(super) fn start_deputy(&'static self, errand: Errand<Fd>) -> bool {
+        let deputy = thread::Builder::new().name("atomic-file-adapter".into());
+        deputy.spawn(move || self.table.wait_as_deputy(errand)).is_ok()
+    }
+}
+
+/// A user of a lock file in the table of its process, until it is dropped: a handle, and every guard.
+#[derive(Debug)]
+pub(super) struct User {
+    pub(super) process: &'static Process,
+    pub(super) file: Arc<LockFile<Fd>>,
+}
+
+impl User {
+    pub(super) fn enter(
+        process: &'static Process,
+        identify: impl FnOnce() -> Result<Option<Key>>,
+        open: impl FnOnce() -> Result<(Key, Fd)>,
+    ) -> Result<Self> {
+        Ok(User { process, file: process.table.enter(identify, open)? })
+    }
+
+    /// A process that keeps this one from the lock; this one itself, if one of its threads does.
+    pub(super) fn holder(&self, mode: LockMode, by_thread: bool) -> Option<u32> {
+        if by_thread {
+            return Some(self.process.number());
+        }
+        let asked = self.process.table.with_file(&self.file, |file| sys::holder(file.as_fd(), mode));
+        asked.and_then(|found| found.ok()??.pid)
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        if self.process.is_current() {
+            self.process.table.leave(&self.file);
+        }
+    }
+}
+
+thread_local! {
+    /// How many locks this thread holds, and of which process: a child made by fork has a copy and holds none.
+    static HOLDS: Cell<(u32, usize)> = const { Cell::new((0, 0)) };
+}
+
+/// The thread that calls. A lock that it takes belongs to it: guards do not go to other threads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller {
+    pub(super) thread: Thread,
+    process: u32,
+}
+
+impl Caller {
+    pub(super) fn of(process: &Process) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        thread_local!(static THIS: u64 = NEXT.fetch_add(1, Relaxed));
+        Caller { thread: THIS.with(|this| *this), process: process.number() }
+    }
+
+    /// How many locks it holds.
+    pub(super) fn holds(self) -> usize {
+        let (process, holds) = HOLDS.get();
+        if process == self.process { holds } else { 0 }
+    }
+
+    pub(super) fn holds_one_more(self) {
+        HOLDS.set((self.process, self.holds() + 1));
+    }
+
+    pub(super) fn holds_one_less(self) {
+        HOLDS.set((self.process, self.holds().saturating_sub(1)));
+    }
 }
 
 /// Whether this process has the lock file of this identity open, so that to close another descriptor of it would drop the lock.
@@ -103,7 +180,7 @@ impl Posix {
         (0..LOOKS).find_map(|_| match self.open.try_read() {
             Ok(open) => Some(open.contains(&file)),
             Err(_) => {
-                std::thread::yield_now();
+                thread::yield_now();
                 None
             }
         })
@@ -114,7 +191,7 @@ impl Kernel for Posix {
     type File = Fd;
     type Error = Errno;
 
-    fn lock(&self, file: &Fd, mode: LockMode) -> Result<bool, Errno> {
+    fn lock(&self, file: &Fd, mode: LockMode) -> sys::Result<bool> {
         match sys::lock(file, mode) {
             Ok(()) => Ok(true),
             Err(Errno::DEADLK) => Ok(false),
@@ -122,12 +199,16 @@ impl Kernel for Posix {
         }
     }
 
-    fn try_lock(&self, file: &Fd, mode: LockMode) -> Result<bool, Errno> {
+    fn try_lock(&self, file: &Fd, mode: LockMode) -> sys::Result<bool> {
         sys::try_lock(file, mode)
     }
 
-    fn unlock(&self, file: &Fd) -> Result<(), Errno> {
+    fn unlock(&self, file: &Fd) -> sys::Result<()> {
         sys::unlock(file)
+    }
+
+    fn is_free(&self, file: &Fd, mode: LockMode) -> bool {
+        sys::holder(file.as_fd(), mode) == Ok(None)
     }
 
     fn holder(&self, file: &Fd, mode: LockMode) -> Option<u32> {
@@ -139,7 +220,17 @@ impl Kernel for Posix {
     }
 
     fn sleep(&self, time: Duration) {
-        std::thread::sleep(time);
+        thread::sleep(time);
+    }
+
+    fn give_way(&self, until: Instant) {
+        // A sleep takes half as long again as it is meant to (the timer slack of prctl(2)), and the thread is to be back in time.
+        loop {
+            thread::yield_now();
+            if Instant::now() >= until {
+                return;
+            }
+        }
     }
 
     const LOOKS: u32 = 20;

@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::process::Process;
-use super::{Entered, Lock, LockDir, Patience, c_path};
+use super::process::{Process, User};
+use super::{Lock, LockDir, Patience, c_path};
 use crate::error::{Error, Removed, Result, Step};
 use crate::sys::{self, Errno, Holder, LockMode};
 
@@ -22,7 +22,7 @@ pub(crate) fn prune(dir: &Arc<LockDir>) -> Result<Vec<PathBuf>> {
 /// False: somebody holds it.
 fn prune_one(dir: &Arc<LockDir>, path: &Path) -> Result<bool> {
     let lock = Lock::new(dir, path.to_owned(), path.into())?;
-    match lock.acquire(LockMode::Exclusive, Patience::NONE) {
+    match lock.acquire(LockMode::Exclusive, &Patience::none()) {
         // While the lock is held: whoever has opened the file waits for it, and will find that it is gone.
         Ok(_held) => dir.remove(&lock.file).map(|()| true),
         Err(Error::WouldBlock { .. }) => Ok(false),
@@ -49,11 +49,10 @@ fn holder(dir: &Arc<LockDir>, path: &Path) -> Result<Option<Holder>> {
     let failed = |error| Error::io(path, Step::OpenLock, error);
     // Through the table, because closing a descriptor of our own would drop the locks that this process holds.
     let gone = || failed(Errno::NOENT);
-    let key = process.table.enter(|| dir.identify(&file), || dir.open_existing(&file)?.ok_or_else(gone))?;
-    let entered = Entered { process, key };
-    if let Some(mode) = process.table.held(entered.key) {
+    let user = User::enter(process, || dir.identify(&file), || dir.open_existing(&file)?.ok_or_else(gone))?;
+    if let Some(mode) = process.table.held(&user.file) {
         return Ok(Some(Holder { mode, pid: Some(sys::pid()) }));
     }
-    let asked = process.table.with_file(entered.key, |file| sys::holder(file.as_fd(), LockMode::Exclusive));
+    let asked = process.table.with_file(&user.file, |file| sys::holder(file.as_fd(), LockMode::Exclusive));
     asked.transpose().map_err(failed).map(Option::flatten)
 }

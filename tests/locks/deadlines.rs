@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use atomic_file_adapter::{AtomicFile, Error, Result};
 
 use crate::talk::{Ask, LOCK, LOCK_SHARED, LOCK_SHARED_TIMEOUT, LOCK_TIMEOUT, Ordered, boxed, said};
-use crate::watching::{PARKED, PAUSED, spawn_until_in, until_blocked};
+use crate::watching::{PARKED, spawn_until_in, until_blocked};
 use crate::{MINUTE, Scratch, settings};
 
 const SHORT: Duration = Duration::from_millis(100);
@@ -97,9 +97,9 @@ pub(crate) fn the_builders_deadline_holds_for_every_verb() {
 }
 
 /// Asks in a thread while the lock is held, lets go when the thread sleeps, and returns how long it took from there.
-fn until_taken(file: &AtomicFile, ask: Ask, asleep: &[libc::c_long], release: impl FnOnce()) -> Duration {
+fn until_taken(file: &AtomicFile, ask: Ask, release: impl FnOnce()) -> Duration {
     thread::scope(|scope| {
-        let waiter = spawn_until_in(scope, asleep, || {
+        let waiter = spawn_until_in(scope, PARKED, || {
             let answer = said(&ask(file));
             (answer, Instant::now())
         });
@@ -117,9 +117,9 @@ pub(crate) fn a_lock_freed_early_is_taken() {
     let mut holder = scratch.worker("talk", &[]);
     for ask in [LOCK_TIMEOUT, LOCK_SHARED_TIMEOUT] {
         let held = file.lock().unwrap();
-        let beside_thread = until_taken(&file, ask, PARKED, || drop(held));
+        let beside_thread = until_taken(&file, ask, || drop(held));
         assert_eq!(holder.order("lock file"), "ok");
-        let beside_process = until_taken(&file, ask, PAUSED, || assert_eq!(holder.order("unlock file"), "ok"));
+        let beside_process = until_taken(&file, ask, || assert_eq!(holder.order("unlock file"), "ok"));
         eprintln!("a lock freed early is taken after {beside_thread:?} (thread) and {beside_process:?} (process)");
         assert!(beside_thread < MINUTE / 2 && beside_process < MINUTE / 2);
     }
@@ -134,7 +134,7 @@ pub(crate) fn a_deadline_beyond_the_clock_is_none() {
     for ask in asks {
         assert_eq!(said(&ask(&file)), "ok");
         let held = file.lock().unwrap();
-        until_taken(&file, ask, PARKED, || drop(held));
+        until_taken(&file, ask, || drop(held));
         assert_eq!(holder.order("lock file"), "ok");
         thread::scope(|scope| {
             let waiter = scope.spawn(|| said(&ask(&file)));

@@ -20,12 +20,12 @@ use crate::watching::until_blocked;
 use crate::{Stop, adapter, next, start};
 
 /// A child made by fork, and a line to it.
-struct Forked {
+pub(crate) struct Forked {
     pid: Pid,
     pipe: Pipe,
 }
 
-struct Pipe(BufReader<UnixStream>);
+pub(crate) struct Pipe(BufReader<UnixStream>);
 
 impl Pipe {
     fn tell(&mut self, line: &str) {
@@ -40,7 +40,7 @@ impl Pipe {
 }
 
 impl Forked {
-    fn start(body: impl FnOnce(&mut Pipe)) -> Self {
+    pub(crate) fn start(body: impl FnOnce(&mut Pipe)) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let pipe = |stream| Pipe(BufReader::new(stream));
         // SAFETY: where there is one thread, the child may do whatever its parent may. Beside busy threads it uses
@@ -62,7 +62,7 @@ impl Forked {
     }
 
     #[track_caller]
-    fn finish(self) {
+    pub(crate) fn finish(self) {
         assert_eq!(waitpid(self.pid, None).unwrap(), WaitStatus::Exited(self.pid, 0), "the child failed");
     }
 }

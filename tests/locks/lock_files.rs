@@ -11,7 +11,7 @@ use atomic_file_adapter::Error;
 
 use crate::common::{Worker, hear, tell};
 use crate::talk::{LOCK, LOCK_TIMEOUT, Ordered, said};
-use crate::watching::{PARKED, PAUSED, spawn_until_in, until_blocked, until_in};
+use crate::watching::{PARKED, spawn_until_in, until_blocked};
 use crate::{Scratch, Stop, next, settings};
 
 pub(crate) fn a_removed_lock_file_is_noticed_by_processes() {
@@ -21,11 +21,7 @@ pub(crate) fn a_removed_lock_file_is_noticed_by_processes() {
         let (mut holder, mut waiter) = (scratch.worker("talk", &[]), scratch.worker("talk", &[]));
         assert_eq!(holder.order("lock file"), "ok");
         waiter.tell(&format!("{ask} file"));
-        if ask == "lock_timeout" {
-            until_in(&format!("/proc/{}", waiter.pid()), PAUSED);
-        } else {
-            until_blocked(waiter.pid(), &file);
-        }
+        until_blocked(waiter.pid(), &file);
         fs::remove_file(file.lock_path()).unwrap();
         assert_eq!(holder.order("unlock file"), "ok");
         waiter.expect("ok");
@@ -90,6 +86,54 @@ pub(crate) fn a_lock_file_that_changes_costs_no_lock() {
         }
     });
     assert_eq!(other.order("try_lock a"), "would block", "the lock was dropped on the way");
+}
+
+/// A file system that takes its time, over this one lock file.
+#[cfg(feature = "fault-injection")]
+pub(crate) fn a_slow_file_system_keeps_only_its_own_waiting() {
+    use std::path::PathBuf;
+    use std::sync::mpsc::{Receiver, Sender};
+
+    use atomic_file_adapter::AtomicFile;
+    use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
+
+    /// Makes `body` stop in the first call of this kind, until it hears something.
+    fn slowly(slow: Syscall, on: Option<PathBuf>, (stops, go): (Sender<()>, Receiver<()>), body: impl FnOnce()) {
+        let mut first = true;
+        let stop = move |call: &Call<'_>| {
+            let meant = call.syscall == slow && on.as_deref().is_none_or(|on| call.path == Some(on));
+            if meant && std::mem::take(&mut first) {
+                stops.send(()).unwrap();
+                go.recv().unwrap();
+            }
+            Action::Proceed
+        };
+        inject(stop, body);
+    }
+
+    let scratch = Scratch::new();
+    let (slow, other) = (scratch.file("slow"), scratch.file("other"));
+    // So that others have a lock file open, and look before they open one more.
+    let _held = scratch.file("held").lock().unwrap();
+    let lock_path = slow.lock_path().to_owned();
+    let opens = |file: AtomicFile| drop(file.lock().unwrap());
+    thread::scope(|scope| {
+        for syscall in [Syscall::Fstatat, Syscall::Openat, Syscall::Close] {
+            let ((stops, has_stopped), (go, may_go)) = (channel(), channel());
+            let on = (syscall != Syscall::Close).then(|| lock_path.clone());
+            // The last of its handles closes it.
+            let slow = scratch.file("slow");
+            let thread = scope.spawn(move || slowly(syscall, on, (stops, may_go), || opens(slow)));
+            has_stopped.recv().unwrap();
+            for _ in 0..2 {
+                drop(other.lock().unwrap());
+                drop(scratch.file("another").lock().unwrap());
+            }
+            go.send(()).unwrap();
+            thread.join().unwrap();
+        }
+    });
+    drop(slow.lock().unwrap());
 }
 
 pub(crate) fn a_read_without_the_lock_waits_for_nobody() {

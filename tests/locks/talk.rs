@@ -53,6 +53,7 @@ pub(crate) fn talk(args: &[String]) {
             "lock_shared" => LOCK_SHARED,
             "lock_timeout" => LOCK_TIMEOUT,
             "try_lock" => TRY_LOCK,
+            "try_lock_shared" => TRY_LOCK_SHARED,
             "unlock" => {
                 held.retain(|(held, _)| held != name);
                 tell("ok");

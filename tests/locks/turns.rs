@@ -46,8 +46,7 @@ pub(crate) fn a_writer_gets_in(how: &str, inside: Duration) {
     writer.finish();
 }
 
-/// Whoever waits with a deadline asks every 2 ms at the least, and a writer that comes back at once is outside for some
-/// microseconds only.
+/// A writer that comes back at once is outside for some microseconds only.
 pub(crate) fn a_writer_that_comes_back_lets_others_in() {
     let scratch = Scratch::new();
     let file = scratch.file("file");

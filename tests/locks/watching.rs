@@ -4,7 +4,7 @@ use std::sync::mpsc::channel;
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-pub(crate) use self::tasks::{PARKED, PAUSED, is_in, this_task, until_blocked, until_in};
+pub(crate) use self::tasks::{PARKED, PAUSED, this_task, until_blocked, until_in};
 
 /// Waits for something that sends no event.
 #[track_caller]
@@ -63,7 +63,7 @@ mod tasks {
     pub const PARKED: &[libc::c_long] = &[libc::SYS_futex];
 
     /// Whether a task sleeps in one of these system calls.
-    pub fn is_in(task: &str, calls: &[libc::c_long]) -> bool {
+    fn is_in(task: &str, calls: &[libc::c_long]) -> bool {
         let call = fs::read_to_string(format!("{task}/syscall")).unwrap();
         call.split(' ').next().and_then(|number| number.parse().ok()).is_some_and(|number| calls.contains(&number))
     }
@@ -94,10 +94,6 @@ mod tasks {
 
     pub const PAUSED: &[libc::c_long] = &[];
     pub const PARKED: &[libc::c_long] = &[];
-
-    pub fn is_in(_: &str, _: &[libc::c_long]) -> bool {
-        false
-    }
 
     pub fn until_in(_: &str, _: &[libc::c_long]) {
         sleep(ENOUGH);

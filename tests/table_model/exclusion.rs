@@ -76,7 +76,7 @@ fn two_locks_in_two_orders() {
         assert_eq!(world.lock(thread, first, Exclusive, Wait::Forever), Ok(()));
         match world.visit(thread, second, Exclusive, Wait::Forever) {
             Ok(()) => {}
-            Err(Refusal::Deadlock(held)) => assert_eq!(held.len(), 1),
+            Err(Refusal::Deadlock) => assert_eq!(world.table.held_by(thread).len(), 1),
             Err(refusal) => panic!("{refusal:?}"),
         }
         world.inside(first, Exclusive);
@@ -101,14 +101,29 @@ fn somebody_who_waits_for_one_lock_is_not_in_the_way_of_another() {
 #[test]
 fn a_thread_asks_for_what_it_holds() {
     fn twice(world: &World, thread: u64) {
-        assert_eq!(world.lock(thread, A, Shared, Wait::Forever), Ok(()));
-        for mode in [Shared, Exclusive] {
-            let again = world.lock(thread, A, mode, Wait::Forever);
-            assert!(matches!(&again, Err(Refusal::Deadlock(held)) if held.len() == 1), "{again:?}");
-            assert_eq!(world.lock(thread, A, mode, Wait::Never), Err(Refusal::WouldBlock));
+        for (first, second) in [(Shared, Exclusive), (Exclusive, Shared), (Exclusive, Exclusive)] {
+            assert_eq!(world.lock(thread, A, first, Wait::Forever), Ok(()));
+            assert_eq!(world.lock(thread, A, second, Wait::Forever), Err(Refusal::Deadlock));
+            assert_eq!(world.table.held_by(thread).len(), 1);
+            assert_eq!(world.lock(thread, A, second, Wait::Never), Err(Refusal::WouldBlock));
+            world.inside(A, first);
+            world.unlock(thread, A);
         }
-        world.inside(A, Shared);
+    }
+    explore(3, nothing_held, &[twice, write_a]);
+}
+
+#[test]
+fn a_reader_reads_again_whoever_waits() {
+    fn twice(world: &World, thread: u64) {
+        assert_eq!(world.lock(thread, A, Shared, Wait::Forever), Ok(()));
+        for wait in [Wait::Forever, Wait::Never] {
+            assert_eq!(world.lock(thread, A, Shared, wait), Ok(()));
+            world.unlock(thread, A);
+            world.inside(A, Shared);
+        }
         world.unlock(thread, A);
     }
     explore(3, nothing_held, &[twice, write_a]);
+    explore(2, nothing_held, &[twice, twice, write_a]);
 }

@@ -4,6 +4,7 @@
 
 mod deadlines;
 mod deadlocks;
+mod deputies;
 mod exclusion;
 mod kernel;
 mod lock_files;

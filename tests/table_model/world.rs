@@ -8,80 +8,125 @@ use std::time::{Duration, Instant};
 use crate::kernel::{File, Stub, StubState};
 use crate::sync::{Condvar, Mutex};
 use crate::sys::LockMode::{self, Exclusive, Shared};
-use crate::table::{Key, Refusal, Request, State, Table, Wait};
+use crate::table::{Errand, Files, Key, LockFile, OnWait, Refusal, Request, Table, Wait, Waits};
 
 /// The world of one model: the table, and who is inside which lock.
 pub(crate) struct World {
-    pub(crate) table: Table<Stub>,
+    pub(crate) table: Arc<Table<Stub>>,
+    /// What each thread has locked.
+    held: std::sync::Mutex<Vec<(u64, User)>>,
+    label: Arc<Path>,
+    deputies: Deputies,
     pub(crate) kernel: Arc<Mutex<StubState>>,
-    changed: Arc<Condvar>,
+    pub(crate) changed: Arc<Condvar>,
     pub(crate) start: Instant,
-    readers: [AtomicUsize; 2],
-    writers: [AtomicUsize; 2],
+    readers: [AtomicUsize; 3],
+    writers: [AtomicUsize; 3],
     /// Raised by one thread of a model for another.
     flag: (Mutex<bool>, Condvar),
 }
 
+/// A user of a lock file.
+pub(crate) type User = Arc<LockFile<File>>;
+
+/// Threads of the table's own, as long as there may be one more. loom has few threads.
+#[derive(Default)]
+pub(crate) struct Deputies {
+    started: std::sync::Mutex<Vec<loom::thread::JoinHandle<()>>>,
+    refused: bool,
+}
+
 pub(crate) const A: Key = (7, 0);
 pub(crate) const B: Key = (7, 1);
+pub(crate) const C: Key = (7, 2);
 
 impl World {
     fn new(state: StubState) -> Arc<Self> {
+        let deputies = Deputies { started: std::sync::Mutex::default(), refused: state.no_deputies };
         let stub = Stub::new(state);
         let (kernel, changed, start) = (stub.state.clone(), stub.changed.clone(), stub.start);
-        let table = Table::new(stub, Mutex::new(State::new()));
-        let zero = || [AtomicUsize::new(0), AtomicUsize::new(0)];
+        let table = Arc::new(Table::new(stub, Mutex::new(Files::new()), Mutex::new(Waits::new())));
+        let zero = || [0; 3].map(AtomicUsize::new);
         let flag = (Mutex::new(false), Condvar::new());
-        Arc::new(World { table, kernel, changed, start, readers: zero(), writers: zero(), flag })
+        let (held, label) = (std::sync::Mutex::default(), Path::new("label").into());
+        Arc::new(World { table, held, label, deputies, kernel, changed, start, readers: zero(), writers: zero(), flag })
     }
 
-    pub(crate) fn enter(&self, key: Key) {
+    pub(crate) fn enter(&self, key: Key) -> User {
         let open = || Ok((key, File { key, kernel: self.kernel.clone() }));
-        let entered: Result<Key, ()> = self.table.enter(|| Ok(Some(key)), open);
-        assert_eq!(entered, Ok(key));
+        let entered: Result<User, ()> = self.table.enter(|| Ok(Some(key)), open);
+        assert_eq!(entered.as_ref().unwrap().key(), key);
+        entered.unwrap()
     }
 
     /// Takes a lock as the library does: once more if the lock file went out of the table.
     pub(crate) fn lock(&self, thread: u64, key: Key, mode: LockMode, wait: Wait) -> Result<(), Refusal<&'static str>> {
         loop {
-            self.enter(key);
-            let result = self.acquire(thread, key, mode, wait);
-            if result == Err(Refusal::Gone) {
-                self.table.leave(key);
-                continue;
+            let user = self.enter(key);
+            match self.acquire(thread, &user, mode, wait) {
+                Ok(()) => self.held.lock().unwrap().push((thread, user)),
+                Err(refusal) => {
+                    self.table.leave(&user);
+                    if refusal == Refusal::Gone {
+                        continue;
+                    }
+                    return Err(refusal);
+                }
             }
-            if result.is_err() {
-                self.table.leave(key);
-            }
-            return result;
+            return Ok(());
         }
     }
 
     pub(crate) fn acquire(
         &self,
         thread: u64,
-        key: Key,
+        file: &User,
         mode: LockMode,
         wait: Wait,
     ) -> Result<(), Refusal<&'static str>> {
-        self.acquire_in_order(0, thread, key, mode, wait)
+        self.acquire_and_tell(thread, file, mode, wait, None)
     }
 
-    pub(crate) fn acquire_in_order(
+    pub(crate) fn acquire_and_tell(
         &self,
-        in_order: usize,
         thread: u64,
-        key: Key,
+        file: &User,
         mode: LockMode,
         wait: Wait,
+        on_wait: Option<OnWait<'_>>,
     ) -> Result<(), Refusal<&'static str>> {
-        let label: Arc<Path> = Path::new("label").into();
-        self.table.acquire(&Request { key, mode, wait, in_order, thread, label: &label })
+        let holds = self.held.lock().unwrap().iter().filter(|(holder, _)| *holder == thread).count();
+        let start_deputy = |errand| self.start_deputy(errand);
+        let request =
+            Request { file, mode, wait, thread, holds, label: &self.label, on_wait, start_deputy: &start_deputy };
+        self.table.acquire(&request)
+    }
+
+    fn start_deputy(&self, errand: Errand<File>) -> bool {
+        if self.deputies.refused {
+            return false;
+        }
+        let table = self.table.clone();
+        let deputy = loom::thread::spawn(move || table.wait_as_deputy(errand));
+        self.deputies.started.lock().unwrap().push(deputy);
+        true
+    }
+
+    pub(crate) fn deputies(&self) -> usize {
+        self.deputies.started.lock().unwrap().len()
+    }
+
+    pub(crate) fn release(&self, thread: u64, user: &User) {
+        self.table.release(user, thread, &self.label);
     }
 
     pub(crate) fn unlock(&self, thread: u64, key: Key) {
-        self.table.release(key, thread);
-        self.table.leave(key);
+        let mut held = self.held.lock().unwrap();
+        let mine = held.iter().rposition(|(holder, user)| *holder == thread && user.key() == key);
+        let (_, user) = held.swap_remove(mine.expect("it is held"));
+        drop(held);
+        self.release(thread, &user);
+        self.table.leave(&user);
     }
 
     /// Takes a lock, is inside, and lets go.
@@ -101,8 +146,11 @@ impl World {
             Shared => drop(readers.fetch_add(1, SeqCst)),
         }
         // Gives the others a chance to be in the wrong place, and asks the kernel.
-        let kernel = self.kernel.lock().unwrap().mine.get(&key).copied();
-        assert_eq!(kernel, Some(mode), "the kernel's lock is not what the thread was granted");
+        let kernel = self.kernel.lock().unwrap();
+        let mine = kernel.mine.get(&key).copied();
+        let more = kernel.disowned && mine == Some(Exclusive);
+        assert!(mine == Some(mode) || more, "the kernel's lock {mine:?} is not what the thread was granted");
+        drop(kernel);
         match mode {
             Exclusive => {
                 assert_eq!(readers.load(SeqCst), 0, "a reader beside a writer");
@@ -146,7 +194,7 @@ impl World {
     /// After all threads have ended.
     fn assert_free(&self) {
         assert!(self.kernel.lock().unwrap().mine.is_empty(), "a lock is left");
-        for (thread, key) in [(90, A), (91, B)] {
+        for (thread, key) in [(90, A), (91, B), (92, C)] {
             assert_eq!(self.visit(thread, key, Exclusive, Wait::Never), Ok(()), "a lock cannot be had any more");
         }
     }
@@ -169,6 +217,8 @@ pub(crate) fn explore(preemptions: usize, state: fn() -> StubState, parts: &'sta
             })
             .collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let deputies = std::mem::take(&mut *world.deputies.started.lock().unwrap());
+        deputies.into_iter().for_each(|deputy| deputy.join().unwrap());
         world.assert_free();
     });
 }

@@ -19,7 +19,7 @@ mod clock;
 mod kernel;
 mod world;
 
-#[allow(dead_code, reason = "the library uses the rest")]
+#[allow(dead_code, unused_imports, reason = "the library uses the rest")]
 #[path = "../../../src/lock/table.rs"]
 mod table;
 
@@ -159,6 +159,7 @@ fn run(input: &Input) {
             std::panic::resume_unwind(panic);
         }
     }
+    world.await_deputies();
     world.assert_free();
     clock::stop();
     let _ = clock.join();

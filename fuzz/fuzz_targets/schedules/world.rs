@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::kernel::{Locks, Pid, Process};
+use crate::kernel::{File, Locks, Pid, Process};
 use crate::sys::LockMode::{self, Exclusive, Shared};
-use crate::table::{Key, Refusal, Request, State, Table, Wait};
+use crate::table::{Errand, Files, Key, LockFile, Refusal, Request, Table, Wait, Waits};
 use crate::{Input, Op, Patience, clock};
 
 /// Of a lock file that has gone.
@@ -15,7 +15,10 @@ const NO_FILE: Key = (7, u64::MAX);
 pub(crate) struct World {
     locks: Arc<Locks>,
     /// One a process.
-    tables: Vec<Table<Process>>,
+    tables: Vec<Arc<Table<Process>>>,
+    /// Threads of the tables' own.
+    deputies: Mutex<Vec<shuttle::thread::JoinHandle<()>>>,
+    label: Arc<Path>,
     /// Which file has the name of each of the two lock files now.
     names: [Mutex<u64>; 2],
     model: Mutex<Model>,
@@ -92,14 +95,20 @@ impl Model {
 impl World {
     pub(crate) fn new(input: &Input) -> Self {
         clock::start();
-        let locks = Locks::new(input.failing_lock, input.failing_unlock);
-        let table = |pid| Table::new(Process { pid, locks: locks.clone() }, crate::sync::Mutex::new(State::new()));
+        let ops = || input.threads.iter().flatten().flatten();
+        let limited = |op: &Op| matches!(op, Op::Lock { wait: Patience::Milliseconds(_), .. });
+        let locks = Locks::new(input.failing_lock, input.failing_unlock, ops().any(limited));
+        let table = |pid| {
+            let (files, waits) = (crate::sync::Mutex::new(Files::new()), crate::sync::Mutex::new(Waits::new()));
+            Arc::new(Table::new(Process { pid, locks: locks.clone() }, files, waits))
+        };
         let tables = (0..1 + Pid::from(input.two_processes)).map(table).collect();
-        let ops = input.threads.iter().flatten().flatten();
-        let deadlines = ops.into_iter().any(|op| matches!(op, Op::Lock { wait, .. } if *wait != Patience::Forever));
+        let deadlines = ops().any(|op| matches!(op, Op::Lock { wait, .. } if *wait != Patience::Forever));
         World {
             locks: locks.clone(),
             tables,
+            deputies: Mutex::default(),
+            label: Path::new("label").into(),
             names: [Mutex::new(0), Mutex::new(1)],
             model: Mutex::default(),
             kernel_may_fail: input.failing_lock.is_some(),
@@ -116,13 +125,26 @@ impl World {
         (7, *self.names[name].try_lock().expect("a name is free"))
     }
 
+    fn start_deputy(&self, process: usize, errand: Errand<File>) -> bool {
+        let table = self.tables[process].clone();
+        let deputy = shuttle::thread::spawn(move || table.wait_as_deputy(errand));
+        self.deputies.try_lock().expect("the list is free").push(deputy);
+        true
+    }
+
+    /// After all threads have ended, and before the clock stops: a deputy comes back when the lock is free.
+    pub(crate) fn await_deputies(&self) {
+        let deputies = std::mem::take(&mut *self.deputies.try_lock().expect("the list is free"));
+        deputies.into_iter().for_each(|deputy| deputy.join().unwrap());
+    }
+
     /// After all threads have ended.
     pub(crate) fn assert_free(self: &Arc<Self>) {
         for process in 0..self.tables.len() {
             // The last calls may fail that have not failed so far.
             let mut thread = Thread { world: self.clone(), number: 100 + process, process, held: Vec::new() };
             for name in 0..2 {
-                let result = thread.lock(name, Exclusive, Wait::Never, 0);
+                let result = thread.lock(name, Exclusive, Wait::Never);
                 assert!(
                     result == Ok(()) || result == Err(Refusal::Kernel("ENOLCK")),
                     "lock {name} cannot be had any more: {result:?}"
@@ -138,8 +160,10 @@ pub(crate) struct Thread {
     world: Arc<World>,
     number: usize,
     process: usize,
-    held: Vec<(usize, Key)>,
+    held: Vec<(usize, User)>,
 }
+
+type User = Arc<LockFile<File>>;
 
 impl Thread {
     pub(crate) fn new(world: &Arc<World>, number: usize) -> Self {
@@ -158,23 +182,23 @@ impl Thread {
                     Patience::Milliseconds(time) => Wait::Until(clock::now() + Duration::from_millis(time.into())),
                     Patience::Forever => Wait::Forever,
                 };
-                let _either = self.lock(b.into(), if exclusive { Exclusive } else { Shared }, wait, 0);
+                let _either = self.lock(b.into(), if exclusive { Exclusive } else { Shared }, wait);
             }
             Op::LockBoth => {
-                if self.lock(0, Exclusive, Wait::Forever, 0) == Ok(()) {
-                    let _either = self.lock(1, Exclusive, Wait::Forever, 1);
+                if self.lock(0, Exclusive, Wait::Forever) == Ok(()) {
+                    let _either = self.lock(1, Exclusive, Wait::Forever);
                 }
             }
             Op::Unlock => self.unlock(),
             Op::Prune { b } => self.prune(b.into()),
             Op::Look { b, stale } => {
-                let key = self.enter(b.into(), stale);
-                self.table().leave(key);
+                let user = self.enter(b.into(), stale);
+                self.table().leave(&user);
             }
         }
     }
 
-    fn enter(&self, name: usize, stale: bool) -> Key {
+    fn enter(&self, name: usize, stale: bool) -> User {
         let identify = || Ok(Some(if stale { NO_FILE } else { self.world.named(name) }));
         let open = || {
             let key = self.world.named(name);
@@ -185,21 +209,24 @@ impl Thread {
     }
 
     /// Takes a lock as the library does, and judges the answer.
-    fn lock(&mut self, name: usize, mode: LockMode, wait: Wait, in_order: usize) -> Result<(), Refusal<&'static str>> {
+    fn lock(&mut self, name: usize, mode: LockMode, wait: Wait) -> Result<(), Refusal<&'static str>> {
         self.world.model().begin(self.number, name);
-        let result = self.ask(name, mode, wait, in_order);
-        let holds_it = self.held.iter().any(|(held, _)| *held == name);
+        let result = self.ask(name, mode, wait);
         match &result {
-            Ok(key) => {
-                assert!(!holds_it, "thread {} was granted what it has", self.number);
+            Ok(user) => {
                 self.world.model().enter(self.number, name, mode);
-                self.held.push((name, *key));
-                let held = self.world.locks.held_by(self.process as Pid, *key);
-                assert_eq!(held, Some(mode), "the kernel's lock is not what the thread was granted");
+                self.held.push((name, user.clone()));
+                let held = self.world.locks.held_by(self.process as Pid, user.key());
+                // A deputy may have brought more for a moment.
+                let more = self.world.deadlines && held == Some(Exclusive);
+                assert!(held == Some(mode) || more, "the kernel's lock {held:?} is not what the thread was granted");
             }
             Err(refusal) => {
+                let held = self.table().held_by(self.number as u64);
                 let mut model = self.world.model();
-                let contended = model.end(self.number, name);
+                // The deputy of another process, whose threads have all given up, may have had it for a moment.
+                let deputies = self.world.deadlines && self.world.tables.len() > 1;
+                let contended = model.end(self.number, name) || deputies;
                 match refusal {
                     Refusal::WouldBlock => {
                         assert_eq!(wait, Wait::Never);
@@ -210,7 +237,7 @@ impl Thread {
                         assert!(clock::now() >= deadline, "timed out too early");
                         assert!(contended, "timed out waiting for a free lock");
                     }
-                    Refusal::Deadlock(held) => {
+                    Refusal::Deadlock => {
                         assert!(wait != Wait::Never);
                         assert_eq!(held.len(), self.held.len(), "the error names what the thread holds");
                         assert!(!held.is_empty(), "a deadlock of one that holds nothing");
@@ -221,37 +248,39 @@ impl Thread {
                     }
                     Refusal::Kernel(_) => assert!(self.world.kernel_may_fail),
                     Refusal::Gone => unreachable!("it was asked for again"),
+                    Refusal::GaveUp | Refusal::Forked => unreachable!("nobody is told of a wait"),
                 }
             }
         }
         result.map(|_| ())
     }
 
-    fn ask(&self, name: usize, mode: LockMode, wait: Wait, in_order: usize) -> Result<Key, Refusal<&'static str>> {
+    fn ask(&self, name: usize, mode: LockMode, wait: Wait) -> Result<User, Refusal<&'static str>> {
+        let (thread, label, holds) = (self.number as u64, &self.world.label, self.held.len());
         loop {
-            let key = self.enter(name, false);
-            let label: Arc<Path> = Path::new("label").into();
-            let thread = self.number as u64;
-            let result = self.table().acquire(&Request { key, mode, wait, in_order, thread, label: &label });
+            let user = self.enter(name, false);
+            let start_deputy = &|errand| self.world.start_deputy(self.process, errand);
+            let request = Request { file: &user, mode, wait, thread, holds, label, on_wait: None, start_deputy };
+            let result = self.table().acquire(&request);
             match result {
-                Ok(()) if self.world.named(name) == key => return Ok(key),
+                Ok(()) if self.world.named(name) == user.key() => return Ok(user),
                 // It was pruned meanwhile.
-                Ok(()) => self.table().release(key, thread),
+                Ok(()) => self.table().release(&user, thread, label),
                 Err(Refusal::Gone) => {}
                 Err(refusal) => {
-                    self.table().leave(key);
+                    self.table().leave(&user);
                     return Err(refusal);
                 }
             }
-            self.table().leave(key);
+            self.table().leave(&user);
         }
     }
 
     fn unlock(&mut self) {
-        let Some((name, key)) = self.held.pop() else { return };
+        let Some((name, user)) = self.held.pop() else { return };
         self.world.model().leave(self.number, name);
-        self.table().release(key, self.number as u64);
-        self.table().leave(key);
+        self.table().release(&user, self.number as u64, &self.world.label);
+        self.table().leave(&user);
         self.world.model().end(self.number, name);
     }
 
@@ -262,7 +291,7 @@ impl Thread {
     }
 
     fn prune(&mut self, name: usize) {
-        if self.lock(name, Exclusive, Wait::Never, 0) == Ok(()) {
+        if self.lock(name, Exclusive, Wait::Never) == Ok(()) {
             *self.world.names[name].try_lock().expect("a name is free") += 2;
             self.unlock();
         }

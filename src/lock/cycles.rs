@@ -1,0 +1,69 @@
+//! Who waits for whom, across lock files. Only a thread that holds a lock can be waited for, so only such a thread comes here, and
+//! only when it begins to wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
+
+use super::Table;
+use super::kernel::Kernel;
+use super::lock_file::LockFile;
+use super::request::{Request, Thread};
+use crate::sys::LockMode;
+
+/// The threads that hold a lock and wait for another.
+#[derive(Debug)]
+pub(in super::super) struct Waits<F>(BTreeMap<Thread, Place<F>>);
+
+/// A place in the queue of a lock file.
+#[derive(Debug)]
+struct Place<F> {
+    file: Arc<LockFile<F>>,
+    mode: LockMode,
+    ticket: u64,
+}
+
+impl<F> Waits<F> {
+    pub(in super::super) const fn new() -> Self {
+        Waits(BTreeMap::new())
+    }
+
+    /// Whether a chain of threads, each waiting for the next, leads from a thread back to itself.
+    ///
+    /// The lock files are looked at one after the other, and others move on meanwhile. But a thread that is found in a queue has
+    /// been there since before the search began, because nobody comes or goes in this list while it lasts; so it has let go
+    /// of nothing, and the links of a chain that is found have all been there at the same time. And none is missed: whoever
+    /// comes last finds all others of the cycle, in this list and in their queues.
+    fn lead_back_to(&self, thread: Thread) -> bool {
+        let (mut seen, mut todo) = (BTreeSet::new(), vec![thread]);
+        while let Some(Place { file, mode, ticket }) = todo.pop().and_then(|next| self.0.get(&next)) {
+            for holder in file.state().in_the_way(*ticket, *mode) {
+                if holder == thread {
+                    return true;
+                }
+                if self.0.contains_key(&holder) && seen.insert(holder) {
+                    todo.push(holder);
+                }
+            }
+        }
+        false
+    }
+}
+
+impl<K: Kernel> Table<K> {
+    /// For a thread that holds something and is in the queue of what it waits for. False: it would wait for itself. No lock
+    /// file's mutex may be held, because the search takes one after the other.
+    pub(super) fn begin_to_wait(&self, request: &Request<'_, K::File>, ticket: u64) -> bool {
+        let place = Place { file: request.file.clone(), mode: request.mode, ticket };
+        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        waits.0.insert(request.thread, place);
+        let closes = waits.lead_back_to(request.thread);
+        if closes {
+            waits.0.remove(&request.thread);
+        }
+        !closes
+    }
+
+    pub(super) fn end_to_wait(&self, thread: Thread) {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&thread);
+    }
+}

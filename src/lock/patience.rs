@@ -1,0 +1,148 @@
+//! How long a call waits for its locks, and who is told of it.
+
+use std::cell::Cell;
+use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::table::Wait;
+
+/// So long is a moment: of a shorter wait nobody is told.
+const MOMENT: Duration = Duration::from_millis(100);
+
+/// A call that waits for a lock, as [`Builder::on_wait`](crate::Builder::on_wait) is told of it.
+///
+/// ```
+/// use std::sync::mpsc::channel;
+///
+/// use atomic_file_adapter::AtomicFileAdapter;
+///
+/// # let scratch = tempfile::tempdir()?;
+/// let (tell, told) = channel();
+/// let files = AtomicFileAdapter::builder()
+///     .lock_dir(scratch.path().join("locks"))
+///     .on_wait(move |waiting| {
+///         let _ = tell.send((waiting.path().to_owned(), waiting.holder(), waiting.since().elapsed()));
+///     })
+///     .build()?;
+/// let file = files.file(scratch.path().join("settings.toml"))?;
+/// let guard = file.lock()?;
+/// std::thread::scope(|scope| {
+///     scope.spawn(|| file.write("colour = 'red'\n"));
+///     let (path, holder, so_far) = told.recv().unwrap();
+///     assert_eq!(path, file.path());
+///     assert_eq!(holder, Some(std::process::id())); // a thread of this one
+///     assert!(so_far.as_millis() >= 100);
+///     drop(guard);
+/// });
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    pub(super) path: PathBuf,
+    pub(super) lock: PathBuf,
+    pub(super) holder: Option<u32>,
+    pub(super) since: Instant,
+}
+
+impl Waiting {
+    /// The file whose lock the call waits for: its canonical path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its lock file.
+    pub fn lock_path(&self) -> &Path {
+        &self.lock
+    }
+
+    /// A process that holds the lock; this one, if one of its threads does. `None`: it has just let go, or the system cannot name
+    /// a process ([fcntl_locking(2)](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html), F_GETLK: the holder is on another
+    /// machine, in another PID namespace, or it is an open file description lock).
+    pub fn holder(&self) -> Option<u32> {
+        self.holder
+    }
+
+    /// When the call began to take its locks.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+}
+
+/// What is called when a call has to wait.
+#[derive(Clone)]
+pub(crate) struct OnWait(Arc<dyn Fn(&Waiting) + Send + Sync>);
+
+// A panic in it leaves nothing of this crate's half done.
+impl UnwindSafe for OnWait {}
+impl RefUnwindSafe for OnWait {}
+
+impl OnWait {
+    pub(crate) fn new(call: impl Fn(&Waiting) + Send + Sync + 'static) -> Self {
+        OnWait(Arc::new(call))
+    }
+}
+
+impl fmt::Debug for OnWait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnWait")
+    }
+}
+
+thread_local! {
+    /// Whether this thread is telling somebody that it waits. It has its place in a queue meanwhile, and those behind it may hold what
+    /// it would wait for: it only tries.
+    static TELLS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// How long a call waits for its locks, all together.
+#[derive(Debug)]
+pub(crate) struct Patience<'a> {
+    wait: Wait,
+    pub(super) timeout: Duration,
+    on_wait: Cell<Option<(&'a OnWait, Instant)>>,
+}
+
+impl<'a> Patience<'a> {
+    /// Tries once.
+    pub(crate) fn none() -> Self {
+        Patience { wait: Wait::Never, timeout: Duration::ZERO, on_wait: Cell::new(None) }
+    }
+
+    /// Waits for `timeout` from now on, or for ever if there is none.
+    pub(crate) fn new(timeout: Option<Duration>, on_wait: Option<&'a OnWait>) -> Self {
+        // A deadline beyond the clock's end is none.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        Patience {
+            wait: deadline.map_or(Wait::Forever, Wait::Until),
+            timeout: timeout.unwrap_or_default(),
+            on_wait: Cell::new(on_wait.map(|on_wait| (on_wait, Instant::now()))),
+        }
+    }
+
+    pub(super) fn wait(&self) -> Wait {
+        if TELLS.get() { Wait::Never } else { self.wait }
+    }
+
+    /// When somebody is to be told that the call waits, who has not been told yet.
+    pub(super) fn tell_at(&self) -> Option<Instant> {
+        self.on_wait.get().and_then(|(_, since)| since.checked_add(MOMENT))
+    }
+
+    /// Tells it, once.
+    pub(super) fn tell(&self, waiting: impl FnOnce(Instant) -> Waiting) {
+        struct Told;
+        impl Drop for Told {
+            fn drop(&mut self) {
+                TELLS.set(false);
+            }
+        }
+        if let Some((OnWait(call), since)) = self.on_wait.take() {
+            TELLS.set(true);
+            let _told = Told;
+            call(&waiting(since));
+        }
+    }
+}

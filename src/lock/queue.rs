@@ -1,0 +1,240 @@
+//! Taking a lock and letting go of it: the way of a thread through the queue of a lock file.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Table;
+use super::kernel::{Answered, DEADLOCK_PERSISTS, Guard, Kernel, Refused};
+use super::lock_file::{LockFile, Phase};
+use super::request::{OnWait, Refusal, Request, Thread, Told, Wait};
+use crate::sys::LockMode;
+
+/// For how long a call that may wait no longer waits all the same for what is about to be free.
+const SOON_FREE: Duration = Duration::from_millis(20);
+
+/// What a call has done in the queue so far.
+struct Visit<'a> {
+    ticket: u64,
+    /// Whom it has yet to tell that it waits.
+    on_wait: Option<OnWait<'a>>,
+    /// How often it has looked again.
+    looks: u32,
+    /// Until when it gives way to other processes.
+    drain: Option<Instant>,
+    /// Whether it is in the list of those who hold something and wait.
+    is_listed: bool,
+    /// Until when it waits, though it may wait no longer.
+    late: Option<Instant>,
+}
+
+impl<K: Kernel> Table<K> {
+    /// Takes a lock.
+    pub(in super::super) fn acquire(&self, request: &Request<'_, K::File>) -> Result<(), Refused<K>> {
+        let Request { file, mode, wait, thread, holds, label, on_wait, .. } = *request;
+        let mut state = file.state();
+        // It keeps out nobody whom the thread does not keep out already. Behind a writer in the queue it would wait for itself.
+        let shared = (mode, state.phase) == (LockMode::Shared, Phase::Held(LockMode::Shared));
+        if holds > 0 && shared && state.is_held_by(thread) {
+            state.hold(thread, holds, label);
+            return Ok(());
+        }
+        let ticket = state.queue_up(mode, wait);
+        let mut visit = Visit { ticket, on_wait, looks: 0, drain: None, is_listed: false, late: None };
+        let Some((mut state, result)) = self.pass_queue(state, request, &mut visit) else {
+            return Err(Refusal::Forked);
+        };
+        state.leave_queue(ticket);
+        match result {
+            Ok(()) => state.hold(thread, holds, label),
+            // A deputy may have brought it too late.
+            Err(_) => state = self.let_go_if_unwanted(state, file),
+        }
+        drop(state);
+        if visit.is_listed {
+            self.end_to_wait(thread);
+        }
+        result
+    }
+
+    /// One more hold of a lock that `thread` has: it is let go with the last one.
+    pub(in super::super) fn hold_again(&self, request: &Request<'_, K::File>) {
+        request.file.state().hold(request.thread, request.holds, request.label);
+    }
+
+    /// Lets go of what [`acquire`](Self::acquire) granted to `thread`.
+    pub(in super::super) fn release(&self, file: &LockFile<K::File>, thread: Thread, label: &Arc<Path>) {
+        let mut state = file.state();
+        if state.let_go(thread, label) && !state.is_held() {
+            state = self.let_go(state, file);
+        }
+        state.wake();
+    }
+
+    /// `None`: this is a child made by fork, and the mutexes are not to be touched.
+    fn pass_queue<'a>(
+        &'a self,
+        mut state: Guard<'a, K>,
+        request: &Request<'a, K::File>,
+        visit: &mut Visit<'_>,
+    ) -> Option<Answered<'a, K, Result<(), Refused<K>>>> {
+        let Request { file, mode, wait, .. } = *request;
+        loop {
+            let now = self.kernel.now();
+            let held = state.is_held();
+            // All that were inside have left.
+            visit.drain = visit.drain.filter(|_| held && state.phase == Phase::Held(LockMode::Shared));
+            if state.is_next(mode, visit.ticket, now) {
+                let answer;
+                (state, answer) = self.go_in(state, request, visit, now);
+                if let Some(result) = answer {
+                    return Some((state, result));
+                }
+            }
+            // To sleep and to be woken takes longer than most of what others do here. A deputy sleeps longer, and who only tries
+            // waits for no holder.
+            let is_long =
+                matches!(state.phase, Phase::Deputed(_)) || visit.drain.is_some() || (held && wait == Wait::Never);
+            if visit.looks < K::LOOKS && !is_long {
+                visit.looks += 1;
+                drop(state);
+                self.kernel.relax();
+                state = file.state();
+                continue;
+            }
+            let refusal;
+            (state, refusal) = self.wait_for_change(state, request, visit)?;
+            if let Some(refusal) = refusal {
+                return Some((state, Err(refusal)));
+            }
+        }
+    }
+
+    /// For whoever is next. `None`: something is in the way.
+    fn go_in<'a>(
+        &'a self,
+        mut state: Guard<'a, K>,
+        request: &Request<'a, K::File>,
+        visit: &mut Visit<'_>,
+        now: Instant,
+    ) -> Answered<'a, K, Option<Result<(), Refused<K>>>> {
+        let Request { file, mode, wait, .. } = *request;
+        match state.phase {
+            Phase::Free => self.ask_kernel(state, request, visit.on_wait, now),
+            Phase::Held(brought) if !state.is_held() && brought == mode => (state, Some(Ok(()))),
+            // Somebody who has given up wanted more than this reader, which need not wait for readers elsewhere.
+            Phase::Deputed(LockMode::Exclusive) if mode == LockMode::Shared => {
+                state.phase = Phase::Free;
+                self.ask_kernel(state, request, visit.on_wait, now)
+            }
+            // It was brought for somebody who has given up.
+            Phase::Held(_) if !state.is_held() => {
+                state = self.let_go(state, file);
+                self.ask_kernel(state, request, visit.on_wait, now)
+            }
+            Phase::Held(LockMode::Shared) if mode == LockMode::Shared => {
+                if !state.turn_is_over(now) || wait.is_over(now) {
+                    return (state, Some(Ok(())));
+                }
+                let drain = state.turn.map_or(now, |turn| now + turn.drain());
+                if *visit.drain.get_or_insert(drain) > now {
+                    return (state, None);
+                }
+                state.turn = state.turn.map(|turn| turn.lengthened(now));
+                (state, Some(Ok(())))
+            }
+            Phase::Busy | Phase::Deputed(_) | Phase::Held(_) => (state, None),
+        }
+    }
+
+    /// Waits until something about the lock may have changed.
+    fn wait_for_change<'a>(
+        &'a self,
+        mut state: Guard<'a, K>,
+        request: &Request<'a, K::File>,
+        visit: &mut Visit<'_>,
+    ) -> Option<Answered<'a, K, Option<Refused<K>>>> {
+        let Request { file, wait, thread, holds, .. } = *request;
+        let now = self.kernel.now();
+        if wait != Wait::Never {
+            // A reader, too: it would not let others in.
+            if state.is_held_by(thread) {
+                return Some((state, Some(Refusal::Deadlock)));
+            }
+            // Nobody can wait for a thread that holds nothing.
+            if holds > 0 && !visit.is_listed {
+                drop(state);
+                visit.is_listed = self.begin_to_wait(request, visit.ticket);
+                return Some((file.state(), (!visit.is_listed).then_some(Refusal::Deadlock)));
+            }
+        }
+        if visit.drain.is_none() && wait.is_over(now) {
+            let is_late = visit.late.is_some_and(|late| late <= now);
+            let for_nobody = !matches!(state.phase, Phase::Held(_)) && state.before(visit.ticket).next().is_none();
+            if !for_nobody || is_late || !self.is_free(&state, request) {
+                let by_thread = state.is_held();
+                let refusal = if wait == Wait::Never { Refusal::WouldBlock } else { Refusal::TimedOut(by_thread) };
+                return Some((state, Some(refusal)));
+            }
+            // Nobody has it, and nobody before this call wants it: it is about to be let go, or to be brought by a deputy.
+            visit.late.get_or_insert(now + SOON_FREE);
+        } else {
+            if let Some(OnWait { tell, .. }) = visit.on_wait.take_if(|on_wait| on_wait.at <= now) {
+                let by_thread = state.is_held();
+                drop(state);
+                return match tell(by_thread) {
+                    Told::GoOn => Some((file.state(), None)),
+                    Told::GiveUp => Some((file.state(), Some(Refusal::GaveUp))),
+                    Told::InAChild => None,
+                };
+            }
+        }
+        let Some((bell, since)) = state.asleep(visit.ticket, now) else { return Some((state, Some(Refusal::Gone))) };
+        let deadline = if let Wait::Until(deadline) = wait { Some(deadline).filter(|end| *end > now) } else { None };
+        let ends = [deadline, visit.drain, visit.late, visit.on_wait.map(|on_wait| on_wait.at)];
+        state = match ends.into_iter().flatten().min() {
+            None => bell.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(end) => {
+                let left = end.saturating_duration_since(now);
+                bell.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        // What the thread that asks was told may be about this thread, unless this one ends its wait by itself.
+        let stuck = state.stuck.filter(|_| wait == Wait::Forever && holds > 0);
+        let is_stuck = stuck.is_some_and(|stuck| {
+            let now = self.kernel.now();
+            stuck.is_so(now) && now.saturating_duration_since(since.max(stuck.since)) >= DEADLOCK_PERSISTS
+        });
+        Some((state, is_stuck.then_some(Refusal::Deadlock)))
+    }
+
+    /// Lets go of the kernel's lock. Nobody is inside.
+    pub(super) fn let_go<'a>(&'a self, mut state: Guard<'a, K>, file: &'a LockFile<K::File>) -> Guard<'a, K> {
+        let open = state.file.clone();
+        state.phase = Phase::Busy;
+        drop(state);
+        let unlocked = open.as_ref().map(|open| self.kernel.unlock(open));
+        let now = self.kernel.now();
+        state = file.state();
+        drop(open);
+        state.phase = Phase::Free;
+        state.turn = state.turn.map(|turn| turn.released(now));
+        if let Some(Err(_)) = unlocked {
+            state.close();
+        }
+        state
+    }
+
+    /// Lets go of what a deputy has brought, if nobody is there any more to take it.
+    pub(super) fn let_go_if_unwanted<'a>(
+        &'a self,
+        mut state: Guard<'a, K>,
+        file: &'a LockFile<K::File>,
+    ) -> Guard<'a, K> {
+        if matches!(state.phase, Phase::Held(_)) && !state.is_held() && state.queue.is_empty() {
+            state = self.let_go(state, file);
+            state.wake();
+        }
+        state
+    }
+}

@@ -1,0 +1,396 @@
+//! `Builder::on_wait`: who is told of a wait, when, what of, and what may be done then.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Builder, Error, Result, Waiting};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid};
+
+use crate::common::Worker;
+use crate::talk::{LOCK, LOCK_SHARED, LOCK_TIMEOUT, Ordered, TRY_LOCK, TRY_LOCK_SHARED, WAITING, said};
+use crate::waits::{FOR_SHORT, ONCE, assert_gives_up};
+use crate::watching::{PARKED, spawn_until_in, until, until_blocked};
+use crate::{MINUTE, Scratch, adapter, settings, start};
+
+const MOMENT: Duration = Duration::from_millis(100);
+
+/// What `on_wait` was called with, and when.
+struct Told(Receiver<(Waiting, Instant)>);
+
+impl Told {
+    #[track_caller]
+    fn next(&self) -> (Waiting, Instant) {
+        self.0.recv_timeout(Duration::from_secs(20)).expect("nobody was told")
+    }
+
+    #[track_caller]
+    fn nothing_more(&self) {
+        let more: Vec<_> = self.0.try_iter().collect();
+        assert!(more.is_empty(), "{more:?}");
+    }
+}
+
+fn telling(settings: Builder) -> (AtomicFileAdapter, Told) {
+    let (call, told) = channel();
+    let adapter = settings
+        .on_wait(move |waiting| {
+            // Nobody listens any more when a test has failed.
+            let _ = call.send((waiting.clone(), Instant::now()));
+        })
+        .build()
+        .unwrap();
+    (adapter, Told(told))
+}
+
+/// Checks what was told of a wait that began after `begun`.
+#[track_caller]
+fn assert_told(told: &(Waiting, Instant), file: &AtomicFile, holder: u32, begun: Instant) {
+    let (waiting, at) = told;
+    assert_eq!(waiting.path(), file.path());
+    assert_eq!(waiting.lock_path(), file.lock_path());
+    assert_eq!(waiting.holder(), Some(holder));
+    assert!(waiting.since() >= begun);
+    assert!(*at >= waiting.since() + MOMENT, "told after {:?}", at.saturating_duration_since(waiting.since()));
+}
+
+fn name(file: &AtomicFile) -> String {
+    file.path().file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// Two files in the order in which a call takes both.
+fn in_the_order_of_locks(adapter: &AtomicFileAdapter, dir: &Path) -> [AtomicFile; 2] {
+    let mut files = ["a", "b"].map(|name| adapter.file(dir.join(name)).unwrap());
+    files.sort_by(|one, other| one.lock_path().cmp(other.lock_path()));
+    files
+}
+
+type Verb = fn(&AtomicFileAdapter, &Path) -> Result<()>;
+
+const VERBS: [(&str, Verb); 20] = [
+    ("write_atomic", |adapter, path| adapter.write_atomic(path, "new")),
+    ("read_with_lock", |adapter, path| adapter.read_with_lock(path).map(drop)),
+    ("read_to_string_with_lock", |adapter, path| adapter.read_to_string_with_lock(path).map(drop)),
+    ("update", |adapter, path| adapter.update(path, |_| b"new".into())),
+    ("try_update", |adapter, path| adapter.try_update(path, |_| Ok::<_, Error>(b"new".into()))),
+    ("delete_with_lock", |adapter, path| adapter.delete_with_lock(path).map(drop)),
+    ("write", |adapter, path| adapter.file(path)?.write("new")),
+    ("read", |adapter, path| adapter.file(path)?.read().map(drop)),
+    ("read_into", |adapter, path| adapter.file(path)?.read_into(&mut Vec::new()).map(drop)),
+    ("open", |adapter, path| adapter.file(path)?.open().map(drop)),
+    ("update by handle", |adapter, path| adapter.file(path)?.update(|_| b"new".into())),
+    ("try_update by handle", |adapter, path| adapter.file(path)?.try_update(|_| Ok::<_, Error>(b"new".into()))),
+    ("delete", |adapter, path| adapter.file(path)?.delete().map(drop)),
+    ("lock", |adapter, path| adapter.file(path)?.lock().map(drop)),
+    ("lock_shared", |adapter, path| adapter.file(path)?.lock_shared().map(drop)),
+    ("lock_timeout", |adapter, path| adapter.file(path)?.lock_timeout(MINUTE).map(drop)),
+    ("lock_shared_timeout", |adapter, path| adapter.file(path)?.lock_shared_timeout(MINUTE).map(drop)),
+    ("lock_many", |adapter, path| adapter.lock_many([path, &path.with_extension("2")]).map(drop)),
+    ("lock_many_shared", |adapter, path| adapter.lock_many_shared([path, &path.with_extension("2")]).map(drop)),
+    ("batch", |adapter, path| adapter.batch().write(path, "new").delete(path.with_extension("2")).commit()),
+];
+
+pub(crate) fn every_verb_that_waits_says_so_once() {
+    let scratch = Scratch::new();
+    let with_a_limit = || settings(scratch.dir.path()).lock_timeout(MINUTE);
+    for settings in [settings(scratch.dir.path()), with_a_limit()] {
+        let (adapter, told) = telling(settings);
+        let mut holder = scratch.worker("talk", &[]);
+        for (name, _) in VERBS {
+            assert_eq!(holder.order(&format!("lock {name}")), "ok");
+        }
+        let begun = Instant::now();
+        thread::scope(|scope| {
+            // Ends with this closure, so that nobody waits for it when the test fails.
+            let mut holder = holder;
+            let (scratch, adapter) = (&scratch, &adapter);
+            let threads =
+                VERBS.map(|(name, verb)| (name, scope.spawn(move || said(&verb(adapter, &scratch.path(name))))));
+            let mut names = Vec::new();
+            for _ in VERBS {
+                let next = told.next();
+                let name = next.0.path().file_name().unwrap().to_str().unwrap().to_owned();
+                assert_told(&next, &scratch.file(&name), holder.pid(), begun);
+                assert_eq!(holder.order(&format!("unlock {name}")), "ok");
+                names.push(name);
+            }
+            for (name, thread) in threads {
+                assert!(names.iter().any(|told| told == name), "{name} tells nothing");
+                assert_eq!(thread.join().unwrap(), "ok", "{name}");
+            }
+        });
+        told.nothing_more();
+    }
+}
+
+pub(crate) fn a_wait_for_a_thread_names_this_process() {
+    let scratch = Scratch::new();
+    let (adapter, told) = telling(settings(scratch.dir.path()));
+    let file = adapter.file(scratch.path("file")).unwrap();
+    for (hold, verb) in [(LOCK, LOCK), (LOCK, LOCK_SHARED), (LOCK_SHARED, LOCK), (LOCK, LOCK_TIMEOUT)] {
+        let (begun, held) = (Instant::now(), hold(&file).unwrap());
+        thread::scope(|scope| {
+            let held = held;
+            let waiter = scope.spawn(|| said(&verb(&file)));
+            assert_told(&told.next(), &file, process::id(), begun);
+            drop(held);
+            assert_eq!(waiter.join().unwrap(), "ok");
+        });
+    }
+    told.nothing_more();
+}
+
+pub(crate) fn a_call_that_waits_for_several_files_says_so_once() {
+    let scratch = Scratch::new();
+    let (adapter, told) = telling(settings(scratch.dir.path()));
+    let files = in_the_order_of_locks(&adapter, scratch.dir.path());
+    let names = files.each_ref().map(name);
+    let mut holder = scratch.worker("talk", &[]);
+    names.iter().for_each(|name| assert_eq!(holder.order(&format!("lock {name}")), "ok"));
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        // Ends with this closure, so that nobody waits for it when the test fails.
+        let mut holder = holder;
+        let waiter = scope.spawn(|| said(&adapter.lock_many(files.each_ref().map(AtomicFile::path))));
+        assert_told(&told.next(), &files[0], holder.pid(), begun);
+        assert_eq!(holder.order(&format!("unlock {}", names[0])), "ok");
+        until_blocked(process::id(), &files[1]);
+        assert_eq!(holder.order(&format!("unlock {}", names[1])), "ok");
+        assert_eq!(waiter.join().unwrap(), "ok");
+    });
+    told.nothing_more();
+}
+
+pub(crate) fn nobody_is_told_of_what_does_not_wait() {
+    let scratch = Scratch::new();
+    let (adapter, told) = telling(settings(scratch.dir.path()));
+    let (file, free) = (adapter.file(scratch.path("file")).unwrap(), scratch.path("free"));
+    let mut holder = scratch.worker("talk", &[]);
+    assert_eq!(holder.order("lock file"), "ok");
+    for ask in [TRY_LOCK, TRY_LOCK_SHARED] {
+        assert_eq!(said(&ask(&file)), "would block");
+    }
+    assert_gives_up(&file, ONCE);
+    // A wait that ends before a moment is over.
+    assert_gives_up(&file, FOR_SHORT);
+    for (name, verb) in VERBS {
+        assert_eq!(said(&verb(&adapter, &free)), "ok", "{name}");
+    }
+    let own = adapter.file(&free).unwrap();
+    let _held = own.lock().unwrap();
+    assert_eq!(said(&own.lock()), "free would deadlock with free");
+    told.nothing_more();
+}
+
+/// A callback that does this at the first call, and at no other.
+fn first_time(settings: Builder, call: impl Fn(&Waiting) + Send + Sync + 'static) -> AtomicFileAdapter {
+    let first = AtomicBool::new(true);
+    settings
+        .on_wait(move |waiting| {
+            if first.swap(false, SeqCst) {
+                call(waiting)
+            }
+        })
+        .build()
+        .unwrap()
+}
+
+pub(crate) fn a_panic_of_who_is_told_ends_the_call() {
+    let scratch = Scratch::new();
+    let mut holder = scratch.worker("talk", &[]);
+    for with_another in [false, true] {
+        let (told, is_told) = channel();
+        let (go_on, may_go_on) = channel::<()>();
+        let (told, may_go_on) = (Mutex::new(told), Mutex::new(may_go_on));
+        let adapter = first_time(settings(scratch.dir.path()), move |_| {
+            told.lock().unwrap().send(()).unwrap();
+            may_go_on.lock().unwrap().recv().unwrap();
+            panic!("told");
+        });
+        let files = in_the_order_of_locks(&adapter, scratch.dir.path());
+        let [first, file] = &files;
+        let [first_name, name] = files.each_ref().map(name);
+        assert_eq!(holder.order(&format!("lock {name}")), "ok");
+        thread::scope(|scope| {
+            let call = scope.spawn(|| {
+                let call = || {
+                    if with_another {
+                        adapter.lock_many([first.path(), file.path()]).map(drop)
+                    } else {
+                        file.lock().map(drop)
+                    }
+                };
+                let ended = catch_unwind(AssertUnwindSafe(call));
+                // The thread has not the lock, nor is it in the queue: otherwise this were a deadlock.
+                let next = said(&first.lock());
+                (ended, next, said(&file.try_lock()))
+            });
+            is_told.recv().unwrap();
+            // In the same process and behind it.
+            let behind = spawn_until_in(scope, PARKED, || said(&scratch.adapter.file(file.path()).unwrap().lock()));
+            go_on.send(()).unwrap();
+            let (ended, next, tried) = call.join().unwrap();
+            let panic = ended.expect_err("no panic");
+            assert_eq!(panic.downcast_ref::<&str>(), Some(&"told"));
+            assert_eq!((&*next, &*tried), ("ok", "would block"));
+            assert_eq!(holder.order(&format!("try_lock {first_name}")), "ok");
+            assert_eq!(holder.order(&format!("unlock {first_name}")), "ok");
+            assert!(!behind.is_finished());
+            assert_eq!(holder.order(&format!("unlock {name}")), "ok");
+            assert_eq!(behind.join().unwrap(), "ok");
+        });
+        assert_eq!(holder.order(&format!("lock {name}")), "ok");
+        assert_eq!(holder.order(&format!("unlock {name}")), "ok");
+        assert_eq!(said(&file.lock()), "ok");
+    }
+}
+
+pub(crate) fn who_is_told_may_use_other_files() {
+    let scratch = Scratch::new();
+    let itself = Arc::new(OnceLock::<AtomicFileAdapter>::new());
+    let (tell, told) = channel();
+    let (adapter, dir) = (itself.clone(), scratch.dir.path().to_owned());
+    let adapter = first_time(settings(scratch.dir.path()), move |waiting| {
+        let adapter = adapter.get().unwrap();
+        let other = dir.join("other");
+        adapter.write_atomic(&other, "new").unwrap();
+        assert_eq!(adapter.read_with_lock(&other).unwrap().unwrap(), b"new");
+        assert_eq!(adapter.lock_many([&other, &dir.join("third")]).unwrap().len(), 2);
+        let same = adapter.file(waiting.path()).unwrap();
+        for ask in WAITING.into_iter().chain([TRY_LOCK, TRY_LOCK_SHARED]) {
+            assert_eq!(said(&ask(&same)), "would block");
+        }
+        tell.send(()).unwrap();
+    });
+    let adapter = itself.get_or_init(|| adapter);
+    let mut holder = scratch.worker("talk", &[]);
+    assert_eq!(holder.order("lock file"), "ok");
+    thread::scope(|scope| {
+        // Ends with this closure, so that nobody waits for it when the test fails.
+        let mut holder = holder;
+        let waiter = scope.spawn(|| said(&adapter.write_atomic(scratch.path("file"), "written")));
+        told.recv_timeout(Duration::from_secs(20)).expect("it failed");
+        assert!(!waiter.is_finished());
+        assert_eq!(holder.order("unlock file"), "ok");
+        assert_eq!(waiter.join().unwrap(), "ok");
+    });
+}
+
+/// There is one thread and its deputy.
+pub(crate) fn on_wait_forks(args: &[String]) {
+    let dir = Path::new(&args[0]);
+    let holder = Arc::new(Mutex::new(start(dir, "talk", &[])));
+    let order = |holder: &Mutex<Worker>, line: &str| holder.lock().unwrap().order(line);
+    let own = adapter(dir);
+    let files = in_the_order_of_locks(&own, dir);
+    let [first, file] = &files;
+    let free = own.file(dir.join("free")).unwrap();
+    for with_another in [false, true] {
+        assert_eq!(order(&holder, &format!("lock {}", name(file))), "ok");
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let child = Arc::new(AtomicI32::new(0));
+        let (theirs_is_held, pid) = (holder.clone(), child.clone());
+        let [first_name, file_name] = files.each_ref().map(name);
+        let adapter = first_time(settings(dir), move |_| {
+            // SAFETY: there is one thread beside a deputy, which is in the kernel.
+            if let ForkResult::Parent { child } = unsafe { nix::unistd::fork() }.unwrap() {
+                pid.store(child.as_raw(), SeqCst);
+                // The child's call has ended when this goes on.
+                let mut answer = String::new();
+                BufReader::new(&ours).read_line(&mut answer).unwrap();
+                assert_eq!(answer.trim_end(), "forked");
+                if with_another {
+                    assert_eq!(order(&theirs_is_held, &format!("try_lock {first_name}")), "would block");
+                }
+                assert_eq!(order(&theirs_is_held, &format!("unlock {file_name}")), "ok");
+            }
+        });
+        let mut paths = vec![file.path()];
+        paths.extend(with_another.then_some(first.path()));
+        let asked = adapter.lock_many(paths);
+        let child = Pid::from_raw(child.load(SeqCst));
+        if child.as_raw() == 0 {
+            let failed = catch_unwind(AssertUnwindSafe(|| {
+                writeln!(&theirs, "{}", said(&asked)).unwrap();
+                assert_eq!(said(&free.lock()), "ok");
+                assert_eq!(said(&adapter.file(free.path()).unwrap().lock_timeout(MINUTE)), "ok");
+                // Its parent gets it in the end, and has it until the child has gone.
+                until("the parent has it", || said(&file.try_lock()) == "would block");
+                assert_gives_up(file, FOR_SHORT);
+            }));
+            // SAFETY: nothing of the parent's may run here.
+            unsafe { libc::_exit(failed.is_err().into()) }
+        }
+        let guards = asked.unwrap();
+        assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0), "the child failed");
+        assert_eq!(order(&holder, &format!("try_lock {}", name(file))), "would block", "the parent's lock is gone");
+        drop(guards);
+    }
+}
+
+pub(crate) fn who_is_told_for_too_long() {
+    const LIMIT: Duration = Duration::from_millis(200);
+    let scratch = Scratch::new();
+    for let_go in [false, true] {
+        let holder = Arc::new(Mutex::new(scratch.worker("talk", &[])));
+        assert_eq!(holder.lock().unwrap().order("lock file"), "ok");
+        let theirs = holder.clone();
+        let adapter = first_time(settings(scratch.dir.path()), move |waiting| {
+            if let_go {
+                assert_eq!(theirs.lock().unwrap().order("unlock file"), "ok");
+            }
+            // To return too late is what this is about.
+            thread::sleep((waiting.since() + 2 * LIMIT).saturating_duration_since(Instant::now()));
+        });
+        let answer = said(&adapter.file(scratch.path("file")).unwrap().lock_timeout(LIMIT));
+        if let_go {
+            assert_eq!(answer, "ok");
+        } else {
+            assert!(answer.contains("200"), "{answer}");
+            assert_eq!(holder.lock().unwrap().order("unlock file"), "ok");
+        }
+        assert_eq!(holder.lock().unwrap().order("lock file"), "ok");
+    }
+}
+
+pub(crate) fn of_two_threads_that_say_that_they_wait_one_is_told_of_a_cycle() {
+    for (first, second) in [(LOCK, LOCK), (LOCK, LOCK_SHARED), (LOCK_SHARED, LOCK), (LOCK, LOCK_TIMEOUT)] {
+        let scratch = Scratch::new();
+        let (adapter, _told) = telling(settings(scratch.dir.path()));
+        let file = |name: &str| adapter.file(scratch.path(name)).unwrap();
+        let (a, b) = (file("a"), file("b"));
+        thread::scope(|scope| {
+            let held = first(&a).unwrap();
+            let (holds, is_held) = channel();
+            let (a, b) = (&a, &b);
+            let other = spawn_until_in(scope, PARKED, move || {
+                let held = first(b).unwrap();
+                holds.send(()).unwrap();
+                let answer = said(&second(a));
+                drop(held);
+                answer
+            });
+            is_held.recv().unwrap();
+            assert_eq!(said(&second(b)), "b would deadlock with a");
+            drop(held);
+            assert_eq!(other.join().unwrap(), "ok");
+        });
+    }
+}
+
+/// A test that this compiles.
+pub(crate) fn what_is_told_is_send_sync_and_unwind_safe() {
+    fn is<T: Send + Sync + UnwindSafe + RefUnwindSafe>() {}
+    is::<AtomicFileAdapter>();
+    is::<AtomicFile>();
+    is::<Builder>();
+    is::<Waiting>();
+}
