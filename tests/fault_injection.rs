@@ -474,6 +474,35 @@ fn a_write_that_finds_every_temporary_name_taken_gives_up() {
     assert_eq!(fs::read(&path).unwrap(), b"new");
 }
 
+/// The temporary names that a write has tried.
+fn temporary_names_of(write: impl FnOnce()) -> Vec<String> {
+    let creates = |call: &String| call.starts_with("openat") && call.contains(".tmp");
+    let tried = calls(write).into_iter().filter(creates);
+    tried.map(|call| call.split('"').nth(1).unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_thread_keeps_its_temporary_name_until_it_is_taken() {
+    let (dir, adapter) = scratch();
+    let file = adapter.file(dir.path().join("name")).unwrap();
+    // Lock files and `.gitignore` are made by temporary files, too.
+    file.write("first").unwrap();
+    let write = || temporary_names_of(|| file.write("contents").unwrap());
+    let first = write();
+    assert_eq!(first.len(), 1);
+    assert_eq!(write(), first);
+
+    let taken = dir.path().join(&first[0]);
+    fs::write(&taken, "somebody else's").unwrap();
+    let [tried, second] = write().try_into().unwrap();
+    assert_eq!((&tried, fs::read_to_string(&taken).unwrap().as_str()), (&first[0], "somebody else's"));
+    assert_eq!(write(), [second.clone()]);
+
+    let other = std::thread::scope(|scope| scope.spawn(write).join().unwrap());
+    assert_eq!(other.len(), 1);
+    assert!(![&first[0], &second].contains(&&other[0]), "two threads have {second}");
+}
+
 #[test]
 fn a_batch_syncs_each_directory_even_if_one_takes_the_place_of_another() {
     use std::os::unix::fs::MetadataExt;

@@ -5,6 +5,7 @@
 //! is also its lock file's name: `.{cut}~{hash}.{random}{check}.tmp`. So whoever finds one can tell which lock its writer
 //! holds, and takes a file that somebody has named `.notes.javascript.tmp` for one of ours once in 32768 times.
 
+use std::cell::Cell;
 use std::collections::hash_map::RandomState;
 use std::ffi::CStr;
 use std::hash::{BuildHasher, Hasher};
@@ -27,6 +28,17 @@ const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 const ROOM: usize = NAME_MAX - b"..".len() - RANDOM_LEN - CHECK_LEN - SUFFIX.len();
 /// As many bytes of a UTF-8 character as a cut may fall behind.
 const PART_OF_CHARACTER: usize = 3;
+
+thread_local! {
+    /// The random part that this thread's names have, until one of them is taken. A name that was there before is found again
+    /// sooner than a new one by most file systems, and no two threads are to meet at one.
+    static RANDOM: Cell<u64> = Cell::new(random());
+}
+
+fn random() -> u64 {
+    // Seeded by the operating system, once a thread, and different at every call.
+    RandomState::new().build_hasher().finish()
+}
 
 /// On the stack: a warm write allocates nothing.
 pub(crate) struct TemporaryName {
@@ -61,7 +73,7 @@ impl TemporaryName {
         temporary.push(b".");
         temporary.push(&[b'0'; RANDOM_LEN + CHECK_LEN]);
         temporary.push(SUFFIX);
-        temporary.change();
+        temporary.set_random(RANDOM.get());
         temporary
     }
 
@@ -70,10 +82,13 @@ impl TemporaryName {
         self.len += bytes.len();
     }
 
-    /// Another random part.
+    /// Another random part, for this name and for all that this thread makes from now on.
     pub(crate) fn change(&mut self) {
-        // Seeded by the operating system, once a thread, and different at every call.
-        let mut random = RandomState::new().build_hasher().finish();
+        RANDOM.set(random());
+        self.set_random(RANDOM.get());
+    }
+
+    fn set_random(&mut self, mut random: u64) {
         let end = self.len - SUFFIX.len();
         let (checked, check) = self.bytes[..end].split_at_mut(end - CHECK_LEN);
         let random_digits = checked.len() - RANDOM_LEN;
