@@ -242,6 +242,29 @@ mod counts {
     }
 
     #[test]
+    fn of_a_large_file_one_piece_is_written_back_while_the_next_is_written() {
+        const PIECE: usize = 8 << 20;
+        let (dir, adapter) = scratch();
+        let file = adapter.file(dir.path().join("file")).unwrap();
+        file.write("old").unwrap();
+        let writing = |durability, size| {
+            let adapter =
+                AtomicFileAdapter::builder().lock_dir(adapter.lock_dir()).durability(durability).build().unwrap();
+            let (file, contents) = (adapter.file(file.path()).unwrap(), vec![b'x'; size]);
+            let mut seen = calls(|| file.write(&contents).unwrap());
+            assert!(file.read().unwrap() == Some(contents), "{size}");
+            seen.retain(|call| [Write, PosixFadvise, Fsync].contains(call));
+            seen
+        };
+        assert_eq!(writing(Durability::Ordered, PIECE), [Write, Fsync]);
+        // Nothing to wait for, so nothing to start.
+        assert_eq!(writing(Durability::None, 2 * PIECE), [Write; 2]);
+        let mut in_pieces = vec![Write, PosixFadvise, Write, PosixFadvise, Write, Fsync];
+        in_pieces.retain(|call| cfg!(target_os = "linux") || *call != PosixFadvise);
+        assert_eq!(writing(Durability::Ordered, 2 * PIECE + 1), in_pieces);
+    }
+
+    #[test]
     fn a_batch_shares_its_syncs() {
         let (dir, adapter) = scratch();
         // Into a directory that is there, and into one that has to be made, which is synced in the one above it.

@@ -49,7 +49,7 @@ pub(crate) use self::record_lock::{Holder, LockMode, holder, lock, try_lock, unl
 pub use self::syscall::Syscall;
 pub(crate) use backend::{
     MAX_LINKS, NO_ATTRIBUTE, is_unmapped_gid, is_unmapped_uid, open_dir_without_links, open_read_without_links,
-    open_search_only, real_path, set_mode, stored_name, sync, sync_file_system, sync_ordered,
+    open_search_only, real_path, set_mode, start_write_back, stored_name, sync, sync_file_system, sync_ordered,
 };
 
 pub(crate) type Result<T> = std::result::Result<T, Errno>;

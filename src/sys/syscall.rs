@@ -44,6 +44,8 @@ pub enum Syscall {
     Read,
     /// [`write`](https://man7.org/linux/man-pages/man2/write.2.html)
     Write,
+    /// [`posix_fadvise`](https://man7.org/linux/man-pages/man2/posix_fadvise.2.html), on Linux, whose error nobody looks at
+    PosixFadvise,
     /// [`fchown`](https://man7.org/linux/man-pages/man2/fchown.2.html)
     Fchown,
     /// [`fchmod`](https://man7.org/linux/man-pages/man2/fchmod.2.html)

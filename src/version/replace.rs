@@ -71,8 +71,15 @@ pub struct Replacement<'lock> {
     old: Option<Old>,
     file: Fd,
     temporary: TemporaryName,
+    written: u64,
+    /// Up to where the kernel has been told to write back.
+    sent: u64,
     state: State,
 }
+
+/// So much is written before the kernel is told to write it back, while more is written: a large file takes two thirds of the
+/// time on ext4 so. A file that is no larger is left to its sync.
+const PIECE: usize = 8 << 20;
 
 /// As many as glibc's mkstemp tries (ATTEMPTS_MIN in sysdeps/posix/tempname.c). Names are never so unlucky: somebody makes
 /// them all, or the file system says EEXIST to everything.
@@ -121,7 +128,9 @@ impl<'lock> Replacement<'lock> {
             temporary.change();
         };
         let state = State::Writing;
-        let replacement = Replacement { held, path, dir, name: place.name(), options, old, file, temporary, state };
+        let name = place.name();
+        let replacement =
+            Replacement { held, path, dir, name, options, old, file, temporary, written: 0, sent: 0, state };
         if let Some(old) = &replacement.old {
             metadata::begin(&replacement.file, old, path)?;
         }
@@ -218,9 +227,16 @@ impl<'lock> Replacement<'lock> {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<usize> {
-        let error: io::Error = match sys::write(&self.file, bytes) {
+        if self.written - self.sent >= PIECE as u64 && self.options.durability != Durability::None {
+            sys::start_write_back(&self.file, self.sent, self.written);
+            self.sent = self.written;
+        }
+        let error: io::Error = match sys::write(&self.file, &bytes[..bytes.len().min(PIECE)]) {
             Ok(0) if !bytes.is_empty() => io::ErrorKind::WriteZero.into(),
-            Ok(taken) => return Ok(taken),
+            Ok(taken) => {
+                self.written += taken as u64;
+                return Ok(taken);
+            }
             Err(error) => error.into(),
         };
         self.state = State::Failed;
