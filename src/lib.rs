@@ -57,11 +57,12 @@
 //! More than 8 MiB is written in pieces of 8 MiB, with a `posix_fadvise` between two of them (not with [`Durability::None`]): the kernel
 //! writes back the first while the second is written. A write of 256 MiB takes about 0.7 of the time on ext4 so.
 //!
-//! By path, there is also the opening of the directory (by `openat2` with `RESOLVE_NO_SYMLINKS`) and its closing: 16 calls, and
-//! 10 for a read. Where the path is relative or has `.`, `..` or `//` in it, an `openat` takes the place of the `openat2`, where it has
-//! links in it, one follows, and `/proc/self/fd/N` is asked for the real path. That is for one of the last 16 paths, whose lock
-//! files are kept open; should a symbolic link be there now, that is seen under the lock, which is let go, and the link is followed.
-//! Any other path costs a look at the name before the lock is taken.
+//! By path, there is also the opening of the directory (by `openat2` with `RESOLVE_NO_SYMLINKS`) and its closing: 16 calls. A
+//! read opens the file so, and nothing else: 8 calls. That is for an absolute path without symbolic links, `.`, `..` and `//`, and for
+//! one of the last 16, whose lock files are kept open. Should a link be there now, that is seen under the lock, which is
+//! let go, and the link is followed. Where the path is relative or has `.`, `..` or `//` in it, an `openat` takes the place of
+//! the `openat2`, where it has links in it, one follows, and `/proc/self/fd/N` is asked for the real path; a read opens and closes the
+//! directory, too, then. Any other path costs a look at the name before the lock is taken.
 //!
 //! [`Durability::Ordered`] leaves out the sync of the directory, [`Durability::None`] both; on Apple's systems the syncs of [`Durability::Full`] are `fcntl(F_FULLFSYNC)`, and a path is
 //! looked up with `fcntl(F_GETPATH)`. The lock protocol, by which programs in other languages take part, is in the

@@ -219,8 +219,19 @@ mod counts {
         let (dir, adapter) = scratch();
         let path = dir.path().canonicalize().unwrap().join("file");
         adapter.write_atomic(&path, "contents").unwrap();
-        let expected = [Openat2, Getpid, FcntlSetlkw, Fstatat, Fstatat, Openat, Read, Close, FcntlUnlock, Close];
+        let lock = [Getpid, FcntlSetlkw, Fstatat];
+        let expected = [&lock[..], &[Fstatat, Openat2, Read, Close, FcntlUnlock]].concat();
         assert_eq!(calls(|| drop(adapter.read_with_lock(&path).unwrap())), expected);
+        assert_eq!(calls(|| drop(adapter.read_to_string_with_lock(&path).unwrap())), expected);
+        // Another spelling, of which only the kernel knows where it leads to.
+        let spelled = dir.path().canonicalize().unwrap().join("./file");
+        let looking = [Openat, Readlinkat];
+        let expected = [&looking[..], &lock, &[Fstatat, Openat, Read, Close, FcntlUnlock, Close]].concat();
+        assert_eq!(calls(|| drop(adapter.read_with_lock(&spelled).unwrap())), expected);
+        // What is missing may be behind a link by now.
+        adapter.delete_with_lock(&path).unwrap();
+        let expected = [&lock[..], &[Fstatat, Openat2, Fstatat, Close, FcntlUnlock]].concat();
+        assert_eq!(calls(|| assert_eq!(adapter.read_with_lock(&path).unwrap(), None)), expected);
     }
 
     #[test]
@@ -235,7 +246,9 @@ mod counts {
         std::fs::rename(&path, path.with_file_name("other")).unwrap();
         std::os::unix::fs::symlink("other", &path).unwrap();
         adapter.write_atomic(path.with_file_name("other"), "contents").unwrap();
-        assert_eq!(calls(read)[..6], [&[Openat2][..], &under_lock, &[FcntlUnlock]].concat());
+        // As a whole, and by its directory, which tells whether it is a link.
+        let met = [&under_lock[..], &[Openat2, Fstatat, Close, FcntlUnlock]].concat();
+        assert_eq!(calls(read)[..8], met);
         // The link, and what it leads to, which was used lately.
         let followed = [Openat2, Fstatat, Fstat, Fstatat, Readlinkat, Openat, Readlinkat, Close];
         assert_eq!(calls(read), [&followed[..], &under_lock, &reads].concat());

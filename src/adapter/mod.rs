@@ -111,7 +111,7 @@ impl AtomicFileAdapter {
     ///
     /// As [`AtomicFile::read`], or the path cannot be resolved.
     pub fn read_with_lock(&self, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
-        by_path::under_lock(&self.config, path.as_ref(), LockMode::Shared, |file, _| file.read())
+        Ok(by_path::read(&self.config, path.as_ref())?.0)
     }
 
     /// As [`read_with_lock`](Self::read_with_lock), for text.
@@ -129,9 +129,7 @@ impl AtomicFileAdapter {
     ///
     /// [`Error::NotUtf8`]; otherwise as [`read_with_lock`](Self::read_with_lock).
     pub fn read_to_string_with_lock(&self, path: impl AsRef<Path>) -> Result<Option<String>> {
-        let (contents, canonical) = by_path::under_lock(&self.config, path.as_ref(), LockMode::Shared, |file, _| {
-            Ok((file.read()?, file.place.path().clone()))
-        })?;
+        let (contents, canonical) = by_path::read(&self.config, path.as_ref())?;
         let Some(contents) = contents else { return Ok(None) };
         String::from_utf8(contents).map(Some).map_err(|error| Error::NotUtf8 {
             path: canonical.to_path_buf(),

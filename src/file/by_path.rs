@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::file::resolved::{Resolved, place_of};
-use crate::lock::Held;
+use crate::lock::{Held, Lock, Patience};
+use crate::path::Place;
 use crate::protocol::lock_name::is_like_lock_name;
 use crate::settings::Config;
 use crate::sys::{FileKind, LockMode};
@@ -24,32 +25,49 @@ pub(crate) fn locked<T>(
     verb: impl Fn(&Resolved, &Held) -> Result<T>,
 ) -> Result<(Resolved, Held, T)> {
     let patience = &config.patience();
-    let file = |place, lock| Resolved { config: config.clone(), place, lock };
     let mut known = None;
-    let mut place = place_of(config, path, |canonical| {
+    let place = place_of(config, path, |canonical| {
         known = config.recent.get(canonical);
         known.is_some()
     })?;
-    if let Some(lock) = known {
-        let unseen = file(place, lock);
-        let refused = match unseen.lock.acquire(mode, patience) {
-            Ok(held) => match unseen.under(held, &verb) {
-                Err(error) if is_link(&error) => None,
-                done => return done.map(|(held, done)| (unseen, held, done)),
-            },
-            Err(error) => Some(error),
-        };
-        place = place_of(config, path, |_| false)?;
-        // A lock that is not the file's any more is nobody's business.
-        if let Some(error) = refused.filter(|_| place.path() == unseen.place.path()) {
-            return Err(error);
-        }
-        config.recent.forget(&unseen.lock);
-    }
+    let Some(lock) = known else { return seen(config, place, mode, patience, verb) };
+    let unseen = Resolved { config: config.clone(), place, lock };
+    let refused = match unseen.lock.acquire(mode, patience) {
+        Ok(held) => match unseen.under(held, &verb) {
+            Err(error) if is_link(&error) => None,
+            done => return done.map(|(held, done)| (unseen, held, done)),
+        },
+        Err(error) => Some(error),
+    };
+    let place = anew(config, path, &unseen.lock, refused)?;
+    seen(config, place, mode, patience, verb)
+}
+
+/// The same for the place of a file that was looked at.
+fn seen<T>(
+    config: &Arc<Config>,
+    place: Place,
+    mode: LockMode,
+    patience: &Patience<'_>,
+    verb: impl Fn(&Resolved, &Held) -> Result<T>,
+) -> Result<(Resolved, Held, T)> {
     let lock = config.recent.lock_of(&config.lock_dir, place.path())?;
-    let file = file(place, lock);
+    let file = Resolved { config: config.clone(), place, lock };
     let (held, done) = file.locked(mode, patience, verb)?;
     Ok((file, held, done))
+}
+
+/// Looks at a path of which not all was looked at before this lock was taken, or `refused`.
+fn anew(config: &Arc<Config>, path: &Path, lock: &Arc<Lock>, refused: Option<Error>) -> Result<Place> {
+    let place = place_of(config, path, |_| false)?;
+    match refused {
+        Some(error) if place.path() == lock.guarded() => Err(error),
+        // A lock that is not the file's any more is nobody's business.
+        _ => {
+            config.recent.forget(lock);
+            Ok(place)
+        }
+    }
 }
 
 /// The same for a verb after which the lock is let go.
@@ -64,14 +82,51 @@ pub(crate) fn under_lock<T>(
     Ok(done)
 }
 
+/// Reads a file; with its canonical path. If `path` is that, and was used lately, it is opened as a whole: under the lock that is
+/// named after it, what it leads to without a link is the file, whichever directories are above it by now.
+pub(crate) fn read(config: &Arc<Config>, path: &Path) -> Result<(Option<Vec<u8>>, Arc<Path>)> {
+    let (mode, verb) = (LockMode::Shared, |file: &Resolved, _: &Held| Ok((file.read()?, file.place.path().clone())));
+    // Elsewhere no call tells that there is no link in a path.
+    let may_open = cfg!(linux_backend) && is_no_lock(path);
+    let Some(lock) = config.recent.get(path).filter(|_| may_open) else { return under_lock(config, path, mode, verb) };
+    let patience = &config.patience();
+    let refused = match lock.acquire(mode, patience) {
+        Ok(held) => {
+            let read = read::read_at_once(path).map(|read| read.map(Some)).or_else(|| read_there(config, path));
+            held.release();
+            if let Some(read) = read {
+                return Ok((read?, lock.guarded().clone()));
+            }
+            None
+        }
+        Err(error) => Some(error),
+    };
+    let place = anew(config, path, &lock, refused)?;
+    let (_file, held, done) = seen(config, place, mode, patience, verb)?;
+    held.release();
+    Ok(done)
+}
+
+/// Reads what has a canonical path, by its directory. `None`: there is a link in it by now.
+fn read_there(config: &Config, path: &Path) -> Option<Result<Option<Vec<u8>>>> {
+    let place = place_of(config, path, |canonical| canonical == path).ok().filter(|place| **place.path() == *path)?;
+    let read = read::read(&place);
+    if read.as_ref().is_err_and(is_link) { None } else { Some(read) }
+}
+
 /// Reads a file without its lock, of which nothing is looked at. Without a lock its canonical path says nothing either.
 pub(crate) fn read_unlocked(config: &Config, path: &Path) -> Result<Option<Vec<u8>>> {
-    if path.file_name().is_some_and(|name| !is_like_lock_name(name.as_bytes())) {
+    if is_no_lock(path) {
         if let Some(read) = read::read_at_once(path) {
             return read.map(Some);
         }
     }
     read::read(&place_of(config, path, |_| false)?)
+}
+
+/// Whether it is none of the lock files, by its name.
+fn is_no_lock(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| !is_like_lock_name(name.as_bytes()))
 }
 
 fn is_link(error: &Error) -> bool {

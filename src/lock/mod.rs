@@ -77,6 +77,11 @@ impl Lock {
         &self.path
     }
 
+    /// The path that it guards.
+    pub(crate) fn guarded(&self) -> &Arc<Path> {
+        &self.guarded
+    }
+
     /// Takes the lock for the calling thread.
     pub(crate) fn acquire(&self, mode: LockMode, patience: &Patience<'_>) -> Result<Held> {
         self.acquire_after(&BTreeSet::new(), mode, patience)
