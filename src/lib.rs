@@ -98,13 +98,14 @@
 //! * Deadlocks. Between threads of one process every cycle is told at once, also one that somebody's deadline would end.
 //!   Between processes there is the kernel's word only (EDEADLK), which knows no threads and sees cycles where no thread waits for
 //!   itself. It is believed of a thread that holds another lock, after 30 seconds in which it was said again and again and the
-//!   same process was in the way. So a real cycle of two processes is told after 30 seconds, and a cycle that is none is told only
-//!   where a thread of that other process holds the lock for longer than that while another one of its threads waits, or has
-//!   waited with a limit, for what this thread holds. Some cycles are never told: the kernel follows one wait of each process and
-//!   gives up after ten (`posix_locks_deadlock` in [fs/locks.c]), and who waits with a limit is not told. Where a thread needs
-//!   several locks, [`lock_many`](AtomicFileAdapter::lock_many) keeps cycles from arising.
-//! * A wait with a limit leaves a thread in F_SETLKW when it ends ([`AtomicFile::lock_timeout`]). When that is granted the lock, it
-//!   lets go at once. In between, somebody else who only tries finds the lock taken.
+//!   same process was in the way. So a real cycle of two processes is told after 30 seconds, and a cycle that is none may be told
+//!   where a thread holds a lock for longer than that, here or in that other process, while another thread of its process waits for
+//!   what leads back to this one, or has waited for it with a limit. Some cycles are never told: the kernel follows one wait of each
+//!   process and gives up after ten (`posix_locks_deadlock` in [fs/locks.c]), and who waits with a limit is not told. Where a thread
+//!   needs several locks, [`lock_many`](AtomicFileAdapter::lock_many) keeps cycles from arising.
+//! * A wait with a limit leaves a thread in F_SETLKW when it ends ([`AtomicFile::lock_timeout`]). When that is granted the lock and
+//!   nobody waits, it lets go at once. In between, somebody else who only tries finds the lock taken.
+//! * A path that was used lately and has become a symbolic link: the lock of the file that had been there may be waited for first.
 //! * A lock belongs to a path. Other names of the same file (hard links, bind mounts) have locks of their own, and after
 //!   a write by one name the other hard links keep the old version.
 //! * Where the file system ignores case, spell a name in one way. On Apple's systems the directories of a path and an

@@ -263,11 +263,10 @@ impl Builder {
     /// What is called when a call has to wait for a lock for longer than a moment (100 ms): to say so to a user who wonders why
     /// nothing happens, or to write it into a log. Default: nothing.
     ///
-    /// It is called once a call at the most, by the thread that waits, which goes on waiting when it returns. So it should be
-    /// short: as long as it lasts the lock is not taken and the time limit not looked at. It may use this crate, but not wait: those
-    /// who wait behind this call may hold what it would wait for, so calls in it end with [`Error::WouldBlock`] where others would
-    /// wait. If it panics, the call ends with that panic and has not taken the lock. If it forks, the call ends with
-    /// [`Error::Forked`] in the child.
+    /// It is called once a call at the most, by the thread that waits, which goes on waiting when it returns, in its old place among
+    /// the threads of this process. So it should be short: as long as it lasts others have the lock, and the time limit is not
+    /// looked at. It may use this crate as any other code may; of what it waits for itself it is not told. If it panics, the call
+    /// ends with that panic and has not taken the lock. If it forks, the call ends with [`Error::Forked`] in the child.
     ///
     /// Calls that only try ([`AtomicFile::try_lock`](crate::AtomicFile::try_lock)) do not wait and do not call it. With it, all
     /// other calls wait as [`AtomicFile::lock_timeout`](crate::AtomicFile::lock_timeout) does, which costs a thread while they

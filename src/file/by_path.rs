@@ -2,7 +2,8 @@
 //!
 //! A canonical path that was used lately, so that its lock is at hand, is not looked at before the lock is taken. Should a
 //! symbolic link have its name by now, the verb meets that in its own first look, under the lock, and has done nothing then;
-//! the lock is let go, and the path is followed as if it had never been used.
+//! the lock is let go, and the path is followed as if it had never been used. (It may have been waited for in vain: to look before
+//! that would cost every call.)
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -59,6 +60,10 @@ fn seen<T>(
 
 /// Looks at a path of which not all was looked at before this lock was taken, or `refused`.
 fn anew(config: &Arc<Config>, path: &Path, lock: &Arc<Lock>, refused: Option<Error>) -> Result<Place> {
+    // The child of a fork is not to take the lock that its parent waited for.
+    if let Some(error @ Error::Forked { .. }) = refused {
+        return Err(error);
+    }
     let place = place_of(config, path, |_| false)?;
     match refused {
         Some(error) if place.path() == lock.guarded() => Err(error),

@@ -145,7 +145,7 @@ impl Lock {
             panicked.set(panic);
             match go_on {
                 _ if !user.process.is_current() => Told::InAChild,
-                true => Told::GoOn,
+                true => Told::GoOn(caller.holds()),
                 false => Told::GiveUp,
             }
         };

@@ -45,7 +45,7 @@ pub(crate) use self::attributes::{
 pub(crate) use self::fd::Fd;
 pub use self::meta::FileKind;
 pub(crate) use self::meta::Meta;
-pub(crate) use self::record_lock::{Holder, LockMode, holder, lock, try_lock, unlock};
+pub(crate) use self::record_lock::{Holder, LockMode, close_copy, holder, lock, try_lock, unlock};
 pub use self::syscall::Syscall;
 pub(crate) use backend::{
     MAX_LINKS, NO_ATTRIBUTE, is_unmapped_gid, is_unmapped_uid, open_dir_without_links, open_read_without_links,

@@ -87,6 +87,8 @@ pub enum Syscall {
     FcntlUnlock,
     /// [`fcntl(F_GETLK)`](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html): who holds a record lock
     FcntlGetlk,
+    /// [`fcntl(F_DUPFD_CLOEXEC)`](https://man7.org/linux/man-pages/man2/F_DUPFD.2const.html): a copy of a descriptor, to be closed
+    FcntlDupfd,
     /// [`fsync`](https://man7.org/linux/man-pages/man2/fsync.2.html)
     Fsync,
     /// [`syncfs`](https://man7.org/linux/man-pages/man2/syncfs.2.html), on Linux

@@ -159,6 +159,7 @@ pub(crate) fn errors_of(syscall: Syscall) -> &'static [i32] {
         Syscall::FcntlSetlkw => &[EBADF, EDEADLK, EFAULT, EINVAL, ENOLCK],
         Syscall::FcntlSetlk => &[EACCES, EAGAIN, EBADF, EFAULT, EINVAL, ENOLCK],
         Syscall::FcntlUnlock | Syscall::FcntlGetlk => &[EBADF, EFAULT, EINVAL, ENOLCK],
+        Syscall::FcntlDupfd => &[EBADF, EINVAL, EMFILE],
         Syscall::Fsync => &[EBADF, EDQUOT, EINVAL, EIO, ENOSPC, EROFS],
         // Not EINVAL, which means that fsync is to be used.
         Syscall::FcntlFullfsync => &[EBADF, EDQUOT, EIO, ENOSPC, EROFS],
