@@ -242,9 +242,10 @@ pub enum Step {
     SetAttributes,
     /// Syncing the temporary file, or a file whose mode was changed.
     Sync,
-    /// Renaming the temporary file over the target.
+    /// Renaming the temporary file over the target. [`ResourceBusy`](io::ErrorKind::ResourceBusy): most likely the file itself is a
+    /// mount point, and the message says so. Mount its directory instead.
     Rename,
-    /// Removing the file.
+    /// Removing the file. [`ResourceBusy`](io::ErrorKind::ResourceBusy): as [`Rename`](Self::Rename).
     Remove,
     /// Syncing the directory is not possible, because it cannot be opened for reading; found out before anything has
     /// happened. A sync of the directory that fails is [`Error::NotDurable`].

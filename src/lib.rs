@@ -103,6 +103,10 @@
 //!   lets go at once. In between, somebody else who only tries finds the lock taken.
 //! * A lock belongs to a path. Other names of the same file (hard links, bind mounts) have locks of their own, and after
 //!   a write by one name the other hard links keep the old version.
+//! * A file that is a mount point itself, as a single file that was mounted into a container, can be read, but not replaced
+//!   or removed: [rename(2)] says EBUSY, and the error what to do, which is to mount its directory. Nothing is written in place instead,
+//!   because a reader could see that half done. Nor does who reads it there see what is written outside: a replacement is another
+//!   file, and the mount stays with the old one.
 //! * Where the file system ignores case, spell a name in one way. On Apple's systems the directories of a path and an
 //!   existing file are found by their stored names, so that `Settings` and `settings` share a lock; a file or directory
 //!   that does not exist yet has no stored name, a file with several hard links has many, and of a file's name only
@@ -173,6 +177,7 @@
 //! [openat2(2)]: https://man7.org/linux/man-pages/man2/openat2.2.html
 //! [proc_sys_fs(5)]: https://man7.org/linux/man-pages/man5/proc_sys_fs.5.html
 //! [readlinkat(2)]: https://man7.org/linux/man-pages/man2/readlinkat.2.html
+//! [rename(2)]: https://man7.org/linux/man-pages/man2/rename.2.html
 //! [renameat(2)]: https://man7.org/linux/man-pages/man2/renameat.2.html
 //! [user_namespaces(7)]: https://man7.org/linux/man-pages/man7/user_namespaces.7.html
 //! [write(2)]: https://man7.org/linux/man-pages/man2/write.2.html

@@ -48,8 +48,8 @@ pub(crate) use self::meta::Meta;
 pub(crate) use self::record_lock::{Holder, LockMode, holder, lock, try_lock, unlock};
 pub use self::syscall::Syscall;
 pub(crate) use backend::{
-    MAX_LINKS, NO_ATTRIBUTE, is_unmapped_gid, is_unmapped_uid, open_dir_without_links, open_read_without_links,
-    open_search_only, real_path, set_mode, stored_name, sync, sync_file_system, sync_ordered,
+    MAX_LINKS, NO_ATTRIBUTE, is_mount_point, is_unmapped_gid, is_unmapped_uid, open_dir_without_links,
+    open_read_without_links, open_search_only, real_path, set_mode, stored_name, sync, sync_file_system, sync_ordered,
 };
 
 pub(crate) type Result<T> = std::result::Result<T, Errno>;

@@ -30,7 +30,7 @@ use crate::protocol::temporary_name::TemporaryName;
 use crate::settings::{Durability, Options};
 use crate::sys::{self, Errno, Fd};
 use crate::version::metadata::{self, Old};
-use crate::version::{check_syncable, stat_regular, sync, sync_dir};
+use crate::version::{check_syncable, failed_at, stat_regular, sync, sync_dir};
 
 /// A new version of a file, while it is being written: from [`WriteGuard::writer`].
 ///
@@ -212,7 +212,7 @@ impl<'lock> Replacement<'lock> {
 
     pub(crate) fn rename(&mut self) -> Result<()> {
         sys::rename(self.dir.as_fd(), self.temporary.get(), self.name)
-            .map_err(|error| self.failed(Step::Rename, error))?;
+            .map_err(|error| failed_at(self.dir, self.name, self.path, Step::Rename, error))?;
         self.state = State::Renamed;
         Ok(())
     }

@@ -134,6 +134,11 @@ fn main() -> ExitCode {
             test_if(no_mounts(), "a_mount_point_cannot_be_replaced", disks::a_mount_point_cannot_be_replaced),
             test_if(
                 no_mounts(),
+                "what_is_a_mount_point_by_another_path_is_busy",
+                disks::what_is_a_mount_point_by_another_path_is_busy,
+            ),
+            test_if(
+                no_mounts(),
                 "without_proc_locks_have_the_same_names",
                 roots::without_proc_locks_have_the_same_names,
             ),
