@@ -148,7 +148,7 @@ impl Place {
                 Err(error) => return Err(Error::io(&self.path, Step::CreateDirectory, error)),
             }
             if durable {
-                sys::sync(above).map_err(|error| Error::io(&self.path, Step::CreateDirectory, error))?;
+                sys::sync_dir(above).map_err(|error| Error::io(&self.path, Step::CreateDirectory, error))?;
             }
             Ok(())
         })?;

@@ -72,7 +72,7 @@ pub(crate) fn sync(file: &Fd, path: &Path, options: Options) -> Result<()> {
 pub(crate) fn sync_dir(dir: &Dir, path: &Path, options: Options) -> Result<()> {
     match options.durability {
         Durability::Full => {
-            sys::sync(dir).map_err(|error| Error::NotDurable { path: path.to_owned(), source: error.into() })
+            sys::sync_dir(dir).map_err(|error| Error::NotDurable { path: path.to_owned(), source: error.into() })
         }
         Durability::Ordered | Durability::None => Ok(()),
     }

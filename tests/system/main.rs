@@ -3,6 +3,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[cfg(target_os = "linux")]
+mod directory_syncs;
 mod disks;
 mod limits;
 mod lock_files;
@@ -34,6 +36,8 @@ const WORKERS: &[(&str, Work)] = &[
     ("hide_temporary_of_new", |args| modes::hide_temporary(args, false)),
     ("exceed_size_limit", limits::exceed_size_limit),
     ("name_locks_in_chroot", roots::name_locks_in_chroot),
+    #[cfg(target_os = "linux")]
+    ("write_without_syncs_of_directories", directory_syncs::write_without_syncs_of_directories),
     #[cfg(target_os = "linux")]
     ("lease", limits::lease),
 ];
@@ -136,6 +140,12 @@ fn main() -> ExitCode {
                 no_mounts(),
                 "what_is_a_mount_point_by_another_path_is_busy",
                 disks::what_is_a_mount_point_by_another_path_is_busy,
+            ),
+            #[cfg(target_os = "linux")]
+            test_if(
+                common::no_fuse(),
+                "where_there_is_no_sync_of_directories_a_write_is_done",
+                directory_syncs::where_there_is_no_sync_of_directories_a_write_is_done,
             ),
             test_if(
                 no_mounts(),
