@@ -73,8 +73,8 @@
 //!
 //! # What is not promised
 //!
-//! * Only programs with the same lock directory exclude each other. The default one is under the current directory: right for
-//!   programs that are all started in one place. Others name an absolute one, by
+//! * Only programs with the same lock directory, and the same [lock root](Builder::lock_root) or none, exclude each other. The default
+//!   directory is under the current one: right for programs that are all started in one place. Others name an absolute one, by
 //!   [`with_lock_dir`](AtomicFileAdapter::with_lock_dir).
 //! * The lock directory must be trusted: whoever can write to it, or to a directory above it, can hold every lock for ever or
 //!   make programs lock different files, and by a symbolic link at `.jerry` or `.jerry/local` in a directory that all may
@@ -102,7 +102,8 @@
 //! * A wait with a limit leaves a thread in F_SETLKW when it ends ([`AtomicFile::lock_timeout`]). When that is granted the lock, it
 //!   lets go at once. In between, somebody else who only tries finds the lock taken.
 //! * A lock belongs to a path. Other names of the same file (hard links, bind mounts) have locks of their own, and after
-//!   a write by one name the other hard links keep the old version.
+//!   a write by one name the other hard links keep the old version. Where a directory is mounted at several paths, in a container
+//!   and on its host for example, [`Builder::lock_root`] makes the locks the same.
 //! * A file that is a mount point itself, as a single file that was mounted into a container, can be read, but not replaced
 //!   or removed: [rename(2)] says EBUSY, and the error what to do, which is to mount its directory. Nothing is written in place instead,
 //!   because a reader could see that half done. Nor does who reads it there see what is written outside: a replacement is another

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::file::resolved::{Resolved, place_of};
+use crate::file::resolved::{Resolved, place_of, place_to_lock};
 use crate::lock::Held;
 use crate::protocol::lock_name::is_like_lock_name;
 use crate::settings::Config;
@@ -26,7 +26,7 @@ pub(crate) fn locked<T>(
     let patience = &config.patience();
     let file = |place, lock| Resolved { config: config.clone(), place, lock };
     let mut known = None;
-    let mut place = place_of(config, path, |canonical| {
+    let mut place = place_to_lock(config, path, |canonical| {
         known = config.recent.get(canonical);
         known.is_some()
     })?;
@@ -39,7 +39,7 @@ pub(crate) fn locked<T>(
             },
             Err(error) => Some(error),
         };
-        place = place_of(config, path, |_| false)?;
+        place = place_to_lock(config, path, |_| false)?;
         // A lock that is not the file's any more is nobody's business.
         if let Some(error) = refused.filter(|_| place.path() == unseen.place.path()) {
             return Err(error);

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::file::resolved::{Resolved, place_of};
+use crate::file::resolved::{Resolved, place_to_lock};
 use crate::lock::{Held, Lock};
 use crate::path::Place;
 use crate::settings::Config;
@@ -50,7 +50,7 @@ pub struct AtomicFile(pub(crate) Arc<Resolved>);
 impl AtomicFile {
     /// A handle with a lock of its own.
     pub(crate) fn new(config: &Arc<Config>, path: &Path) -> Result<Self> {
-        let place = place_of(config, path, |_| false)?;
+        let place = place_to_lock(config, path, |_| false)?;
         let lock = Arc::new(Lock::of(&config.lock_dir, place.path())?);
         Ok(AtomicFile(Arc::new(Resolved { config: config.clone(), place, lock })))
     }

@@ -93,8 +93,15 @@ enum State {
 }
 
 impl<'lock> Replacement<'lock> {
-    /// Whoever calls has seen that `held` is held by this process. `anew`: as if the file had been removed before.
-    pub(crate) fn begin(held: &'lock Held, place: &'lock Place, options: Options, anew: bool) -> Result<Self> {
+    /// Whoever calls has seen that `held` is held by this process. `lock_hash` is what its lock file is called. `anew`: as if the
+    /// file had been removed before.
+    pub(crate) fn begin(
+        held: &'lock Held,
+        place: &'lock Place,
+        lock_hash: &[u8],
+        options: Options,
+        anew: bool,
+    ) -> Result<Self> {
         let path: &Path = place.path();
         let full = options.durability == Durability::Full;
         let dir = place.make_dir(full)?;
@@ -106,7 +113,7 @@ impl<'lock> Replacement<'lock> {
             Old::look(dir, place.name(), path)?
         };
         let mode = metadata::mode_at_first(old.as_ref(), options);
-        let mut temporary = TemporaryName::new(place.name(), path);
+        let mut temporary = TemporaryName::new(place.name(), lock_hash);
         let mut taken = 0;
         let file = loop {
             match sys::create_new(dir.as_fd(), temporary.get(), mode) {

@@ -8,6 +8,7 @@ mod directory_syncs;
 mod disks;
 mod limits;
 mod lock_files;
+mod lock_roots;
 mod modes;
 mod permissions;
 mod roots;
@@ -36,6 +37,8 @@ const WORKERS: &[(&str, Work)] = &[
     ("hide_temporary_of_new", |args| modes::hide_temporary(args, false)),
     ("exceed_size_limit", limits::exceed_size_limit),
     ("name_locks_in_chroot", roots::name_locks_in_chroot),
+    ("hold_below", lock_roots::hold_below),
+    ("count_below", lock_roots::count_below),
     #[cfg(target_os = "linux")]
     ("write_without_syncs_of_directories", directory_syncs::write_without_syncs_of_directories),
     #[cfg(target_os = "linux")]
@@ -156,6 +159,27 @@ fn main() -> ExitCode {
                 no_mounts(),
                 "the_root_of_another_process_is_not_mistaken_for_ours",
                 roots::the_root_of_another_process,
+            ),
+            test_if(
+                no_mounts(),
+                "two_paths_of_one_file_exclude_each_other",
+                lock_roots::two_paths_of_one_file_exclude_each_other,
+            ),
+            test_if(no_mounts(), "no_update_by_two_paths_is_lost", lock_roots::no_update_by_two_paths_is_lost),
+            test_if(
+                no_mounts(),
+                "with_and_without_a_root_do_not_exclude_each_other",
+                lock_roots::with_and_without_a_root_do_not_exclude_each_other,
+            ),
+            test_if(
+                no_mounts(),
+                "upkeep_by_one_path_leaves_who_comes_by_the_other",
+                lock_roots::upkeep_by_one_path_leaves_who_comes_by_the_other,
+            ),
+            test_if(
+                no_mounts(),
+                "a_thread_that_comes_by_both_paths_is_told_of_the_deadlock",
+                lock_roots::a_thread_that_comes_by_both_paths_is_told_of_the_deadlock,
             ),
             test_if(not_linux(), "a_file_with_a_lease_on_it_can_be_read", limits::a_file_with_a_lease_can_be_read),
             test("beyond_the_file_size_limit_the_old_version_stays", limits::beyond_the_file_size_limit),
