@@ -108,6 +108,11 @@
 //!   or removed: [rename(2)] says EBUSY, and the error what to do, which is to mount its directory. Nothing is written in place instead,
 //!   because a reader could see that half done. Nor does who reads it there see what is written outside: a replacement is another
 //!   file, and the mount stays with the old one.
+//! * On overlayfs, which containers run on, all this holds from Linux 4.19 on, where an open file is the overlay's own ("ovl: stack file
+//!   ops") and a lock stays when its file is copied up; the tests have seen it on 6.18. Two containers of one image share nothing
+//!   that is in it, so a lock directory there is each one's own: that of shared files belongs beside them, on the volume. A mount with
+//!   the option `volatile` leaves out every sync (Documentation/filesystems/overlayfs.rst), and [`Durability::Full`] is
+//!   [`Durability::None`] on it.
 //! * Where the file system ignores case, spell a name in one way. On Apple's systems the directories of a path and an
 //!   existing file are found by their stored names, so that `Settings` and `settings` share a lock; a file or directory
 //!   that does not exist yet has no stored name, a file with several hard links has many, and of a file's name only

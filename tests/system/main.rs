@@ -10,6 +10,7 @@ mod limits;
 mod lock_files;
 mod lock_roots;
 mod modes;
+mod overlays;
 mod permissions;
 mod roots;
 mod users;
@@ -39,6 +40,9 @@ const WORKERS: &[(&str, Work)] = &[
     ("name_locks_in_chroot", roots::name_locks_in_chroot),
     ("hold_below", lock_roots::hold_below),
     ("count_below", lock_roots::count_below),
+    ("hold_on_overlay", overlays::hold_on_overlay),
+    ("count_on_overlay", overlays::count_on_overlay),
+    ("read_on_overlay", overlays::read_on_overlay),
     #[cfg(target_os = "linux")]
     ("write_without_syncs_of_directories", directory_syncs::write_without_syncs_of_directories),
     #[cfg(target_os = "linux")]
@@ -180,6 +184,41 @@ fn main() -> ExitCode {
                 no_mounts(),
                 "a_thread_that_comes_by_both_paths_is_told_of_the_deadlock",
                 lock_roots::a_thread_that_comes_by_both_paths_is_told_of_the_deadlock,
+            ),
+            test_if(
+                overlays::no_overlay(),
+                "a_lock_holds_through_the_copy_up_of_its_file",
+                overlays::a_lock_holds_through_the_copy_up_of_its_file,
+            ),
+            test_if(
+                overlays::no_overlay(),
+                "no_update_is_lost_on_an_overlay",
+                overlays::no_update_is_lost_on_an_overlay,
+            ),
+            test_if(
+                overlays::no_overlay(),
+                "a_file_of_the_image_is_replaced_removed_and_made_again",
+                overlays::a_file_of_the_image_is_replaced_removed_and_made_again,
+            ),
+            test_if(
+                overlays::no_overlay(),
+                "what_is_left_in_the_image_is_swept_and_pruned",
+                overlays::what_is_left_in_the_image_is_swept_and_pruned,
+            ),
+            test_if(
+                overlays::no_overlay(),
+                "a_lock_file_is_known_by_its_inode_on_an_overlay",
+                overlays::a_lock_file_is_known_by_its_inode_on_an_overlay,
+            ),
+            test_if(
+                overlays::no_overlay(),
+                "a_file_is_never_missing_on_an_overlay",
+                overlays::a_file_is_never_missing_on_an_overlay,
+            ),
+            test_if(
+                overlays::no_overlay(),
+                "two_overlays_of_one_image_have_locks_of_their_own",
+                overlays::two_overlays_of_one_image_have_locks_of_their_own,
             ),
             test_if(not_linux(), "a_file_with_a_lease_on_it_can_be_read", limits::a_file_with_a_lease_can_be_read),
             test("beyond_the_file_size_limit_the_old_version_stays", limits::beyond_the_file_size_limit),
