@@ -77,8 +77,8 @@
 //!
 //! # What is not promised
 //!
-//! * Only programs with the same lock directory exclude each other. The default one is under the current directory: right for
-//!   programs that are all started in one place. Others name an absolute one, by
+//! * Only programs with the same lock directory, and the same [lock root](Builder::lock_root) or none, exclude each other. The default
+//!   directory is under the current one: right for programs that are all started in one place. Others name an absolute one, by
 //!   [`with_lock_dir`](AtomicFileAdapter::with_lock_dir).
 //! * The lock directory must be trusted: whoever can write to it, or to a directory above it, can hold every lock for ever or
 //!   make programs lock different files, and by a symbolic link at `.jerry` or `.jerry/local` in a directory that all may
@@ -107,7 +107,17 @@
 //!   nobody waits, it lets go at once. In between, somebody else who only tries finds the lock taken.
 //! * A path that was used lately and has become a symbolic link: the lock of the file that had been there may be waited for first.
 //! * A lock belongs to a path. Other names of the same file (hard links, bind mounts) have locks of their own, and after
-//!   a write by one name the other hard links keep the old version.
+//!   a write by one name the other hard links keep the old version. Where a directory is mounted at several paths, in a container
+//!   and on its host for example, [`Builder::lock_root`] makes the locks the same.
+//! * A file that is a mount point itself, as a single file that was mounted into a container, can be read, but not replaced
+//!   or removed: [rename(2)] says EBUSY, and the error what to do, which is to mount its directory. Nothing is written in place instead,
+//!   because a reader could see that half done. Nor does who reads it there see what is written outside: a replacement is another
+//!   file, and the mount stays with the old one.
+//! * On overlayfs, which containers run on, all this holds from Linux 4.19 on, where an open file is the overlay's own ("ovl: stack file
+//!   ops") and a lock stays when its file is copied up; the tests have seen it on 6.18. Two containers of one image share nothing
+//!   that is in it, so a lock directory there is each one's own: that of shared files belongs beside them, on the volume. A mount with
+//!   the option `volatile` leaves out every sync (Documentation/filesystems/overlayfs.rst), and [`Durability::Full`] is
+//!   [`Durability::None`] on it.
 //! * Where the file system ignores case, spell a name in one way. On Apple's systems the directories of a path and an
 //!   existing file are found by their stored names, so that `Settings` and `settings` share a lock; a file or directory
 //!   that does not exist yet has no stored name, a file with several hard links has many, and of a file's name only
@@ -178,6 +188,7 @@
 //! [openat2(2)]: https://man7.org/linux/man-pages/man2/openat2.2.html
 //! [proc_sys_fs(5)]: https://man7.org/linux/man-pages/man5/proc_sys_fs.5.html
 //! [readlinkat(2)]: https://man7.org/linux/man-pages/man2/readlinkat.2.html
+//! [rename(2)]: https://man7.org/linux/man-pages/man2/rename.2.html
 //! [renameat(2)]: https://man7.org/linux/man-pages/man2/renameat.2.html
 //! [user_namespaces(7)]: https://man7.org/linux/man-pages/man7/user_namespaces.7.html
 //! [write(2)]: https://man7.org/linux/man-pages/man2/write.2.html

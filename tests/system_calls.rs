@@ -235,6 +235,25 @@ mod counts {
     }
 
     #[test]
+    fn a_lock_root_costs_no_call_and_no_allocation() {
+        let (dir, without) = scratch();
+        let path = dir.path().canonicalize().unwrap().join("file");
+        let with = AtomicFileAdapter::builder().lock_dir(without.lock_dir()).lock_root(dir.path()).build().unwrap();
+        let [with, without] = [with, without].map(|adapter| {
+            let file = adapter.file(&path).unwrap();
+            file.write("old").unwrap();
+            adapter.write_atomic(&path, "old").unwrap();
+            (
+                calls(|| file.write("new").unwrap()),
+                calls(|| adapter.write_atomic(&path, "new").unwrap()),
+                allocations(|| file.write("new").unwrap()),
+                allocations(|| adapter.write_atomic(&path, "new").unwrap()),
+            )
+        });
+        assert_eq!(with, without);
+    }
+
+    #[test]
     #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: elsewhere a path is looked up by other calls")]
     fn a_path_that_has_become_a_link_is_looked_at_first_again() {
         let (dir, adapter) = scratch();

@@ -50,7 +50,7 @@ pub struct AtomicFileAdapter {
 
 impl AtomicFileAdapter {
     /// Where the lock files are unless the builder says otherwise: a path relative to the directory that is current
-    /// when the adapter is built.
+    /// when the adapter is built, or to its [lock root](crate::Builder::lock_root).
     ///
     /// ```
     /// use atomic_file_adapter::AtomicFileAdapter;
@@ -90,7 +90,7 @@ impl AtomicFileAdapter {
     ///
     /// # Errors
     ///
-    /// The path cannot be resolved: [`Error::InvalidPath`], or a system call failed.
+    /// The path cannot be resolved: [`Error::InvalidPath`], [`Error::OutsideLockRoot`], or a system call failed.
     pub fn lock_path(&self, path: impl AsRef<Path>) -> Result<PathBuf> {
         Ok(self.file(path)?.lock_path().to_owned())
     }
@@ -302,7 +302,7 @@ impl AtomicFileAdapter {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidPath`], or a system call failed.
+    /// [`Error::InvalidPath`], [`Error::OutsideLockRoot`], or a system call failed.
     pub fn file(&self, path: impl AsRef<Path>) -> Result<AtomicFile> {
         AtomicFile::new(&self.config, path.as_ref())
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::file::resolved::{Resolved, place_of};
+use crate::file::resolved::{Resolved, place_of, place_to_lock};
 use crate::lock::{Held, Lock, Patience};
 use crate::path::Place;
 use crate::protocol::lock_name::is_like_lock_name;
@@ -27,7 +27,7 @@ pub(crate) fn locked<T>(
 ) -> Result<(Resolved, Held, T)> {
     let patience = &config.patience();
     let mut known = None;
-    let place = place_of(config, path, |canonical| {
+    let place = place_to_lock(config, path, |canonical| {
         known = config.recent.get(canonical);
         known.is_some()
     })?;
@@ -64,7 +64,7 @@ fn anew(config: &Arc<Config>, path: &Path, lock: &Arc<Lock>, refused: Option<Err
     if let Some(error @ Error::Forked { .. }) = refused {
         return Err(error);
     }
-    let place = place_of(config, path, |_| false)?;
+    let place = place_to_lock(config, path, |_| false)?;
     match refused {
         Some(error) if place.path() == lock.guarded() => Err(error),
         // A lock that is not the file's any more is nobody's business.

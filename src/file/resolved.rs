@@ -35,6 +35,13 @@ pub(super) fn place_of(config: &Config, path: &Path, is_known: impl FnMut(&Path)
     Ok(place)
 }
 
+/// The same of a file that is to be locked.
+pub(super) fn place_to_lock(config: &Config, path: &Path, is_known: impl FnMut(&Path) -> bool) -> Result<Place> {
+    let place = place_of(config, path, is_known)?;
+    config.lock_dir.named_after(place.path(), path)?;
+    Ok(place)
+}
+
 impl Resolved {
     /// Takes the lock and does one of our own verbs under it.
     pub(crate) fn locked<T>(
@@ -93,7 +100,7 @@ impl Resolved {
     }
 
     pub(crate) fn writer<'lock>(&'lock self, held: &'lock Held, anew: bool) -> Result<Replacement<'lock>> {
-        Replacement::begin(held, &self.place, self.config.replace, anew)
+        Replacement::begin(held, &self.place, self.lock.hash(), self.config.replace, anew)
     }
 
     pub(crate) fn set_mode(&self, mode: u32) -> Result<bool> {

@@ -9,11 +9,10 @@ use std::cell::Cell;
 use std::collections::hash_map::RandomState;
 use std::ffi::CStr;
 use std::hash::{BuildHasher, Hasher};
-use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::protocol::lock_name::{PATH_HASH_LEN, is_path_hash, path_hash};
+use crate::protocol::lock_name::{PATH_HASH_LEN, is_path_hash};
 
 /// Linux allows 255 bytes a name (NAME_MAX). Apple's file systems allow no fewer: HFS+ has 255 UTF-16 units a name (Apple's
 /// Technical Note TN1150).
@@ -53,22 +52,21 @@ impl std::fmt::Debug for TemporaryName {
 }
 
 impl TemporaryName {
-    /// For the file `name`, whose canonical path is `path`.
-    pub(crate) fn new(name: &CStr, path: &Path) -> Self {
+    /// For the file `name`, whose lock file's name has this `hash`.
+    pub(crate) fn new(name: &CStr, hash: &[u8]) -> Self {
         let name = name.to_bytes();
         let mut temporary = TemporaryName { bytes: [0; NAME_MAX + 1], len: 0 };
         temporary.push(b".");
         if name.len() <= ROOM {
             temporary.push(name);
         } else {
-            let hash = path_hash(path);
             let room = ROOM - b"~".len() - hash.len();
             // Some file systems refuse a name that is not UTF-8, so do not cut a character in two.
             let begins_character = |cut: &usize| name[*cut] & 0xC0 != 0x80;
             let cut = (room - PART_OF_CHARACTER..=room).rev().find(begins_character).unwrap_or(room);
             temporary.push(&name[..cut]);
             temporary.push(b"~");
-            temporary.push(hash.as_bytes());
+            temporary.push(hash);
         }
         temporary.push(b".");
         temporary.push(&[b'0'; RANDOM_LEN + CHECK_LEN]);

@@ -42,6 +42,11 @@ pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
     Some(OsString::from_vec(path.into_bytes()).into())
 }
 
+/// Only a directory can be one here (mount(2)).
+pub(crate) fn is_mount_point(_: BorrowedFd<'_>, _: &CStr) -> bool {
+    false
+}
+
 /// What `getxattr` answers where there is no such attribute.
 pub(crate) const NO_ATTRIBUTE: Errno = Errno::NOATTR;
 

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use rustix::fs::{self, Advice, CWD, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{self, Advice, AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, StatxAttributes, StatxFlags};
 use rustix::path::Arg;
 use rustix::system::uname;
 
@@ -52,6 +52,15 @@ pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
         return None;
     }
     Some(OsString::from_vec(path).into())
+}
+
+/// Whether something is mounted on this very name: STATX_ATTR_MOUNT_ROOT of
+/// [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html), since Linux 5.8. False, too, where that cannot be told.
+pub(crate) fn is_mount_point(at: BorrowedFd<'_>, name: &CStr) -> bool {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let look = || fs::statx(at, name, flags, StatxFlags::empty()).map(Some);
+    let found = way::on_name(Syscall::Statx, at, name, look);
+    matches!(found, Ok(Some(found)) if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// What `getxattr` answers where there is no such attribute.

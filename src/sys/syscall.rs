@@ -37,6 +37,8 @@ pub enum Syscall {
     Fstatat,
     /// [`fstat`](https://man7.org/linux/man-pages/man2/fstat.2.html)
     Fstat,
+    /// [`statx`](https://man7.org/linux/man-pages/man2/statx.2.html), on Linux
+    Statx,
     /// [`readlinkat`](https://man7.org/linux/man-pages/man2/readlinkat.2.html), on Linux also to ask /proc for the
     /// real path of an open directory
     Readlinkat,

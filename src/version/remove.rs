@@ -3,11 +3,11 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::error::{Error, Result, Step};
+use crate::error::{Result, Step};
 use crate::path::{Dir, Place};
 use crate::settings::{Durability, Options};
 use crate::sys::{self, Errno};
-use crate::version::{check_syncable, stat_regular, sync_dir};
+use crate::version::{check_syncable, failed_at, stat_regular, sync_dir};
 
 /// Removes a file. False: there is none.
 pub(crate) fn remove(place: &Place, options: Options) -> Result<bool> {
@@ -27,7 +27,7 @@ pub(crate) fn unlink(place: &Place, options: Options) -> Result<Option<&Dir>> {
     match sys::unlink(dir.as_fd(), place.name()) {
         Ok(()) => Ok(Some(dir)),
         Err(Errno::NOENT) => Ok(None),
-        Err(error) => Err(Error::io(path, Step::Remove, error)),
+        Err(error) => Err(failed_at(dir, place.name(), path, Step::Remove, error)),
     }
 }
 

@@ -30,7 +30,7 @@ use crate::protocol::temporary_name::TemporaryName;
 use crate::settings::{Durability, Options};
 use crate::sys::{self, Errno, Fd};
 use crate::version::metadata::{self, Old};
-use crate::version::{check_syncable, stat_regular, sync, sync_dir};
+use crate::version::{check_syncable, failed_at, stat_regular, sync, sync_dir};
 
 /// A new version of a file, while it is being written: from [`WriteGuard::writer`].
 ///
@@ -100,8 +100,15 @@ enum State {
 }
 
 impl<'lock> Replacement<'lock> {
-    /// Whoever calls has seen that `held` is held by this process. `anew`: as if the file had been removed before.
-    pub(crate) fn begin(held: &'lock Held, place: &'lock Place, options: Options, anew: bool) -> Result<Self> {
+    /// Whoever calls has seen that `held` is held by this process. `lock_hash` is what its lock file is called. `anew`: as if the
+    /// file had been removed before.
+    pub(crate) fn begin(
+        held: &'lock Held,
+        place: &'lock Place,
+        lock_hash: &[u8],
+        options: Options,
+        anew: bool,
+    ) -> Result<Self> {
         let path: &Path = place.path();
         let full = options.durability == Durability::Full;
         let dir = place.make_dir(full)?;
@@ -113,7 +120,7 @@ impl<'lock> Replacement<'lock> {
             Old::look(dir, place.name(), path)?
         };
         let mode = metadata::mode_at_first(old.as_ref(), options);
-        let mut temporary = TemporaryName::new(place.name(), path);
+        let mut temporary = TemporaryName::new(place.name(), lock_hash);
         let mut taken = 0;
         let file = loop {
             match sys::create_new(dir.as_fd(), temporary.get(), mode) {
@@ -221,7 +228,7 @@ impl<'lock> Replacement<'lock> {
 
     pub(crate) fn rename(&mut self) -> Result<()> {
         sys::rename(self.dir.as_fd(), self.temporary.get(), self.name)
-            .map_err(|error| self.failed(Step::Rename, error))?;
+            .map_err(|error| failed_at(self.dir, self.name, self.path, Step::Rename, error))?;
         self.state = State::Renamed;
         Ok(())
     }

@@ -64,6 +64,11 @@ pub fn no_mounts() -> Option<&'static str> {
     not_linux().or((effective & CAP_SYS_ADMIN == 0).then_some("needs root that may mount"))
 }
 
+/// Why a test that serves a file system by FUSE cannot run.
+pub fn no_fuse() -> Option<&'static str> {
+    no_mounts().or((!Path::new("/dev/fuse").exists()).then_some("needs /dev/fuse"))
+}
+
 /// Why a test that needs a program cannot run.
 pub fn no_program(command: &str, args: &[&str], missing: &'static str) -> Option<&'static str> {
     let run = Command::new(command).args(args).stdin(Stdio::null()).output();

@@ -161,7 +161,7 @@ fn main() -> ExitCode {
             ),
             #[cfg(target_os = "linux")]
             test_unless(
-                inode_numbers::no_fuse(),
+                common::no_fuse(),
                 "every_call_ends_where_inode_numbers_change_at_each_look",
                 inode_numbers::every_call_ends_where_inode_numbers_change,
             ),
