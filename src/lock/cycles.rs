@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError};
 
 use super::Table;
 use super::kernel::Kernel;
-use super::lock_file::LockFile;
-use super::request::{Request, Thread};
+use super::lock_file::{LockFile, Thread};
+use super::request::Request;
 use crate::sys::LockMode;
 
 /// The threads that hold a lock and wait for another.

@@ -22,19 +22,11 @@ use super::super::sync::Condvar;
 use super::Table;
 use super::kernel::{Guard, Kernel};
 use super::lock_file::{LockFile, Phase};
-use super::request::Request;
+use super::request::{Errand, Request};
 use crate::sys::LockMode;
 
 /// How many a process has at the most. Beyond that a wait with a limit polls.
 const MOST: usize = 64;
-
-/// What a deputy is sent for.
-#[derive(Debug)]
-pub(in super::super) struct Errand<F> {
-    file: Arc<LockFile<F>>,
-    mode: LockMode,
-    number: u64,
-}
 
 impl<K: Kernel> Table<K> {
     /// Sends a deputy, for a thread whose turn it is: until it comes back the others find [`Phase::Deputed`]. False: there

@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::super::sync::MutexGuard;
 use super::Table;
-use super::lock_file::{LockFile, Phase, State, Stuck};
-use super::queue::Visit;
-use super::request::{Key, Refusal, Request, Wait};
+use super::lock_file::{Key, LockFile, Phase, State, Stuck, Wait};
+use super::request::{Refusal, Request, Visit};
 use crate::sys::LockMode;
 
 /// Polling starts with this interval and doubles it up to [`POLL_LAST`].

@@ -7,13 +7,36 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::sync::{Condvar, Mutex, MutexGuard};
-use super::request::{Key, Thread, Wait};
 use super::turn::Turn;
 use crate::sys::LockMode;
 
 /// After so long without the kernel's word the next one is about another deadlock: the thread has slept in F_SETLKW meanwhile,
 /// or has not run.
 const DEADLOCK_FORGOTTEN: Duration = Duration::from_millis(500);
+
+/// Device and inode of a lock file.
+pub(in super::super) type Key = (u64, u64);
+
+/// A thread, by a number of its own.
+pub(in super::super) type Thread = u64;
+
+/// How long to wait for a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Never,
+    Until(Instant),
+    Forever,
+}
+
+impl Wait {
+    pub(super) fn is_over(self, now: Instant) -> bool {
+        match self {
+            Wait::Never => true,
+            Wait::Until(deadline) => deadline <= now,
+            Wait::Forever => false,
+        }
+    }
+}
 
 #[derive(Debug)]
 pub(in super::super) struct LockFile<F> {

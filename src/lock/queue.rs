@@ -6,29 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::Table;
 use super::kernel::{Answered, DEADLOCK_PERSISTS, Guard, Kernel, Refused};
-use super::lock_file::{LockFile, Phase, State};
-use super::request::{OnWait, Refusal, Request, Thread, Told, Wait};
+use super::lock_file::{LockFile, Phase, State, Thread, Wait};
+use super::request::{OnWait, Refusal, Request, Told, Visit};
 use crate::sys::LockMode;
 
 /// For how long a call that may wait no longer waits all the same for what is about to be free.
 const SOON_FREE: Duration = Duration::from_millis(20);
-
-/// What a call has done in the queue so far.
-pub(super) struct Visit<'a> {
-    ticket: u64,
-    /// How many locks the thread holds.
-    pub(super) holds: usize,
-    /// Whom it has yet to tell that it waits.
-    pub(super) on_wait: Option<OnWait<'a>>,
-    /// How often it has looked again.
-    looks: u32,
-    /// Until when it gives way to other processes.
-    drain: Option<Instant>,
-    /// Whether it is in the list of those who hold something and wait.
-    is_listed: bool,
-    /// Until when it waits, though it may wait no longer.
-    late: Option<Instant>,
-}
 
 impl<K: Kernel> Table<K> {
     /// Takes a lock.

@@ -1,36 +1,11 @@
-//! What callers ask of the table, and what they are told.
+//! What callers ask of the table, how far it is done, and what they are told.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::deputy::Errand;
-use super::lock_file::LockFile;
+use super::lock_file::{LockFile, Thread, Wait};
 use crate::sys::LockMode;
-
-/// Device and inode of a lock file.
-pub(in super::super) type Key = (u64, u64);
-
-/// A thread, by a number of its own.
-pub(in super::super) type Thread = u64;
-
-/// How long to wait for a lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wait {
-    Never,
-    Until(Instant),
-    Forever,
-}
-
-impl Wait {
-    pub(super) fn is_over(self, now: Instant) -> bool {
-        match self {
-            Wait::Never => true,
-            Wait::Until(deadline) => deadline <= now,
-            Wait::Forever => false,
-        }
-    }
-}
 
 /// Who wants which lock, how, and for how long.
 pub(in super::super) struct Request<'a, F> {
@@ -82,4 +57,29 @@ pub(in super::super) enum Refusal<E> {
     /// [`Told::InAChild`]
     Forked,
     Kernel(E),
+}
+
+/// What a call has done in the queue so far.
+pub(super) struct Visit<'a> {
+    pub(super) ticket: u64,
+    /// How many locks the thread holds.
+    pub(super) holds: usize,
+    /// Whom it has yet to tell that it waits.
+    pub(super) on_wait: Option<OnWait<'a>>,
+    /// How often it has looked again.
+    pub(super) looks: u32,
+    /// Until when it gives way to other processes.
+    pub(super) drain: Option<Instant>,
+    /// Whether it is in the list of those who hold something and wait.
+    pub(super) is_listed: bool,
+    /// Until when it waits, though it may wait no longer.
+    pub(super) late: Option<Instant>,
+}
+
+/// What a deputy is sent for.
+#[derive(Debug)]
+pub(in super::super) struct Errand<F> {
+    pub(super) file: Arc<LockFile<F>>,
+    pub(super) mode: LockMode,
+    pub(super) number: u64,
 }

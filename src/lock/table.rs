@@ -38,12 +38,11 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, PoisonError};
 
 pub(super) use self::cycles::Waits;
-pub(super) use self::deputy::Errand;
 pub(super) use self::kernel::Kernel;
-pub(super) use self::lock_file::LockFile;
 use self::lock_file::Phase;
-pub(crate) use self::request::Wait;
-pub(super) use self::request::{Key, OnWait, Refusal, Request, Thread, Told};
+pub(crate) use self::lock_file::Wait;
+pub(super) use self::lock_file::{Key, LockFile, Thread};
+pub(super) use self::request::{Errand, OnWait, Refusal, Request, Told};
 use self::turn::Turn;
 use super::sync::{Mutex, MutexGuard};
 use crate::sys::LockMode;
