@@ -261,7 +261,7 @@ impl AtomicFileAdapter {
     ///
     /// As [`AtomicFile::delete`], or the path cannot be resolved.
     pub fn delete_with_lock(&self, path: impl AsRef<Path>) -> Result<bool> {
-        by_path::under_lock(&self.config, path.as_ref(), LockMode::Exclusive, |file, _| file.delete())
+        by_path::under_lock(&self.config, path.as_ref(), LockMode::Exclusive, |file, held| file.delete(held))
     }
 
     /// Whether there is a regular file at `path`, symbolic links followed. Takes no lock: the answer may be out of

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::file::resolved::{Resolved, place_of};
+use crate::file::resolved::{Resolved, look_again, place_of};
 use crate::lock::Held;
 use crate::protocol::lock_name::is_like_lock_name;
 use crate::settings::Config;
@@ -18,6 +18,20 @@ use crate::version::read;
 
 /// Takes the lock of a file and does `verb` under it, one that looks at what has the file's name before it does anything.
 pub(crate) fn locked<T>(
+    config: &Arc<Config>,
+    path: &Path,
+    mode: LockMode,
+    verb: impl Fn(&Resolved, &Held) -> Result<T>,
+) -> Result<(Resolved, Held, T)> {
+    let once = || look_again(|| locked_once(config, path, mode, &verb));
+    match once() {
+        // What the kernel remembered of the name, on NFS, was not true any more; now it is.
+        Err(error) if is_link(&error) => once(),
+        done => done,
+    }
+}
+
+fn locked_once<T>(
     config: &Arc<Config>,
     path: &Path,
     mode: LockMode,
@@ -32,7 +46,7 @@ pub(crate) fn locked<T>(
     })?;
     if let Some(lock) = known {
         let unseen = file(place, lock);
-        let refused = match unseen.lock.acquire(mode, patience) {
+        let refused = match unseen.acquire(mode, patience) {
             Ok(held) => match unseen.under(held, &verb) {
                 Err(error) if is_link(&error) => None,
                 done => return done.map(|(held, done)| (unseen, held, done)),
@@ -66,6 +80,10 @@ pub(crate) fn under_lock<T>(
 
 /// Reads a file without its lock, of which nothing is looked at. Without a lock its canonical path says nothing either.
 pub(crate) fn read_unlocked(config: &Config, path: &Path) -> Result<Option<Vec<u8>>> {
+    look_again(|| read_unlocked_once(config, path))
+}
+
+fn read_unlocked_once(config: &Config, path: &Path) -> Result<Option<Vec<u8>>> {
     if path.file_name().is_some_and(|name| !is_like_lock_name(name.as_bytes())) {
         if let Some(read) = read::read_at_once(path) {
             return read.map(Some);

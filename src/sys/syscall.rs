@@ -37,11 +37,15 @@ pub enum Syscall {
     Fstatat,
     /// [`fstat`](https://man7.org/linux/man-pages/man2/fstat.2.html)
     Fstat,
+    /// [`statx`](https://man7.org/linux/man-pages/man2/statx.2.html) with AT_STATX_FORCE_SYNC, on Linux: asks a server anew
+    Statx,
     /// [`readlinkat`](https://man7.org/linux/man-pages/man2/readlinkat.2.html), on Linux also to ask /proc for the
     /// real path of an open directory
     Readlinkat,
     /// [`read`](https://man7.org/linux/man-pages/man2/read.2.html)
     Read,
+    /// [`pread`](https://man7.org/linux/man-pages/man2/pread.2.html): whether a lock is still there, on NFS
+    Pread,
     /// [`write`](https://man7.org/linux/man-pages/man2/write.2.html)
     Write,
     /// [`fchown`](https://man7.org/linux/man-pages/man2/fchown.2.html)
@@ -85,6 +89,8 @@ pub enum Syscall {
     FcntlUnlock,
     /// [`fcntl(F_GETLK)`](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html): who holds a record lock
     FcntlGetlk,
+    /// [`fcntl(F_SETFL, O_DIRECT)`](https://man7.org/linux/man-pages/man2/F_GETFL.2const.html), of a lock file on NFS
+    FcntlSetfl,
     /// [`fsync`](https://man7.org/linux/man-pages/man2/fsync.2.html)
     Fsync,
     /// [`syncfs`](https://man7.org/linux/man-pages/man2/syncfs.2.html), on Linux
