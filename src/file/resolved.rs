@@ -63,7 +63,7 @@ impl Resolved {
 
     /// Takes the lock. What others have done to the file under theirs is seen from then on.
     pub(super) fn acquire(&self, mode: LockMode, patience: &Patience<'_>) -> Result<Held> {
-        let held = self.lock.acquire(mode, patience)?;
+        let held = look_again(|| self.lock.acquire(mode, patience))?;
         look_again(|| self.place.freshen(held.home()))?;
         Ok(held)
     }
