@@ -68,7 +68,7 @@ impl Dir {
     /// the look that it makes tells the device for nothing.
     fn freshen(&self, lock: Home) -> sys::Result<()> {
         let lock = self.lock.get_or_init(|| lock);
-        if *self.nfs.get().unwrap_or(&lock.nfs) { sys::refresh(self.as_fd(), c"") } else { Ok(()) }
+        if *self.nfs.get().unwrap_or(&lock.nfs) { sys::refresh(self.as_fd(), c"", Links::Follow) } else { Ok(()) }
     }
 
     /// Looks at a name in it.
@@ -87,8 +87,14 @@ impl Dir {
         if !*self.nfs.get_or_init(|| nfs) || lock.nfs {
             return seen;
         }
-        sys::refresh(self.as_fd(), c"")?;
+        sys::refresh(self.as_fd(), c"", Links::Follow)?;
         sys::stat(self.as_fd(), name)
+    }
+
+    /// Has what other machines have done to a file in it seen by the next look: its mode, its owner. False: there is no need.
+    pub(crate) fn freshen_file(&self, name: &CStr) -> sys::Result<bool> {
+        let nfs = self.nfs.get() == Some(&true);
+        if nfs { sys::refresh(self.as_fd(), name, Links::Refuse).map(|()| true) } else { Ok(false) }
     }
 
     fn is_on_nfs(&self) -> bool {
@@ -231,7 +237,7 @@ impl Place {
             // A symbolic link here is not what the lock was named after.
             // As in `Dir::freshen`.
             let asked = match self.lock.get().is_some() && above.is_on_nfs() {
-                true => sys::refresh(above.as_fd(), c""),
+                true => sys::refresh(above.as_fd(), c"", Links::Follow),
                 false => Ok(()),
             };
             match asked.and_then(|()| Dir::open(above.as_fd(), name.as_c_str(), Links::Refuse)) {

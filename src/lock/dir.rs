@@ -157,7 +157,7 @@ impl LockDir {
     /// that name by now; a change of names further above is seen when the kernel's time is over.
     pub(super) fn identify_anew(&self, file: &CStr) -> Result<Option<Key>> {
         for dir in self.path.parent().into_iter().chain([&*self.path]) {
-            match sys::refresh(sys::cwd(), &c_path(dir)?) {
+            match sys::refresh(sys::cwd(), &c_path(dir)?, Links::Follow) {
                 Ok(()) => {}
                 Err(Errno::NOENT | Errno::STALE) => return Ok(None),
                 Err(error) => return Err(Error::io(dir, Step::OpenLock, error)),

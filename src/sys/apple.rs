@@ -53,7 +53,7 @@ pub(crate) fn is_nfs(_: BorrowedFd<'_>, _: Option<u64>) -> bool {
 }
 
 /// Never called, for the reason above.
-pub(crate) fn refresh(_: BorrowedFd<'_>, _: &CStr) -> Result<()> {
+pub(crate) fn refresh(_: BorrowedFd<'_>, _: &CStr, _: Links) -> Result<()> {
     Ok(())
 }
 

@@ -86,14 +86,18 @@ pub(crate) fn is_nfs(file: BorrowedFd<'_>, device: Option<u64>) -> bool {
 /// are seen to have changed (`nfs_check_verifier` in fs/nfs/dir.c).
 ///
 /// [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html) with AT_STATX_FORCE_SYNC. Where there is no such call (before Linux
-/// 4.11, or in a sandbox), the directory is opened, which asks as well ("Close-to-open cache consistency" in nfs(5)).
-pub(crate) fn refresh(at: BorrowedFd<'_>, path: &CStr) -> Result<()> {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+/// 4.11, or in a sandbox), the directory is opened, which asks as well ("Close-to-open cache consistency" in nfs(5)). For a file, it
+/// is mode and owner that are right then.
+pub(crate) fn refresh(at: BorrowedFd<'_>, path: &CStr, links: Links) -> Result<()> {
+    let follow = if links == Links::Refuse { AtFlags::SYMLINK_NOFOLLOW } else { AtFlags::empty() };
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC | follow;
     let ask = || fs::statx(at, path, flags, StatxFlags::BASIC_STATS).map(drop);
     match way::on_name(Syscall::Statx, at, path, ask) {
         Err(Errno::NOSYS | Errno::PERM) => {
-            let path = if path.is_empty() { c"." } else { path };
-            super::open_dir(at, path, Links::Follow).map(drop)
+            match super::open_dir(at, if path.is_empty() { c"." } else { path }, links) {
+                Err(Errno::NOTDIR | Errno::LOOP) => super::open_read(at, path).map(drop),
+                opened => opened.map(drop),
+            }
         }
         result => result,
     }

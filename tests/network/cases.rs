@@ -1,6 +1,7 @@
 //! The cases: what the two clients do, in which order, and what must come of it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::guest::{LEASE, set_wire};
@@ -37,12 +38,17 @@ pub const CASES: &[Case] = &[
     case("no count is lost while lock files are removed", prune_in_a_loop),
     case("a removed lock file lets nobody in beside its successor", pruned),
     case("a renamed lock directory lets nobody in beside its successor", renamed_lock_directory),
+    case("a mode that one client has set the other one keeps", modes),
     case("what a batch wrote is read together", batches),
     case("a lock that was lost is noticed before the rename", lost_lease),
     case("a lock that was lost is noticed after the rename", lost_lease_at_the_rename),
     control("control: without the remedy a name is stale", |bench| {
         bench.remedy = false;
         sequences(bench, How::Handle);
+    }),
+    control("control: without the remedy a mode is forgotten", |bench| {
+        bench.remedy = false;
+        modes(bench);
     }),
     control("control: without the remedy who has waited misses something", |bench| {
         bench.remedy = false;
@@ -317,6 +323,27 @@ fn renamed_lock_directory(bench: &mut Bench) {
         a.do_it("lock", &path, "");
         let tried = b.do_it("try", &path, "");
         bench.judge(&tried, "taken", "beside the holder in the new lock directory");
+    }
+}
+
+/// The second client remembers the mode, and writes when the first one has made it narrower.
+fn modes(bench: &mut Bench) {
+    let mut processes = [bench.process(0), bench.process(1)];
+    for how in [How::Handle, How::Path] {
+        for verb in ["write", "append"] {
+            let path = bench.new_path();
+            let [a, b] = &mut processes;
+            a.do_it("write", &path, "old");
+            b.does(how, "append", &path, "b");
+            // It is the second client that has made this version, and knows of it by itself.
+            let set = a.do_it("set_mode", &path, "600");
+            bench.judge(&set, "true", "setting a mode");
+            let written = b.does(how, verb, &path, "secret");
+            bench.judge(&written, "done", "a write");
+            let name = Path::new(&path).file_name().unwrap();
+            let mode = fs::metadata(bench.on_server.join(name)).unwrap().permissions().mode();
+            bench.judge(&format!("{:o}", mode & 0o777), "600", &format!("the mode after a {verb} {how:?}"));
+        }
     }
 }
 

@@ -190,6 +190,10 @@ impl State {
                 let text = text.to_owned();
                 inject(stop, || guard.write(text)).0.map(|()| done())?
             }
+            (_, "set_mode") => {
+                let guard = self.file(path)?.lock()?;
+                guard.set_mode(u32::from_str_radix(text, 8).unwrap())?.to_string()
+            }
             (_, "unlock") => {
                 self.guards.remove(path);
                 self.shared.clear();
