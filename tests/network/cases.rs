@@ -38,6 +38,7 @@ pub const CASES: &[Case] = &[
     case("no count is lost while lock files are removed", prune_in_a_loop),
     case("a removed lock file lets nobody in beside its successor", pruned),
     case("a renamed lock directory lets nobody in beside its successor", renamed_lock_directory),
+    case("the README's reader sees what the other client did", readme),
     case("a mode that one client has set the other one keeps", modes),
     case("what a batch wrote is read together", batches),
     case("a lock that was lost is noticed before the rename", lost_lease),
@@ -324,6 +325,30 @@ fn renamed_lock_directory(bench: &mut Bench) {
         let tried = b.do_it("try", &path, "");
         bench.judge(&tried, "taken", "beside the holder in the new lock directory");
     }
+}
+
+/// The second client remembers that there is nothing, or no directory, and then the reader in Python looks.
+fn readme(bench: &mut Bench) {
+    let (mut a, mut b) = (bench.process(0), bench.process(1));
+    for below in ["", "/missing/directory/file"] {
+        let path = bench.new_path() + below;
+        let remembered = b.do_it("read", &path, "");
+        bench.judge(&remembered, "none", "before");
+        a.do_it("write", &path, "new");
+        let read = b.do_it("reader", &path, "");
+        bench.judge(&read, "=new", "the reader");
+    }
+    // And what its lock file was.
+    let path = bench.new_path();
+    b.do_it("lock", &path, "");
+    b.do_it("unlock", &path, "");
+    a.do_it("prune", "", "");
+    a.do_it("lock", &path, "");
+    b.begin(How::Handle, "reader", &path, "");
+    a.do_it("guard_write", &path, "whole");
+    a.do_it("unlock", &path, "");
+    let read = b.end();
+    bench.judge(&read, "=whole", "the reader beside a writer");
 }
 
 /// The second client remembers the mode, and writes when the first one has made it narrower.
