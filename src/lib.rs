@@ -106,7 +106,8 @@
 //! * NFSv3, whose locks are another protocol's, was not tried. `nolock` and `local_lock` ([nfs(5)]) keep locks from the server, as
 //!   `nobrl` does with SMB: then each machine is alone with them.
 //! * [`read_unlocked`](AtomicFile::read_unlocked) and [`exists`](AtomicFileAdapter::exists) may tell what was true a minute ago.
-//! * That another directory took the place of one further above the lock directory than the next is seen within a minute only.
+//! * That another directory took the place of one above a file, or of one further above the lock directory than the next, is seen
+//!   within a minute only.
 //! * A file system in FUSE, and SMB, keep each name for a time of its own, and no call makes them ask. Mount them so that they keep
 //!   none (`entry_timeout=0,negative_timeout=0` where it is libfuse). Whether their record locks exclude other machines is up to
 //!   them. CephFS was not tried.

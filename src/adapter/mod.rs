@@ -266,7 +266,7 @@ impl AtomicFileAdapter {
 
     /// Whether there is a regular file at `path`, symbolic links followed. Takes no lock: the answer may be out of
     /// date when it comes. A path that cannot be looked at is false, too, and so is one with a link in it that is not to be
-    /// followed ([`Builder::follow_links`](crate::Builder::follow_links)).
+    /// followed ([`Builder::follow_links`](crate::Builder::follow_links)). On NFS it may have been out of date for a minute.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;

@@ -52,8 +52,9 @@ impl AtomicFile {
     pub(crate) fn new(config: &Arc<Config>, path: &Path) -> Result<Self> {
         let mut place = place_of(config, path, |_| false)?;
         if place.is_on_nfs() {
-            // What the kernel remembers of the name may not be true any more; it may be a symbolic link by now.
-            place.freshen(Home { device: 0, nfs: true })?;
+            // What the kernel remembers of the name may not be true any more; it may be a symbolic link by now. A directory that
+            // cannot be asked is gone, which the next look finds.
+            let _ = place.freshen(Home { device: 0, nfs: true });
             place = place_of(config, path, |_| false)?;
         }
         let lock = Arc::new(Lock::of(&config.lock_dir, place.path())?);

@@ -12,37 +12,48 @@ pub struct Case {
     pub run: fn(&mut Bench),
     /// A control: something must go wrong.
     pub must_fail: bool,
+    /// The short form has it over the newest version of the protocol only.
+    pub newest: bool,
 }
 
 const fn case(name: &'static str, run: fn(&mut Bench)) -> Case {
-    Case { name, run, must_fail: false }
+    Case { name, run, must_fail: false, newest: false }
 }
 
 const fn control(name: &'static str, run: fn(&mut Bench)) -> Case {
-    Case { name, run, must_fail: true }
+    Case { name, run, must_fail: true, newest: true }
+}
+
+impl Case {
+    const fn on_newest(self) -> Self {
+        Case { newest: true, ..self }
+    }
 }
 
 pub const CASES: &[Case] = &[
     case("a holder keeps the other client out, and no longer when it is killed", exclusion),
     case("whatever one client does to a name the other one sees, by handle", |bench| sequences(bench, How::Handle)),
-    case("whatever one client does to a name the other one sees, by path", |bench| sequences(bench, How::Path)),
+    case("whatever one client does to a name the other one sees, by path", |bench| sequences(bench, How::Path))
+        .on_newest(),
     case("whatever one client does to a name the other one sees, by the command", |bench| {
         sequences(bench, How::Command)
-    }),
+    })
+    .on_newest(),
     case("who has waited for a lock sees what its holder did, by handle", |bench| waiting(bench, How::Handle)),
-    case("who has waited for a lock sees what its holder did, by path", |bench| waiting(bench, How::Path)),
-    case("who has waited for a lock sees what its holder did, by the command", |bench| waiting(bench, How::Command)),
+    case("who has waited for a lock sees what its holder did, by path", |bench| waiting(bench, How::Path)).on_newest(),
+    case("who has waited for a lock sees what its holder did, by the command", |bench| waiting(bench, How::Command))
+        .on_newest(),
     case("no count is lost, by handle", |bench| counting(bench, How::Handle)),
-    case("no count is lost, by path", |bench| counting(bench, How::Path)),
-    case("no count is lost in turns", ping_pong),
+    case("no count is lost, by path", |bench| counting(bench, How::Path)).on_newest(),
+    case("no count is lost in turns", ping_pong).on_newest(),
     case("no count is lost while lock files are removed", prune_in_a_loop),
     case("a removed lock file lets nobody in beside its successor", pruned),
     case("a renamed lock directory lets nobody in beside its successor", renamed_lock_directory),
-    case("the README's reader sees what the other client did", readme),
-    case("a mode that one client has set the other one keeps", modes),
-    case("what a batch wrote is read together", batches),
+    case("the README's reader sees what the other client did", readme).on_newest(),
+    case("a mode that one client has set the other one keeps", modes).on_newest(),
+    case("what a batch wrote is read together", batches).on_newest(),
     case("a lock that was lost is noticed before the rename", lost_lease),
-    case("a lock that was lost is noticed after the rename", lost_lease_at_the_rename),
+    case("a lock that was lost is noticed after the rename", lost_lease_at_the_rename).on_newest(),
     control("control: without the remedy a name is stale", |bench| {
         bench.remedy = false;
         sequences(bench, How::Handle);
@@ -183,7 +194,7 @@ fn sequences(bench: &mut Bench, how: How) {
     let short = |sequence: &[(usize, &str); 3]| sequence[1].0 == 0 && sequence[1].1 != "read" && sequence[2].0 == 1;
     sequences.retain(|sequence| bench.full || short(sequence));
     if how == How::Command && !bench.full {
-        sequences.retain(|sequence| sequence[0].1 == "read");
+        sequences.retain(|sequence| sequence[0].1 == "read" && sequence[1].1 == "write");
     }
     for sequence in sequences {
         let path = bench.new_path();

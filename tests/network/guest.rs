@@ -3,6 +3,7 @@
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
+use std::time::Instant;
 
 use crate::cases::{Bench, CASES};
 use crate::common::{Worker, hear, tell};
@@ -73,9 +74,10 @@ pub fn run(_: &[String]) {
         let asked = hear();
         let Some((version, name)) = asked.split_once(' ') else { return };
         let case = CASES.iter().find(|case| case.name == name).expect("a case");
+        let begun = Instant::now();
         let mut bench = Bench::new(version, full, clients, number);
         let ended = catch_unwind(AssertUnwindSafe(|| (case.run)(&mut bench)));
-        tell(&format!("saw {}", bench.seen()));
+        tell(&format!("saw {}, {:.1} s", bench.seen(), begun.elapsed().as_secs_f32()));
         match ended.map_err(|panic| message(&*panic)).and_then(|()| bench.verdict(case.must_fail)) {
             Ok(()) => tell("ok"),
             Err(why) => tell(&format!("failed {}", why.replace('\n', "\t"))),
