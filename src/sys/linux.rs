@@ -65,7 +65,7 @@ pub(crate) fn is_on_disk(device: u64) -> bool {
 /// Other file systems are not asked. tmpfs, overlayfs and btrfs have no device number either, and nobody else changes them. CephFS
 /// takes back what it has let a client remember before it lets another one change that. FUSE and SMB keep each name for a time of its own,
 /// whatever becomes of the directory (`fuse_dentry_revalidate` in fs/fuse/dir.c, `cifs_d_revalidate` in fs/smb/client/dir.c), so that to
-/// ask would be for nothing: there it is the mount that has to remember no names.
+/// ask would be for nothing (`tests/locks/remembered_names.rs`): there it is the mount that has to remember no names.
 ///
 /// A system call that is refused says nothing, and to ask a server in vain costs time only.
 pub(crate) fn is_nfs(file: BorrowedFd<'_>, device: Option<u64>) -> bool {
