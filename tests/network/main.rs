@@ -10,7 +10,8 @@
 //! out, by fault injection, and fail if that is not noticed.
 //!
 //! It needs root; QEMU, busybox, the programs of the NFS server and iproute2 (Debian: qemu-system-x86, busybox-static,
-//! nfs-kernel-server, iproute2, kmod, e2fsprogs); and a kernel with its modules, which need not be installed:
+//! nfs-kernel-server, iproute2, kmod, e2fsprogs); Python with the package `xxhash`; and a kernel with its modules, which need not
+//! be installed:
 //!
 //! ```sh
 //! apt-get download "$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image/ { print $2 }')"

@@ -205,10 +205,11 @@ impl State {
                 let (_, program) = include_str!("../../README.md").split_once("\n```python\n").unwrap();
                 let (program, _) = program.split_once("\nif __name__").unwrap();
                 let call = "sys.stdout.buffer.write(b'=' + (read_with_lock(*sys.argv[1:]) or b''))";
-                let mut python = Command::new("python3");
+                let mut python = Command::new(env::var_os("PYTHON").unwrap());
                 python.arg("-c").arg(format!("{program}\n{call}")).arg(path).arg(self.adapter.lock_dir());
                 let output = python.stdin(Stdio::null()).output().unwrap();
-                format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+                let said = [output.stdout, output.stderr].concat();
+                String::from_utf8_lossy(&said).replace('\n', " ")
             }
             // Until a file with this path is there.
             (_, "prune_until") => {
