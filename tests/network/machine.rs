@@ -65,18 +65,13 @@ pub fn trials() -> Vec<Trial> {
 
 /// Why there can be no such machine here.
 fn missing() -> Option<String> {
-    let programs = [
-        ("qemu-system-x86_64", &["--version"][..]),
-        ("busybox", &["true"]),
-        ("kmod", &["--version"]),
-        ("ip", &["-V"]),
-        ("mkfs.ext4", &["-V"]),
-        ("exportfs", &["-s"]),
-        ("python3", &["-c", "import xxhash"]),
-    ];
-    let program = programs.iter().find(|(program, args)| no_program(program, args, "").is_some());
+    const PROGRAMS: [&str; 9] =
+        ["qemu-system-x86_64", "busybox", "kmod", "ip", "mkfs.ext4", "exportfs", "rpc.nfsd", "nfsdcld", "mount.nfs4"];
+    let is_missing = |program: &&str| no_program("sh", &["-c", &format!("command -v {program}")], "").is_some();
+    let program = PROGRAMS.into_iter().find(is_missing);
+    let python = no_program("python3", &["-c", "import xxhash"], "python3 with xxhash");
     let not_here = cfg!(not(target_arch = "x86_64")).then(|| "needs x86_64".to_owned());
-    let program = program.map(|(program, _)| format!("needs {program}"));
+    let program = program.or(python).map(|program| format!("needs {program}"));
     let kernel = || kernel().is_none().then(|| "needs a kernel in target/network-kernel".to_owned());
     no_mounts().map(str::to_owned).or(not_here).or(program).or_else(kernel)
 }
