@@ -6,11 +6,11 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use libtest_mimic::{Failed, Trial};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::cases::CASES;
@@ -19,10 +19,6 @@ use crate::guest::VERSIONS;
 
 /// What the initial root file system needs to reach this machine's root.
 const MODULES: [&str; 5] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_blk"];
-
-/// In seconds. Nothing here takes so long; it is for a machine that hangs.
-const SHORT: u32 = 1400;
-const FULL: u32 = 4 * 3600;
 
 const INIT: &str = r#"#!/bin/busybox sh
 b=/bin/busybox
@@ -163,8 +159,9 @@ impl Machine {
         File::create(file("disk")).unwrap().set_len(256 << 20).unwrap();
         output(Command::new("mkfs.ext4").args(["-qF", "-E", "nodiscard"]).arg(file("disk")));
         let full = is_full();
-        let mut qemu = Command::new("timeout");
-        qemu.arg(if full { FULL } else { SHORT }.to_string()).arg("qemu-system-x86_64");
+        // However this process dies, the machine dies with it.
+        let mut qemu = Command::new("setpriv");
+        qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         // No KVM, which hangs where the machine that it is to run on is a virtual one itself.
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024"]);
         // A second processor makes more happen at the same time, and costs a third more.
@@ -176,7 +173,7 @@ impl Machine {
         qemu.args(["-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"]);
         qemu.args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]);
         qemu.arg("-drive").arg(format!("if=virtio,format=raw,cache=unsafe,file={}", file("disk").display()));
-        let mut machine = Machine { guest: Worker::spawn(&mut qemu), dir };
+        let mut machine = Machine { guest: spawn_for_ever(qemu), dir };
         loop {
             match machine.guest.hear().as_str() {
                 // What is told it before that is lost.
@@ -197,13 +194,16 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        // Not SIGKILL, which `timeout` could not pass on.
-        let timeout = Pid::from_raw(self.guest.pid().try_into().unwrap());
-        let _ = kill(timeout, Signal::SIGTERM);
-        self.guest.signal();
-    }
+/// Starts a program in a thread that ends with the process: its death is what the signal is for (PR_SET_PDEATHSIG(2const)).
+fn spawn_for_ever(mut command: Command) -> Worker {
+    let (sender, spawned) = channel();
+    thread::spawn(move || {
+        sender.send(Worker::spawn(&mut command)).unwrap();
+        loop {
+            thread::park();
+        }
+    });
+    spawned.recv().unwrap()
 }
 
 /// Makes the initial root file system: busybox, modules, and what is to become of the machine.
