@@ -1,0 +1,251 @@
+//! The virtual machine, seen from outside: what it takes to boot it, and the cases as the tests that they are.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use libtest_mimic::{Failed, Trial};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::cases::CASES;
+use crate::common::{Worker, no_mounts, no_program};
+use crate::guest::VERSIONS;
+
+/// What the initial root file system needs to reach this machine's root.
+const MODULES: [&str; 5] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_blk"];
+
+/// In seconds. Nothing here takes so long; it is for a machine that hangs.
+const SHORT: u32 = 800;
+const FULL: u32 = 4 * 3600;
+
+const INIT: &str = r#"#!/bin/busybox sh
+b=/bin/busybox
+$b mount -t proc proc /proc
+$b mount -t sysfs sys /sys
+$b mount -t devtmpfs dev /dev
+while read module; do $b insmod /modules/$module; done </modules/list
+$b mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose host /host
+$b mount -t tmpfs tmpfs /layer
+$b mkdir /layer/upper /layer/work /layer/root
+$b mount -t overlay -o lowerdir=/host,upperdir=/layer/upper,workdir=/layer/work root /layer/root
+$b mount --move /dev /layer/root/dev
+$b mount -t proc proc /layer/root/proc
+$b mount -t sysfs sys /layer/root/sys
+$b stty -F /layer/root/dev/ttyS1 raw -echo
+exec $b switch_root /layer/root /bin/sh /guest
+"#;
+
+fn is_full() -> bool {
+    env::var("NETWORK").is_ok_and(|how| how == "full")
+}
+
+/// Every case over every version of the protocol, as tests.
+pub fn trials() -> Vec<Trial> {
+    let missing = missing();
+    let mut trials = Vec::new();
+    for version in VERSIONS {
+        for case in CASES {
+            if !is_full() && case.newest && version != VERSIONS[0] {
+                continue;
+            }
+            let name = format!("NFSv{version}: {}", case.name);
+            let name = missing.as_ref().map_or(name.clone(), |missing| format!("{name} [{missing}]"));
+            let run = move || run(version, case.name);
+            trials.push(Trial::test(name, run).with_ignored_flag(missing.is_some()));
+        }
+    }
+    trials
+}
+
+/// Why there can be no such machine here.
+fn missing() -> Option<String> {
+    let programs = [
+        ("qemu-system-x86_64", "--version"),
+        ("busybox", "true"),
+        ("kmod", "--version"),
+        ("ip", "-V"),
+        ("mkfs.ext4", "-V"),
+        ("exportfs", "-s"),
+    ];
+    let program = programs.iter().find(|(program, arg)| no_program(program, &[arg], "").is_some());
+    let not_here = cfg!(not(target_arch = "x86_64")).then(|| "needs x86_64".to_owned());
+    let program = program.map(|(program, _)| format!("needs {program}"));
+    let kernel = || kernel().is_none().then(|| "needs a kernel in target/network-kernel".to_owned());
+    no_mounts().map(str::to_owned).or(not_here).or(program).or_else(kernel)
+}
+
+/// A kernel, and where its modules are.
+struct Kernel {
+    image: PathBuf,
+    base: PathBuf,
+    release: String,
+}
+
+fn kernel() -> Option<Kernel> {
+    // target/debug/deps/network-0123456789abcdef
+    let target = env::current_exe().ok()?.ancestors().nth(3).map(|target| target.join("network-kernel"));
+    let given = env::var_os("NETWORK_KERNEL").map(PathBuf::from);
+    given.or(target).into_iter().chain([PathBuf::from("/")]).find_map(|base| {
+        let images =
+            fs::read_dir(base.join("boot")).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut releases = images.filter_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned));
+        let release = releases.find(|release| base.join("lib/modules").join(release).join("kernel").is_dir())?;
+        Some(Kernel { image: base.join("boot").join(format!("vmlinuz-{release}")), base, release })
+    })
+}
+
+impl Kernel {
+    /// The files of these modules, and of those that they need before them, in that order.
+    fn modules(&self, names: &[&str]) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for name in names {
+            let base = self.base.to_str().unwrap();
+            let shown =
+                output(Command::new("modprobe").args(["-d", base, "-S", &self.release, "--show-depends", name]));
+            for file in shown.lines().filter_map(|line| line.strip_prefix("insmod ")).map(|file| file.trim().into()) {
+                if !found.contains(&file) {
+                    found.push(file);
+                }
+            }
+        }
+        found
+    }
+}
+
+/// What a program says.
+fn output(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A machine that runs.
+struct Machine {
+    guest: Worker,
+    dir: TempDir,
+}
+
+static MACHINE: Mutex<Option<Machine>> = Mutex::new(None);
+
+/// Runs a case in the machine, which is booted for the first of them, one at a time.
+fn run(version: &str, case: &str) -> Result<(), Failed> {
+    let mut machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let machine = machine.get_or_insert_with(Machine::boot);
+    machine.guest.tell(&format!("{version} {case}"));
+    loop {
+        let line = machine.guest.hear();
+        match line.split_once(' ').unwrap_or((&line, "")) {
+            ("ok", _) => return Ok(()),
+            ("failed", _) => return Err(line.replace('\t', "\n").into()),
+            ("saw", seen) => println!("NFSv{version}: {case}: {seen}"),
+            ("", _) => return Err(format!("the machine stopped:\n{}", machine.console()).into()),
+            _ => println!("{line}"),
+        }
+    }
+}
+
+/// Ends the machine, if there is one.
+pub fn stop() {
+    drop(MACHINE.lock().unwrap_or_else(PoisonError::into_inner).take());
+}
+
+impl Machine {
+    fn boot() -> Self {
+        let kernel = kernel().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name);
+        if !kernel.base.join("lib/modules").join(&kernel.release).join("modules.dep").exists() {
+            output(Command::new("depmod").args(["-b", kernel.base.to_str().unwrap(), &kernel.release]));
+        }
+        initial_root(&kernel, dir.path());
+        File::create(file("disk")).unwrap().set_len(256 << 20).unwrap();
+        output(Command::new("mkfs.ext4").args(["-qF", "-E", "nodiscard"]).arg(file("disk")));
+        let full = is_full();
+        let mut qemu = Command::new("timeout");
+        qemu.arg(if full { FULL } else { SHORT }.to_string()).arg("qemu-system-x86_64");
+        // No KVM, which hangs where the machine that it is to run on is a virtual one itself.
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"]);
+        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(file("initrd"));
+        qemu.args(["-append", "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off"]);
+        qemu.arg("-serial").arg(format!("file:{}", file("console").display())).args(["-serial", "stdio"]);
+        qemu.args(["-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"]);
+        qemu.args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]);
+        qemu.arg("-drive").arg(format!("if=virtio,format=raw,cache=unsafe,file={}", file("disk").display()));
+        let mut machine = Machine { guest: Worker::spawn(&mut qemu), dir };
+        loop {
+            match machine.guest.hear().as_str() {
+                // What is told it before that is lost.
+                "listening" => machine.guest.tell(if full { "full" } else { "short" }),
+                "ready" => return machine,
+                "" => panic!("the machine did not start:\n{}", machine.console()),
+                line => println!("{line}"),
+            }
+        }
+    }
+
+    /// The last that its kernel and its programs said.
+    fn console(&self) -> String {
+        let said = fs::read(self.dir.path().join("console")).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let lines: Vec<&str> = said.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Not SIGKILL, which `timeout` could not pass on.
+        let timeout = Pid::from_raw(self.guest.pid().try_into().unwrap());
+        let _ = kill(timeout, Signal::SIGTERM);
+        self.guest.signal();
+    }
+}
+
+/// Makes the initial root file system: busybox, modules, and what is to become of the machine.
+fn initial_root(kernel: &Kernel, dir: &Path) {
+    let root = dir.join("root");
+    for name in ["bin", "modules", "host", "proc", "sys", "dev", "layer"] {
+        fs::create_dir_all(root.join(name)).unwrap();
+    }
+    let busybox = output(Command::new("sh").args(["-c", "command -v busybox"]));
+    fs::copy(busybox.trim(), root.join("bin/busybox")).unwrap();
+    let mut list = File::create(root.join("modules/list")).unwrap();
+    for (n, module) in kernel.modules(&MODULES).iter().enumerate() {
+        let unpack = match module.extension().and_then(|it| it.to_str()) {
+            Some("xz") => "xzcat",
+            Some("zst") => "zstdcat",
+            _ => "cat",
+        };
+        let unpacked = File::create(root.join("modules").join(n.to_string())).unwrap();
+        assert!(Command::new(unpack).arg(module).stdout(unpacked).status().unwrap().success());
+        writeln!(list, "{n}").unwrap();
+    }
+    let modules = fs::canonicalize(kernel.base.join("lib/modules").join(&kernel.release)).unwrap();
+    let exe = env::current_exe().unwrap();
+    // As soon as the root of this machine is there.
+    let guest = format!(
+        "export PATH=/usr/sbin:/usr/bin:/sbin:/bin ATOMIC_FILE_TEST_WORKER=guest\n\
+         mkdir -p /lib/modules/{release}\n\
+         [ -e /lib/modules/{release}/modules.dep ] || mount --bind {modules} /lib/modules/{release}\n\
+         [ ! -e /tmp/net/dbg ] || sh /tmp/net/dbg >/dev/ttyS0 2>&1 &
+         {exe} </dev/ttyS1 >/dev/ttyS1 2>/dev/ttyS0
+         echo o >/proc/sysrq-trigger\n\
+         sleep 100\n",
+        release = kernel.release,
+        modules = modules.display(),
+        exe = exe.display()
+    );
+    fs::write(root.join("guest"), guest).unwrap();
+    let init = INIT.replace("exec ", "$b cp /guest /layer/root/guest\nexec ");
+    fs::write(root.join("init"), init).unwrap();
+    fs::set_permissions(root.join("init"), PermissionsExt::from_mode(0o755)).unwrap();
+    let pack = "find . | busybox cpio -o -H newc 2>/dev/null >../initrd";
+    output(Command::new("sh").args(["-c", pack]).current_dir(&root));
+}
