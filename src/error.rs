@@ -174,6 +174,17 @@ pub enum Error {
         /// The first link in it.
         link: PathBuf,
     },
+    /// The path does not lead below the adapter's lock root ([`Builder::lock_root`](crate::Builder::lock_root)), so that there is no
+    /// name for its lock. A file outside needs another adapter, or a root further up that is the same directory for everybody.
+    #[non_exhaustive]
+    OutsideLockRoot {
+        /// The path, as it was given.
+        path: PathBuf,
+        /// Where it leads: the canonical path.
+        real: PathBuf,
+        /// The lock root, a real path.
+        root: PathBuf,
+    },
     /// A batch was not committed as a whole.
     #[non_exhaustive]
     Batch {
@@ -258,9 +269,10 @@ pub enum Step {
     SetAttributes,
     /// Syncing the temporary file, or a file whose mode was changed.
     Sync,
-    /// Renaming the temporary file over the target.
+    /// Renaming the temporary file over the target. [`ResourceBusy`](io::ErrorKind::ResourceBusy): most likely the file itself is a
+    /// mount point, and the message says so. Mount its directory instead.
     Rename,
-    /// Removing the file.
+    /// Removing the file. [`ResourceBusy`](io::ErrorKind::ResourceBusy): as [`Rename`](Self::Rename).
     Remove,
     /// Syncing the directory is not possible, because it cannot be opened for reading; found out before anything has
     /// happened. A sync of the directory that fails is [`Error::NotDurable`].
@@ -330,6 +342,7 @@ impl Error {
             | Error::NotRegularFile { path, .. }
             | Error::InvalidPath { path, .. }
             | Error::SymbolicLink { path, .. }
+            | Error::OutsideLockRoot { path, .. }
             | Error::NotUtf8 { path, .. } => path,
             Error::Batch { source, .. } => source.path(),
             Error::Partial { failed, .. } => failed.first().map_or(Path::new(""), Error::path),
@@ -359,9 +372,10 @@ impl Error {
             Error::WouldBlock { .. } => io::ErrorKind::WouldBlock,
             Error::Deadlock { .. } => io::ErrorKind::Deadlock,
             Error::NotRegularFile { kind: FileKind::Directory, .. } => io::ErrorKind::IsADirectory,
-            Error::Forked { .. } | Error::NotRegularFile { .. } | Error::InvalidPath { .. } => {
-                io::ErrorKind::InvalidInput
-            }
+            Error::Forked { .. }
+            | Error::NotRegularFile { .. }
+            | Error::InvalidPath { .. }
+            | Error::OutsideLockRoot { .. } => io::ErrorKind::InvalidInput,
             Error::SymbolicLink { .. } => Errno::LOOP.kind(),
             Error::NotUtf8 { .. } => io::ErrorKind::InvalidData,
             Error::Batch { source, .. } => source.kind(),
@@ -458,6 +472,18 @@ impl fmt::Display for Error {
             Error::InvalidPath { reason, .. } => write!(f, "{path:?} cannot name a file: {reason}"),
             Error::SymbolicLink { link, .. } => {
                 write!(f, "{path} leads through the symbolic link {}, and links are not to be followed", link.display())
+            }
+            Error::OutsideLockRoot { path: given, real, root } => {
+                write!(f, "{path} ")?;
+                if given != real {
+                    write!(f, "leads to {}, which ", real.display())?;
+                }
+                write!(
+                    f,
+                    "is not below the lock root {}, and only what is below it has a lock: use a path below it, or another root \
+                     (lock_root, --lock-root)",
+                    root.display()
+                )
             }
             Error::Batch { replaced, source } => {
                 write!(f, "a batch failed after {} of its files were replaced or removed: {source}", replaced.len())

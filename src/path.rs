@@ -217,7 +217,7 @@ impl Place {
                 Err(error) => return Err(Error::io(&self.path, Step::CreateDirectory, error)),
             }
             if durable {
-                sys::sync(above).map_err(|error| Error::io(&self.path, Step::CreateDirectory, error))?;
+                sys::sync_dir(above).map_err(|error| Error::io(&self.path, Step::CreateDirectory, error))?;
             }
             Ok(())
         })?;
@@ -391,6 +391,17 @@ pub(crate) fn directory(path: &Path, links: Links) -> Result<Option<(Dir, PathBu
         }
         _ => Ok(None),
     }
+}
+
+/// The real path of a directory, also of one that does not exist yet.
+pub(crate) fn real_path_of_directory(path: &Path) -> Result<PathBuf> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.contains(&0) {
+        return Err(Error::InvalidPath { path: path.to_owned(), reason: CONTAINS_NUL });
+    }
+    let Parent { mut real, missing, .. } = Parent::find(None, bytes, path, Links::Follow)?;
+    real.extend(missing.iter().map(|name| OsStr::from_bytes(name.as_bytes())));
+    Ok(real)
 }
 
 /// The current directory, absolute.

@@ -475,6 +475,55 @@ fn a_write_that_finds_every_temporary_name_taken_gives_up() {
 }
 
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: elsewhere no call starts the write-back")]
+fn a_large_file_is_written_though_its_write_back_cannot_be_started() {
+    let (dir, adapter) = scratch();
+    let file = adapter.file(dir.path().join("name")).unwrap();
+    let contents = vec![b'x'; 20 << 20];
+    let failed = Rc::new(RefCell::new(0));
+    let count = failed.clone();
+    let decide = move |call: &Call<'_>| match call.syscall {
+        Syscall::PosixFadvise => {
+            *count.borrow_mut() += 1;
+            Action::Fail(EIO)
+        }
+        _ => Action::Proceed,
+    };
+    inject(decide, || file.write(&contents)).0.unwrap();
+    assert_eq!(failed.take(), 2);
+    assert!(file.read().unwrap() == Some(contents));
+}
+
+/// The temporary names that a write has tried.
+fn temporary_names_of(write: impl FnOnce()) -> Vec<String> {
+    let creates = |call: &String| call.starts_with("openat") && call.contains(".tmp");
+    let tried = calls(write).into_iter().filter(creates);
+    tried.map(|call| call.split('"').nth(1).unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_thread_keeps_its_temporary_name_until_it_is_taken() {
+    let (dir, adapter) = scratch();
+    let file = adapter.file(dir.path().join("name")).unwrap();
+    // Lock files and `.gitignore` are made by temporary files, too.
+    file.write("first").unwrap();
+    let write = || temporary_names_of(|| file.write("contents").unwrap());
+    let first = write();
+    assert_eq!(first.len(), 1);
+    assert_eq!(write(), first);
+
+    let taken = dir.path().join(&first[0]);
+    fs::write(&taken, "somebody else's").unwrap();
+    let [tried, second] = write().try_into().unwrap();
+    assert_eq!((&tried, fs::read_to_string(&taken).unwrap().as_str()), (&first[0], "somebody else's"));
+    assert_eq!(write(), std::slice::from_ref(&second));
+
+    let other = std::thread::scope(|scope| scope.spawn(write).join().unwrap());
+    assert_eq!(other.len(), 1);
+    assert!(![&first[0], &second].contains(&&other[0]), "two threads have {second}");
+}
+
+#[test]
 fn a_batch_syncs_each_directory_even_if_one_takes_the_place_of_another() {
     use std::os::unix::fs::MetadataExt;
 

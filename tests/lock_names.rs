@@ -30,6 +30,34 @@ fn lock_names_are_the_golden_ones() {
 }
 
 #[test]
+fn lock_names_below_a_root_are_the_golden_ones() {
+    let x200 = "x".repeat(200);
+    let y100 = format!("{0}/{0}", "y".repeat(100));
+    // Made as those above, of the path below the root.
+    let golden: &[(&[u8], &str)] = &[
+        (b"a", "e6c632b61e964e1f.lock"),
+        (b"etc/hosts", "b3b2e534c7fbfd31.lock"),
+        (b"settings.toml", "a195da629e455694.lock"),
+        (b"data/settings.toml", "e7a1f1e083b6b017.lock"),
+        ("données/é.toml".as_bytes(), "eea476f8917b432a.lock"),
+        (b"\xff\xfe/raw", "57ca21377136896a.lock"),
+        (x200.as_bytes(), "50ef124fb1e4de53.lock"),
+        (y100.as_bytes(), "6c1e2a3ac36a6c6a.lock"),
+    ];
+    for root in ["/", "/srv", "/no/such/root", "/no/such/root/"] {
+        let adapter = AtomicFileAdapter::builder().lock_dir("/no/such/locks").lock_root(root).build().unwrap();
+        for (below, name) in golden {
+            let path = Path::new(root).join(OsStr::from_bytes(below));
+            // The path of a real file may have links in it.
+            if root == "/" && path.exists() {
+                continue;
+            }
+            assert_eq!(adapter.lock_path(&path).unwrap(), Path::new("/no/such/locks").join(name), "{path:?}");
+        }
+    }
+}
+
+#[test]
 fn names_of_temporary_files_are_the_golden_ones() {
     let x200 = format!(".{}.abcdefgzkp.tmp", "x".repeat(200));
     // The longest name that is not cut, and one that is: with the hash of its path.

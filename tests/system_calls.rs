@@ -219,8 +219,38 @@ mod counts {
         let (dir, adapter) = scratch();
         let path = dir.path().canonicalize().unwrap().join("file");
         adapter.write_atomic(&path, "contents").unwrap();
-        let expected = [Openat2, Getpid, FcntlSetlkw, Fstatat, Fstatat, Openat, Read, Close, FcntlUnlock, Close];
+        let lock = [Getpid, FcntlSetlkw, Fstatat];
+        let expected = [&lock[..], &[Fstatat, Openat2, Read, Close, FcntlUnlock]].concat();
         assert_eq!(calls(|| drop(adapter.read_with_lock(&path).unwrap())), expected);
+        assert_eq!(calls(|| drop(adapter.read_to_string_with_lock(&path).unwrap())), expected);
+        // Another spelling, of which only the kernel knows where it leads to.
+        let spelled = dir.path().canonicalize().unwrap().join("./file");
+        let looking = [Openat, Readlinkat];
+        let expected = [&looking[..], &lock, &[Fstatat, Openat, Read, Close, FcntlUnlock, Close]].concat();
+        assert_eq!(calls(|| drop(adapter.read_with_lock(&spelled).unwrap())), expected);
+        // What is missing may be behind a link by now, or somebody may have made it on another machine, and no device tells.
+        adapter.delete_with_lock(&path).unwrap();
+        let expected = [&lock[..], &[Fstatat, Openat2, Fstatat, Fstatfs, Close, FcntlUnlock]].concat();
+        assert_eq!(calls(|| assert_eq!(adapter.read_with_lock(&path).unwrap(), None)), expected);
+    }
+
+    #[test]
+    fn a_lock_root_costs_no_call_and_no_allocation() {
+        let (dir, without) = scratch();
+        let path = dir.path().canonicalize().unwrap().join("file");
+        let with = AtomicFileAdapter::builder().lock_dir(without.lock_dir()).lock_root(dir.path()).build().unwrap();
+        let [with, without] = [with, without].map(|adapter| {
+            let file = adapter.file(&path).unwrap();
+            file.write("old").unwrap();
+            adapter.write_atomic(&path, "old").unwrap();
+            (
+                calls(|| file.write("new").unwrap()),
+                calls(|| adapter.write_atomic(&path, "new").unwrap()),
+                allocations(|| file.write("new").unwrap()),
+                allocations(|| adapter.write_atomic(&path, "new").unwrap()),
+            )
+        });
+        assert_eq!(with, without);
     }
 
     #[test]
@@ -235,10 +265,35 @@ mod counts {
         std::fs::rename(&path, path.with_file_name("other")).unwrap();
         std::os::unix::fs::symlink("other", &path).unwrap();
         adapter.write_atomic(path.with_file_name("other"), "contents").unwrap();
-        assert_eq!(calls(read)[..6], [&[Openat2][..], &under_lock, &[FcntlUnlock]].concat());
+        // As a whole, and by its directory, which tells whether it is a link.
+        let met = [&under_lock[..], &[Openat2, Fstatat, Close, FcntlUnlock]].concat();
+        assert_eq!(calls(read)[..8], met);
         // The link, and what it leads to, which was used lately.
         let followed = [Openat2, Fstatat, Fstat, Fstatat, Readlinkat, Openat, Readlinkat, Close];
         assert_eq!(calls(read), [&followed[..], &under_lock, &reads].concat());
+    }
+
+    #[test]
+    fn of_a_large_file_one_piece_is_written_back_while_the_next_is_written() {
+        const PIECE: usize = 8 << 20;
+        let (dir, adapter) = scratch();
+        let file = adapter.file(dir.path().join("file")).unwrap();
+        file.write("old").unwrap();
+        let writing = |durability, size| {
+            let adapter =
+                AtomicFileAdapter::builder().lock_dir(adapter.lock_dir()).durability(durability).build().unwrap();
+            let (file, contents) = (adapter.file(file.path()).unwrap(), vec![b'x'; size]);
+            let mut seen = calls(|| file.write(&contents).unwrap());
+            assert!(file.read().unwrap() == Some(contents), "{size}");
+            seen.retain(|call| [Write, PosixFadvise, Fsync].contains(call));
+            seen
+        };
+        assert_eq!(writing(Durability::Ordered, PIECE), [Write, Fsync]);
+        // Nothing to wait for, so nothing to start.
+        assert_eq!(writing(Durability::None, 2 * PIECE), [Write; 2]);
+        let mut in_pieces = vec![Write, PosixFadvise, Write, PosixFadvise, Write, Fsync];
+        in_pieces.retain(|call| cfg!(target_os = "linux") || *call != PosixFadvise);
+        assert_eq!(writing(Durability::Ordered, 2 * PIECE + 1), in_pieces);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::adapter::AtomicFileAdapter;
 use crate::error::{Error, Result, Step};
 use crate::lock::{LockDir, OnWait, Recent, Waiting};
-use crate::path::current_dir;
+use crate::path::{current_dir, real_path_of_directory};
 use crate::settings::{Config, Durability, Options};
 use crate::sys::Links;
 
@@ -95,11 +95,12 @@ pub struct Builder {
     refuse_links: bool,
     lock_file_mode: Option<u32>,
     on_wait: Option<OnWait>,
+    lock_root: Option<PathBuf>,
 }
 
 impl Builder {
     /// Where the lock files are. Relative to the directory that is current when [`build`](Self::build) is called.
-    /// Default: [`AtomicFileAdapter::DEFAULT_LOCK_DIR`].
+    /// Default: [`AtomicFileAdapter::DEFAULT_LOCK_DIR`] there, or below the [lock root](Self::lock_root) if there is one.
     ///
     /// It is made when it is first needed. If it then holds nothing but lock files and has no `.gitignore`, it gets
     /// one that hides everything in it.
@@ -263,11 +264,10 @@ impl Builder {
     /// What is called when a call has to wait for a lock for longer than a moment (100 ms): to say so to a user who wonders why
     /// nothing happens, or to write it into a log. Default: nothing.
     ///
-    /// It is called once a call at the most, by the thread that waits, which goes on waiting when it returns. So it should be
-    /// short: as long as it lasts the lock is not taken and the time limit not looked at. It may use this crate, but not wait: those
-    /// who wait behind this call may hold what it would wait for, so calls in it end with [`Error::WouldBlock`] where others would
-    /// wait. If it panics, the call ends with that panic and has not taken the lock. If it forks, the call ends with
-    /// [`Error::Forked`] in the child.
+    /// It is called once a call at the most, by the thread that waits, which goes on waiting when it returns, in its old place among
+    /// the threads of this process. So it should be short: as long as it lasts others have the lock, and the time limit is not
+    /// looked at. It may use this crate as any other code may; of what it waits for itself it is not told. If it panics, the call
+    /// ends with that panic and has not taken the lock. If it forks, the call ends with [`Error::Forked`] in the child.
     ///
     /// Calls that only try ([`AtomicFile::try_lock`](crate::AtomicFile::try_lock)) do not wait and do not call it. With it, all
     /// other calls wait as [`AtomicFile::lock_timeout`](crate::AtomicFile::lock_timeout) does, which costs a thread while they
@@ -292,6 +292,55 @@ impl Builder {
         self
     }
 
+    /// A directory below which locks are named, so that programs that see the same files by different paths have the same locks: a
+    /// container and its host (`/data` here, `/srv/data` there), or two machines that mount one export in different places. Default:
+    /// none; a lock is named after the whole canonical path, and such programs do not exclude each other, without a word.
+    ///
+    /// With it the lock of `/srv/data/a/b` is named after `a/b`, where `/srv/data` is the root; the README's lock protocol has the rule.
+    /// It takes:
+    ///
+    /// * **The same directory as the root of all of them**, each by its own path. Nobody checks that: with roots at different depths
+    ///   the names differ, and with roots in different trees two files share a lock, which costs waiting.
+    /// * **A lock directory that all of them share.** If [`lock_dir`](Self::lock_dir) sets none it is
+    ///   [`DEFAULT_LOCK_DIR`](AtomicFileAdapter::DEFAULT_LOCK_DIR) below the root, and not below the current directory.
+    /// * **All or none**: an adapter with a root and one without do not exclude each other, even for one path, because the names differ.
+    /// * **Every file below the root**, by its canonical path. One that is not, be it by `..` or by a symbolic link that leads out, or
+    ///   the root itself, is [`Error::OutsideLockRoot`]; so it is in batches, and for directories in [`sweep`](AtomicFileAdapter::sweep).
+    ///   [`exists`](AtomicFileAdapter::exists) and [`read_unlocked`](AtomicFileAdapter::read_unlocked), which take no lock, are not
+    ///   kept from anything. A link with an absolute target leads out for those who have the target by another path.
+    ///
+    /// The root's own real path is looked up once, by [`build`](Self::build), links in it followed; a relative one begins at the
+    /// directory that is current then. It need not exist yet. Below the root a second path to a file still is a second lock: a bind
+    /// mount inside it, or a hard link.
+    ///
+    /// [`prune`](AtomicFileAdapter::prune) and [`locks`](AtomicFileAdapter::locks) go through the lock files, whatever they are named after.
+    /// Errors name files by their paths here.
+    ///
+    /// ```
+    /// use atomic_file_adapter::{AtomicFileAdapter, Error};
+    ///
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let data = scratch.path().canonicalize()?.join("data");
+    /// # let elsewhere = scratch.path().join("elsewhere");
+    /// # let seen_elsewhere = elsewhere.join("data");
+    /// // On the host, data is "/srv/data"; its container would say lock_root("/data").
+    /// let files = AtomicFileAdapter::builder().lock_root(&data).build()?;
+    /// files.write_atomic(data.join("settings.toml"), "colour = 'red'\n")?;
+    /// assert!(files.lock_dir().starts_with(&data));
+    /// let there = AtomicFileAdapter::builder().lock_root(&seen_elsewhere).build()?;
+    /// assert_eq!(
+    ///     files.lock_path(data.join("settings.toml"))?.strip_prefix(&data)?,
+    ///     there.lock_path(seen_elsewhere.join("settings.toml"))?.strip_prefix(&seen_elsewhere)?
+    /// );
+    /// let error = files.write_atomic(&elsewhere, "").unwrap_err();
+    /// assert!(matches!(error, Error::OutsideLockRoot { .. }), "{error}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn lock_root(mut self, dir: impl AsRef<Path>) -> Self {
+        self.lock_root = Some(dir.as_ref().to_owned());
+        self
+    }
+
     /// The adapter. Makes nothing on disk.
     ///
     /// ```
@@ -304,9 +353,14 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// The lock directory is relative, and the current directory cannot be found.
+    /// The lock directory is relative, and the current directory cannot be found. The lock root cannot be looked up.
     pub fn build(self) -> Result<AtomicFileAdapter> {
-        let dir = self.lock_dir.unwrap_or_else(|| AtomicFileAdapter::DEFAULT_LOCK_DIR.into());
+        let root = self.lock_root.as_deref().map(real_root).transpose()?;
+        let dir = match (self.lock_dir, &root) {
+            (Some(dir), _) => dir,
+            (None, Some(root)) => root.join(AtomicFileAdapter::DEFAULT_LOCK_DIR),
+            (None, None) => AtomicFileAdapter::DEFAULT_LOCK_DIR.into(),
+        };
         if dir.as_os_str().is_empty() {
             return Err(Error::InvalidPath { path: dir, reason: "the lock directory's path is empty" });
         }
@@ -316,10 +370,17 @@ impl Builder {
             current_dir().map_err(|error| Error::io(&dir, Step::CurrentDirectory, error))?.join(&dir)
         };
         let replace = Options { durability: self.durability, new_file_mode: self.new_file_mode };
-        let lock_dir = Arc::new(LockDir::new(dir, self.lock_file_mode));
+        let lock_dir = Arc::new(LockDir::new(dir, self.lock_file_mode, root));
         let links = if self.refuse_links { Links::Refuse } else { Links::Follow };
         let (lock_timeout, on_wait) = (self.lock_timeout, self.on_wait);
         let config = Config { lock_dir, recent: Recent::default(), lock_timeout, on_wait, links, replace };
         Ok(AtomicFileAdapter { config: Arc::new(config) })
     }
+}
+
+fn real_root(root: &Path) -> Result<PathBuf> {
+    if root.as_os_str().is_empty() {
+        return Err(Error::InvalidPath { path: root.to_owned(), reason: "the lock root's path is empty" });
+    }
+    real_path_of_directory(root)
 }

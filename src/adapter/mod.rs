@@ -50,7 +50,7 @@ pub struct AtomicFileAdapter {
 
 impl AtomicFileAdapter {
     /// Where the lock files are unless the builder says otherwise: a path relative to the directory that is current
-    /// when the adapter is built.
+    /// when the adapter is built, or to its [lock root](crate::Builder::lock_root).
     ///
     /// ```
     /// use atomic_file_adapter::AtomicFileAdapter;
@@ -90,7 +90,7 @@ impl AtomicFileAdapter {
     ///
     /// # Errors
     ///
-    /// The path cannot be resolved: [`Error::InvalidPath`], or a system call failed.
+    /// The path cannot be resolved: [`Error::InvalidPath`], [`Error::OutsideLockRoot`], or a system call failed.
     pub fn lock_path(&self, path: impl AsRef<Path>) -> Result<PathBuf> {
         Ok(self.file(path)?.lock_path().to_owned())
     }
@@ -111,7 +111,7 @@ impl AtomicFileAdapter {
     ///
     /// As [`AtomicFile::read`], or the path cannot be resolved.
     pub fn read_with_lock(&self, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
-        by_path::under_lock(&self.config, path.as_ref(), LockMode::Shared, |file, _| file.read())
+        Ok(by_path::read(&self.config, path.as_ref())?.0)
     }
 
     /// As [`read_with_lock`](Self::read_with_lock), for text.
@@ -129,9 +129,7 @@ impl AtomicFileAdapter {
     ///
     /// [`Error::NotUtf8`]; otherwise as [`read_with_lock`](Self::read_with_lock).
     pub fn read_to_string_with_lock(&self, path: impl AsRef<Path>) -> Result<Option<String>> {
-        let (contents, canonical) = by_path::under_lock(&self.config, path.as_ref(), LockMode::Shared, |file, _| {
-            Ok((file.read()?, file.place.path().clone()))
-        })?;
+        let (contents, canonical) = by_path::read(&self.config, path.as_ref())?;
         let Some(contents) = contents else { return Ok(None) };
         String::from_utf8(contents).map(Some).map_err(|error| Error::NotUtf8 {
             path: canonical.to_path_buf(),
@@ -304,7 +302,7 @@ impl AtomicFileAdapter {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidPath`], or a system call failed.
+    /// [`Error::InvalidPath`], [`Error::OutsideLockRoot`], or a system call failed.
     pub fn file(&self, path: impl AsRef<Path>) -> Result<AtomicFile> {
         AtomicFile::new(&self.config, path.as_ref())
     }

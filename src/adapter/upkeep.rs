@@ -46,8 +46,8 @@ impl AtomicFileAdapter {
     /// What a process that was killed while it made the lock directory or a lock file has left there is removed, too.
     ///
     /// The locks are those of this adapter's lock directory and of the paths as they are now. A writer that uses another
-    /// lock directory is not seen, nor one whose directory was renamed since it began, or that came to it by another path
-    /// (a bind mount); its write fails if its temporary file is taken away.
+    /// lock directory or another [lock root](crate::Builder::lock_root) is not seen, nor one whose directory was renamed since it
+    /// began, or that came to it by another path (a bind mount) without a lock root; its write fails if its temporary file is taken away.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -63,7 +63,7 @@ impl AtomicFileAdapter {
     ///
     /// # Errors
     ///
-    /// The path cannot be resolved; nothing was done. [`Error::Partial`](crate::Error::Partial): the directory, or the lock
+    /// The path cannot be resolved, or is outside the lock root; nothing was done. [`Error::Partial`](crate::Error::Partial): the directory, or the lock
     /// directory, cannot be listed, a lock file not opened, or a temporary file (in the lock directory, too) not looked at
     /// or not removed: another user's, for example. The others are removed all the same, and the error tells which.
     ///

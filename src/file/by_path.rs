@@ -2,15 +2,17 @@
 //!
 //! A canonical path that was used lately, so that its lock is at hand, is not looked at before the lock is taken. Should a
 //! symbolic link have its name by now, the verb meets that in its own first look, under the lock, and has done nothing then;
-//! the lock is let go, and the path is followed as if it had never been used.
+//! the lock is let go, and the path is followed as if it had never been used. (It may have been waited for in vain: to look before
+//! that would cost every call.)
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::file::resolved::{Resolved, look_again, place_of};
-use crate::lock::Held;
+use crate::file::resolved::{Resolved, look_again, place_of, place_to_lock};
+use crate::lock::{Held, Lock, Patience};
+use crate::path::Place;
 use crate::protocol::lock_name::is_like_lock_name;
 use crate::settings::Config;
 use crate::sys::{FileKind, LockMode};
@@ -23,7 +25,18 @@ pub(crate) fn locked<T>(
     mode: LockMode,
     verb: impl Fn(&Resolved, &Held) -> Result<T>,
 ) -> Result<(Resolved, Held, T)> {
-    let once = || look_again(|| locked_once(config, path, mode, &verb));
+    within(&config.patience(), config, path, mode, verb)
+}
+
+/// The same by a call that has waited already.
+fn within<T>(
+    patience: &Patience<'_>,
+    config: &Arc<Config>,
+    path: &Path,
+    mode: LockMode,
+    verb: impl Fn(&Resolved, &Held) -> Result<T>,
+) -> Result<(Resolved, Held, T)> {
+    let once = || look_again(|| locked_once(patience, config, path, mode, &verb));
     match once() {
         // What the kernel remembered of the name, on NFS, was not true any more; now it is.
         Err(error) if is_link(&error) => once(),
@@ -32,38 +45,59 @@ pub(crate) fn locked<T>(
 }
 
 fn locked_once<T>(
+    patience: &Patience<'_>,
     config: &Arc<Config>,
     path: &Path,
     mode: LockMode,
     verb: impl Fn(&Resolved, &Held) -> Result<T>,
 ) -> Result<(Resolved, Held, T)> {
-    let patience = &config.patience();
-    let file = |place, lock| Resolved { config: config.clone(), place, lock };
     let mut known = None;
-    let mut place = place_of(config, path, |canonical| {
+    let place = place_to_lock(config, path, |canonical| {
         known = config.recent.get(canonical);
         known.is_some()
     })?;
-    if let Some(lock) = known {
-        let unseen = file(place, lock);
-        let refused = match unseen.acquire(mode, patience) {
-            Ok(held) => match unseen.under(held, &verb) {
-                Err(error) if is_link(&error) => None,
-                done => return done.map(|(held, done)| (unseen, held, done)),
-            },
-            Err(error) => Some(error),
-        };
-        place = place_of(config, path, |_| false)?;
-        // A lock that is not the file's any more is nobody's business.
-        if let Some(error) = refused.filter(|_| place.path() == unseen.place.path()) {
-            return Err(error);
-        }
-        config.recent.forget(&unseen.lock);
-    }
+    let Some(lock) = known else { return seen(patience, config, place, mode, verb) };
+    let unseen = Resolved { config: config.clone(), place, lock };
+    let refused = match unseen.acquire(mode, patience) {
+        Ok(held) => match unseen.under(held, &verb) {
+            Err(error) if is_link(&error) => None,
+            done => return done.map(|(held, done)| (unseen, held, done)),
+        },
+        Err(error) => Some(error),
+    };
+    let place = anew(config, path, &unseen.lock, refused)?;
+    seen(patience, config, place, mode, verb)
+}
+
+/// The same for the place of a file that was looked at.
+fn seen<T>(
+    patience: &Patience<'_>,
+    config: &Arc<Config>,
+    place: Place,
+    mode: LockMode,
+    verb: impl Fn(&Resolved, &Held) -> Result<T>,
+) -> Result<(Resolved, Held, T)> {
     let lock = config.recent.lock_of(&config.lock_dir, place.path())?;
-    let file = file(place, lock);
+    let file = Resolved { config: config.clone(), place, lock };
     let (held, done) = file.locked(mode, patience, verb)?;
     Ok((file, held, done))
+}
+
+/// Looks at a path of which not all was looked at before this lock was taken, or `refused`.
+fn anew(config: &Arc<Config>, path: &Path, lock: &Arc<Lock>, refused: Option<Error>) -> Result<Place> {
+    // The child of a fork is not to take the lock that its parent waited for.
+    if let Some(error @ Error::Forked { .. }) = refused {
+        return Err(error);
+    }
+    let place = place_to_lock(config, path, |_| false)?;
+    match refused {
+        Some(error) if place.path() == lock.guarded() => Err(error),
+        // A lock that is not the file's any more is nobody's business.
+        _ => {
+            config.recent.forget(lock);
+            Ok(place)
+        }
+    }
 }
 
 /// The same for a verb after which the lock is let go.
@@ -78,18 +112,60 @@ pub(crate) fn under_lock<T>(
     Ok(done)
 }
 
+/// Reads a file; with its canonical path. If `path` is that, and was used lately, it is opened as a whole: under the lock that is
+/// named after it, what it leads to without a link is the file, whichever directories are above it by now.
+pub(crate) fn read(config: &Arc<Config>, path: &Path) -> Result<(Option<Vec<u8>>, Arc<Path>)> {
+    let (mode, verb) = (LockMode::Shared, |file: &Resolved, _: &Held| Ok((file.read()?, file.place.path().clone())));
+    // Elsewhere no call tells that there is no link in a path.
+    let may_open = cfg!(linux_backend) && is_no_lock(path);
+    let Some(lock) = config.recent.get(path).filter(|_| may_open) else { return under_lock(config, path, mode, verb) };
+    let patience = &config.patience();
+    let refused = match lock.acquire(mode, patience) {
+        Ok(held) => {
+            // On NFS what is known of the path's names may not be true any more.
+            let is_local = |device| held.home().is_local(device);
+            let read = read::read_at_once(path, is_local).filter(|read| !read.as_ref().is_err_and(Error::is_stale));
+            let read = read.map(|read| read.map(Some));
+            let read = read.or_else(|| read_there(config, path, &held));
+            held.release();
+            if let Some(read) = read {
+                return Ok((read?, lock.guarded().clone()));
+            }
+            None
+        }
+        Err(error) => Some(error),
+    };
+    anew(config, path, &lock, refused)?;
+    let (_file, held, done) = within(patience, config, path, mode, verb)?;
+    held.release();
+    Ok(done)
+}
+
+/// Reads what has a canonical path, by its directory. `None`: there is a link in it by now.
+fn read_there(config: &Config, path: &Path, held: &Held) -> Option<Result<Option<Vec<u8>>>> {
+    let place = place_of(config, path, |canonical| canonical == path).ok().filter(|place| **place.path() == *path)?;
+    place.freshen(held.home()).ok()?;
+    let read = read::read(&place);
+    if read.as_ref().is_err_and(|error| is_link(error) || error.is_stale()) { None } else { Some(read) }
+}
+
 /// Reads a file without its lock, of which nothing is looked at. Without a lock its canonical path says nothing either.
 pub(crate) fn read_unlocked(config: &Config, path: &Path) -> Result<Option<Vec<u8>>> {
     look_again(|| read_unlocked_once(config, path))
 }
 
 fn read_unlocked_once(config: &Config, path: &Path) -> Result<Option<Vec<u8>>> {
-    if path.file_name().is_some_and(|name| !is_like_lock_name(name.as_bytes())) {
-        if let Some(read) = read::read_at_once(path) {
+    if is_no_lock(path) {
+        if let Some(read) = read::read_at_once(path, |_| true) {
             return read.map(Some);
         }
     }
     read::read(&place_of(config, path, |_| false)?)
+}
+
+/// Whether it is none of the lock files, by its name.
+fn is_no_lock(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| !is_like_lock_name(name.as_bytes()))
 }
 
 fn is_link(error: &Error) -> bool {

@@ -71,15 +71,19 @@ impl AtomicFile {
     ///
     /// F_SETLKW knows no limit ([fcntl_locking(2)]). So if another process is in the way, the call sleeps in this process, and a
     /// thread of the crate's own sleeps in F_SETLKW for it: it stands in the kernel's queue like everybody else, and to wait
-    /// costs no processor's time. What that costs:
+    /// takes no processor's time, unless the kernel sees a deadlock ([the crate's page](crate)). What that costs:
     ///
     /// * One thread a lock file that is waited for in this way, for as long as another process holds it: also after the time limit,
-    ///   because F_SETLKW cannot be ended from outside. Whoever comes meanwhile is served by the same thread. When nobody
-    ///   wants the lock any more it is let go at once, and somebody else who tries it at that moment finds it taken.
+    ///   because F_SETLKW cannot be ended from outside. Whoever comes meanwhile is served by the same thread; readers that come
+    ///   beside a writer may have a second. The lock file stays open for so long. When nobody wants the lock any more it is let go
+    ///   at once, and somebody else who tries it at that moment finds it taken.
     /// * There are 64 such threads at the most. Beyond that, and where the system allows no more threads, the call asks again and
     ///   again (F_SETLK), every 2 ms in the end, and may lose against processes that come and go.
     /// * A program that has one thread has two for that time, which some calls care about (unshare(2) with CLONE_NEWUSER, for example).
     ///   A child made by fork(2) has no such thread, and does not need it.
+    /// * The thread blocks the signals that the caller blocks at that moment, and so takes others ([pthreads(7)]: a signal for
+    ///   the process goes to any thread that does not block it). A program that waits for signals by sigwait(3) or signalfd(2)
+    ///   blocks them before it waits for a lock with a limit.
     ///
     /// Nothing of this is paid by a call that need not wait for another process.
     ///
@@ -105,6 +109,7 @@ impl AtomicFile {
     /// As [`lock`](Self::lock).
     ///
     /// [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
+    /// [pthreads(7)]: https://man7.org/linux/man-pages/man7/pthreads.7.html
     pub fn lock_timeout(&self, timeout: Duration) -> Result<WriteGuard> {
         self.acquire(LockMode::Exclusive, &self.0.config.patience_for(timeout)).map(WriteGuard)
     }
@@ -129,7 +134,7 @@ impl AtomicFile {
         self.acquire(LockMode::Shared, &self.0.config.patience_for(timeout)).map(ReadGuard)
     }
 
-    /// Takes the exclusive lock if it is free, without waiting.
+    /// Takes the exclusive lock if it is free, and waits for no holder: for 20 ms at the most for what is about to be free.
     ///
     /// A cron job that must not run twice at a time, however long it takes. If it is killed its lock is free, and nothing
     /// stays behind that somebody has to clear away. What it starts does not inherit the lock ([fcntl_locking(2)]): a child
@@ -175,8 +180,8 @@ impl AtomicFile {
         self.acquire(LockMode::Exclusive, &Patience::none()).map(WriteGuard)
     }
 
-    /// Takes the shared lock if nobody holds the exclusive one, without waiting. Also if the calling thread holds the shared one already,
-    /// as [`lock_shared`](Self::lock_shared) does.
+    /// Takes the shared lock if nobody holds the exclusive one, and waits for no holder, as [`try_lock`](Self::try_lock) does. Also if
+    /// the calling thread holds the shared one already, as [`lock_shared`](Self::lock_shared) does.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;

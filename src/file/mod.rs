@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::file::resolved::{Resolved, place_of};
+use crate::file::resolved::{Resolved, place_to_lock};
 use crate::lock::{Held, Home, Lock};
 use crate::path::Place;
 use crate::settings::Config;
@@ -50,12 +50,12 @@ pub struct AtomicFile(pub(crate) Arc<Resolved>);
 impl AtomicFile {
     /// A handle with a lock of its own.
     pub(crate) fn new(config: &Arc<Config>, path: &Path) -> Result<Self> {
-        let mut place = place_of(config, path, |_| false)?;
+        let mut place = place_to_lock(config, path, |_| false)?;
         if place.is_on_nfs() {
             // What the kernel remembers of the name may not be true any more; it may be a symbolic link by now. A directory that
             // cannot be asked is gone, which the next look finds.
             let _ = place.freshen(Home { device: 0, nfs: true });
-            place = place_of(config, path, |_| false)?;
+            place = place_to_lock(config, path, |_| false)?;
         }
         let lock = Arc::new(Lock::of(&config.lock_dir, place.path())?);
         Ok(AtomicFile(Arc::new(Resolved { config: config.clone(), place, lock })))
@@ -153,6 +153,8 @@ impl AtomicFile {
     ///   between brings the old version back, which a reader with the lock never sees after the new one.
     /// * Several files may not fit together: a writer that holds the locks of all of them can be between the one and the other.
     /// * What is decided by it may be out of date by then. To change the file, [`update`](Self::update) it.
+    /// * On NFS a file that another machine replaces can be missing for a moment ([`open`](Self::open) says when), and this very read, by
+    ///   which the old version is open, can be why for others.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -177,6 +179,14 @@ impl AtomicFile {
     ///
     /// The lock is free again when this returns. The open file stays what it is all the same, whole, because a
     /// write makes a new file and never changes an old one.
+    ///
+    /// On NFS, do not keep it open for longer than need be. NFS knows no open file without a name. So while a process of the
+    /// machine that writes has the old version open, that machine's client renames it out of the way, to `.nfs` and a number, before it
+    /// renames the new one into its place (`nfs_rename` in fs/nfs/dir.c calls `nfs_sillyrename` of fs/nfs/unlink.c). For that moment the
+    /// file has no name, and who looks from another machine without the lock, by [`read_unlocked`](Self::read_unlocked) for example, is
+    /// told that there is none. With the lock nobody sees it, because the writer holds that all the while; but should the writer be
+    /// killed or its machine fail just then, the file stays missing, and the old version is what is called `.nfs`. Nothing that a writer
+    /// can do keeps its client from it. [`read`](Self::read) has closed the file before it lets go of the lock, and does no harm.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;

@@ -35,6 +35,13 @@ pub(super) fn place_of(config: &Config, path: &Path, mut is_known: impl FnMut(&P
     Ok(place)
 }
 
+/// The same of a file that is to be locked.
+pub(super) fn place_to_lock(config: &Config, path: &Path, is_known: impl FnMut(&Path) -> bool) -> Result<Place> {
+    let place = place_of(config, path, is_known)?;
+    config.lock_dir.named_after(place.path(), path)?;
+    Ok(place)
+}
+
 /// How often something is done that meets ESTALE.
 const LOOKS: usize = 5;
 
@@ -115,7 +122,7 @@ impl Resolved {
     }
 
     pub(crate) fn writer<'lock>(&'lock self, held: &'lock Held, anew: bool) -> Result<Replacement<'lock>> {
-        look_again(|| Replacement::begin(held, &self.place, self.config.replace, anew))
+        look_again(|| Replacement::begin(held, &self.place, self.lock.hash(), self.config.replace, anew))
     }
 
     pub(crate) fn set_mode(&self, mode: u32) -> Result<bool> {

@@ -7,10 +7,11 @@
 //!
 //! A deputy cannot be called back: it sleeps until the lock is free, though nobody may want it any more, and serves whoever
 //! comes meanwhile. Only a reader does not wait for one that was sent for a writer: readers elsewhere keep that one, but
-//! not the reader. Then the deputy is disowned. When it comes back, the process may have a lock in the kernel that is more than
-//! the table knows of (never less, because its lock is exclusive), and it makes that what it should be.
+//! not the reader. Then the deputy is disowned, until the next writer waits for it again. If it comes back before that, the process
+//! may have a lock in the kernel that is more than the table knows of (never less, because its lock is exclusive), and it makes
+//! that what it should be. So there are two for a lock file at the most, one for a writer and one for readers.
 //!
-//! A deputy costs a thread, no descriptor, and is not there in a child made by fork.
+//! A deputy costs a thread and no descriptor of its own, keeps the lock file open, and is not there in a child made by fork.
 //!
 //! [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
 
@@ -40,19 +41,34 @@ impl<K: Kernel> Table<K> {
     /// can be none.
     pub(super) fn send_deputy(&self, request: &Request<'_, K::File>) -> bool {
         let (file, mode) = (request.file, request.mode);
+        let mut state = file.state();
+        // One that was disowned is still there.
+        if let Some(number) = state.writers.filter(|_| mode == LockMode::Exclusive) {
+            state.phase = Phase::Deputed(mode);
+            state.awaited = number;
+            return true;
+        }
+        drop(state);
         if self.deputies.fetch_update(Relaxed, Relaxed, |now| (now < MOST).then_some(now + 1)).is_err() {
             return false;
         }
         // It is a user of the lock file, which may be left by all others before it comes back.
         self.files().enter(file.key());
         let mut state = file.state();
-        state.phase = Phase::Deputed(mode);
         state.errands += 1;
         let number = state.errands;
+        state.phase = Phase::Deputed(mode);
+        state.awaited = number;
+        if mode == LockMode::Exclusive {
+            state.writers = Some(number);
+        }
         drop(state);
         let sent = (request.start_deputy)(Errand { file: file.clone(), mode, number });
         if !sent {
-            file.state().phase = Phase::Busy;
+            let mut state = file.state();
+            state.phase = Phase::Busy;
+            state.writers.take_if(|writers| *writers == number);
+            drop(state);
             self.dismiss(file);
         }
         sent
@@ -65,22 +81,27 @@ impl<K: Kernel> Table<K> {
         let granted = open.as_ref().map(|open| self.wait_in_kernel(&file, open, mode, None));
         let now = self.kernel.now();
         let mut state = file.state();
-        drop(open);
+        state.writers.take_if(|writers| *writers == number);
         // Whoever is next asks by F_SETLK, and hears what is wrong if that fails, too.
         state.no_deputies |= matches!(granted, Some(Err(_)));
         let has_it = matches!(granted, Some(Ok(true)));
-        if state.phase == Phase::Deputed(mode) && state.errands == number {
+        if state.phase == Phase::Deputed(mode) && state.awaited == number {
+            state.give_back(open);
             state.phase = Phase::Free;
             state.stuck = None;
             if has_it {
-                state.granted(mode, now, false);
+                state.granted(Phase::Brought(mode), now, false);
             }
             state.wake();
             drop(self.let_go_if_unwanted(state, &file));
             // The one that was woken is mostly put on this processor, and would wait there until this thread has ended.
             self.kernel.give_way(now);
-        } else if has_it {
-            self.make_up(state);
+        } else {
+            if let Some(open) = open.as_ref().filter(|_| has_it) {
+                state = self.make_up(state, open);
+            }
+            state.give_back(open);
+            drop(state);
         }
         self.dismiss(&file);
     }
@@ -88,7 +109,7 @@ impl<K: Kernel> Table<K> {
     /// Brings what the process has in the kernel into line with the table, after a disowned deputy was granted the exclusive lock.
     /// These calls do not wait, and another thread's must not come between them and the look at the table: they are made under
     /// the mutex.
-    fn make_up(&self, mut state: Guard<'_, K>) {
+    fn make_up<'a>(&self, mut state: Guard<'a, K>, open: &K::File) -> Guard<'a, K> {
         let bell = Arc::new(Condvar::new());
         state.disowned.push(bell.clone());
         // Such a call ends, because no other process has the lock.
@@ -96,17 +117,15 @@ impl<K: Kernel> Table<K> {
             state = bell.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.disowned.retain(|other| !Arc::ptr_eq(other, &bell));
-        match (state.phase, state.file.clone()) {
-            (Phase::Held(LockMode::Shared), Some(open)) => {
+        match state.phase {
+            Phase::Held(LockMode::Shared) | Phase::Brought(LockMode::Shared) => {
                 // If that fails, others wait for longer than they need to.
-                let _ = self.kernel.try_lock(&open, LockMode::Shared);
+                let _ = self.kernel.try_lock(open, LockMode::Shared);
             }
-            (Phase::Free, Some(open)) if self.kernel.unlock(&open).is_err() => {
-                drop(open);
-                state.close();
-            }
+            Phase::Free if self.kernel.unlock(open).is_err() => self.kernel.close_copy(open),
             _ => {}
         }
+        state
     }
 
     fn dismiss(&self, file: &Arc<LockFile<K::File>>) {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use super::table::Key;
 use crate::error::{Error, Result, Step};
 use crate::protocol::git_ignore;
-use crate::protocol::lock_name::is_lock_name;
+use crate::protocol::lock_name::{hash_in, is_lock_name, named_after};
 use crate::protocol::temporary_name::{Owner, TemporaryName};
 use crate::sys::{self, Errno, Fd, FileKind, Links, Meta};
 
@@ -32,6 +32,8 @@ pub(crate) struct LockDir {
     path: PathBuf,
     /// The exact mode of new lock files, if the builder has set one.
     file_mode: Option<u32>,
+    /// What locks are named below, a real path.
+    root: Option<PathBuf>,
     prepared: AtomicBool,
 }
 
@@ -46,13 +48,29 @@ struct Sharing {
 }
 
 impl LockDir {
-    /// `path` must be absolute.
-    pub(crate) fn new(path: PathBuf, file_mode: Option<u32>) -> Self {
-        LockDir { path, file_mode: file_mode.map(|mode| mode & PERMISSIONS), prepared: AtomicBool::new(false) }
+    /// `path` must be absolute, `root` a real path.
+    pub(crate) fn new(path: PathBuf, file_mode: Option<u32>, root: Option<PathBuf>) -> Self {
+        LockDir { path, file_mode: file_mode.map(|mode| mode & PERMISSIONS), root, prepared: AtomicBool::new(false) }
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What the lock of a canonical path is named after. `given` is how the caller has spelled it.
+    pub(crate) fn named_after<'a>(&self, canonical: &'a Path, given: &Path) -> Result<&'a Path> {
+        named_after(canonical, self.root.as_deref()).ok_or_else(|| self.outside(canonical, given))
+    }
+
+    /// Whether the files in a directory can have locks.
+    pub(crate) fn check_directory(&self, real: &Path, given: &Path) -> Result<()> {
+        let is_below = self.root.as_deref().is_none_or(|root| real.starts_with(root));
+        if is_below { Ok(()) } else { Err(self.outside(real, given)) }
+    }
+
+    fn outside(&self, canonical: &Path, given: &Path) -> Error {
+        let root = self.root.clone().unwrap_or_default();
+        Error::OutsideLockRoot { path: given.to_owned(), real: canonical.to_owned(), root }
     }
 
     /// Whether an open directory is this one. A lock file in it is not to be handled as data: to open and close it would
@@ -138,9 +156,10 @@ impl LockDir {
     }
 
     fn temporary_of(&self, file: &CStr) -> sys::Result<CString> {
-        let path = path_of(file);
-        let name = CString::new(path.file_name().unwrap_or_default().as_bytes()).map_err(|_| Errno::INVAL)?;
-        let temporary = self.path.join(OsStr::from_bytes(TemporaryName::new(&name, path).get().to_bytes()));
+        let name = path_of(file).file_name().unwrap_or_default().as_bytes();
+        let c_name = CString::new(name).map_err(|_| Errno::INVAL)?;
+        let temporary = TemporaryName::new(&c_name, hash_in(name));
+        let temporary = self.path.join(OsStr::from_bytes(temporary.get().to_bytes()));
         CString::new(temporary.into_os_string().into_vec()).map_err(|_| Errno::INVAL)
     }
 
@@ -329,6 +348,13 @@ pub(super) struct OpenLock {
 pub(crate) struct Home {
     pub(crate) device: u64,
     pub(crate) nfs: bool,
+}
+
+impl Home {
+    /// Whether a file on this device is known, without asking further, to be in a file system of this machine.
+    pub(crate) fn is_local(self, device: u64) -> bool {
+        if device == self.device { !self.nfs } else { sys::is_on_disk(device) }
+    }
 }
 
 impl OpenLock {

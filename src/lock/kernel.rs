@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use super::super::sync::MutexGuard;
 use super::Table;
 use super::lock_file::{LockFile, Phase, State, Stuck};
-use super::request::{Key, OnWait, Refusal, Request, Wait};
+use super::queue::Visit;
+use super::request::{Key, Refusal, Request, Wait};
 use crate::sys::LockMode;
 
 /// Polling starts with this interval and doubles it up to [`POLL_LAST`].
@@ -35,6 +36,8 @@ pub(in super::super) trait Kernel {
     /// `Ok(false)`: another process is in the way.
     fn try_lock(&self, file: &Self::File, mode: LockMode) -> Result<bool, Self::Error>;
     fn unlock(&self, file: &Self::File) -> Result<(), Self::Error>;
+    /// Lets go in a way of last resort: by closing a copy of the descriptor.
+    fn close_copy(&self, file: &Self::File);
     /// Whether no other process is in the way.
     fn is_free(&self, file: &Self::File, mode: LockMode) -> bool;
     /// A process that is in the way.
@@ -62,10 +65,11 @@ impl<K: Kernel> Table<K> {
         &'a self,
         mut state: Guard<'a, K>,
         request: &Request<'a, K::File>,
-        on_wait: Option<OnWait<'_>>,
+        visit: &Visit<'_>,
         now: Instant,
     ) -> Answered<'a, K, Option<Result<(), Refused<K>>>> {
-        let Request { file, mode, wait, holds, .. } = *request;
+        let Request { file, mode, wait, .. } = *request;
+        let Visit { on_wait, holds, .. } = *visit;
         let Some(open) = state.file.clone() else { return (state, Some(Err(Refusal::Gone))) };
         let pause = state.turn.and_then(|turn| turn.pause(now)).filter(|_| wait != Wait::Never);
         let polls_only = state.no_deputies;
@@ -87,8 +91,8 @@ impl<K: Kernel> Table<K> {
         let granted = match (granted, own_end) {
             (Ok(false), Some(end)) if self.kernel.now() < end => {
                 if !polls_only && self.send_deputy(request) {
-                    let state = file.state();
-                    drop(open);
+                    let mut state = file.state();
+                    state.give_back(Some(open));
                     return (state, None);
                 }
                 self.poll(&open, mode, end).map_err(Refusal::Kernel)
@@ -97,11 +101,11 @@ impl<K: Kernel> Table<K> {
         };
         let now = self.kernel.now();
         let mut state = file.state();
-        drop(open);
+        state.give_back(Some(open));
         state.phase = Phase::Free;
         let result = match granted {
             Ok(true) => {
-                state.granted(mode, now, pause.is_some());
+                state.granted(Phase::Held(mode), now, pause.is_some());
                 Some(Ok(()))
             }
             Ok(false) if wait == Wait::Never => Some(Err(Refusal::WouldBlock)),

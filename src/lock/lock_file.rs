@@ -1,6 +1,6 @@
 //! One lock file that somebody in this process uses, and all that is about it alone: who holds its lock, who waits for it, and
 //! since when. Its mutex guards that. No system call is made under it but those that wait for nobody and are rare: the closing of the
-//! file by its last user, and F_GETLK.
+//! file by its last user, F_GETLK, and what brings the kernel into line after a deputy that came too late.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -25,8 +25,8 @@ pub(in super::super) struct LockFile<F> {
 pub(super) struct State<F> {
     /// `None` after an unlock has failed: closing the file was the way to let go.
     pub(super) file: Option<Arc<F>>,
-    /// Descriptors of the same file that were opened by mistake. Closing one drops the process's locks on the file,
-    /// so they wait until nobody uses it.
+    /// Descriptors of the same file that were opened by mistake, or given back after `file` had been closed. Closing one drops the
+    /// process's locks on the file, so they wait until nobody uses it.
     pub(super) spare: Vec<Arc<F>>,
     pub(super) phase: Phase,
     holds: Vec<Hold>,
@@ -38,9 +38,13 @@ pub(super) struct State<F> {
     pub(super) turn: Option<Turn>,
     /// F_SETLKW has failed for a deputy: those who wait with a limit poll instead.
     pub(super) no_deputies: bool,
-    /// How many deputies have been sent. Only the last one is waited for.
+    /// How many deputies have been sent, which is the number of the last one.
     pub(super) errands: u64,
-    /// What wakes the others, who have come back and wait until nobody is in a system call.
+    /// The one that is waited for, in [`Phase::Deputed`].
+    pub(super) awaited: u64,
+    /// The one that a writer has sent, if it has not come back. It is not waited for while readers come and go.
+    pub(super) writers: Option<u64>,
+    /// What wakes deputies that have come back, were not waited for, and wait until nobody is in a system call.
     pub(super) disowned: Vec<Arc<Condvar>>,
 }
 
@@ -52,7 +56,9 @@ pub(super) enum Phase {
     Busy,
     /// A deputy sleeps in F_SETLKW for this.
     Deputed(LockMode),
-    /// If nobody is inside, a deputy has brought it for the first in the queue.
+    /// A deputy has it, for the first in the queue. Nobody is inside.
+    Brought(LockMode),
+    /// Somebody is inside.
     Held(LockMode),
 }
 
@@ -100,6 +106,8 @@ impl<F> LockFile<F> {
             turn,
             no_deputies: false,
             errands: 0,
+            awaited: 0,
+            writers: None,
             disowned: Vec::new(),
         };
         LockFile { key, state: Mutex::new(state) }
@@ -127,6 +135,12 @@ impl<F> State<F> {
         let ticket = self.last_ticket;
         self.queue.push(Waiter { mode, wait, ticket, asleep: None });
         ticket
+    }
+
+    /// Puts a waiter that has left back in its place.
+    pub(super) fn come_back(&mut self, mode: LockMode, wait: Wait, ticket: u64) {
+        let place = self.queue.partition_point(|waiter| waiter.ticket < ticket);
+        self.queue.insert(place, Waiter { mode, wait, ticket, asleep: None });
     }
 
     pub(super) fn leave_queue(&mut self, ticket: u64) {
@@ -168,9 +182,9 @@ impl<F> State<F> {
         self.turn.is_some_and(|turn| turn.is_over(now))
     }
 
-    /// The kernel has granted the lock.
-    pub(super) fn granted(&mut self, mode: LockMode, now: Instant, paused: bool) {
-        self.phase = Phase::Held(mode);
+    /// The kernel has granted the lock, to somebody who goes in or to a deputy.
+    pub(super) fn granted(&mut self, phase: Phase, now: Instant, paused: bool) {
+        self.phase = phase;
         self.stuck = None;
         self.turn = Some(Turn::next(self.turn, now, paused));
     }
@@ -199,7 +213,15 @@ impl<F> State<F> {
         self.holds.iter().filter(move |hold| hold.thread == thread).map(|hold| (hold.before, hold.label.clone()))
     }
 
-    /// Lets go by closing every descriptor, which cannot fail. Whoever has one in use gives it back under this mutex.
+    /// Takes back the descriptor that somebody had in use.
+    pub(super) fn give_back(&mut self, open: Option<Arc<F>>) {
+        let other = |open: &Arc<F>| self.file.as_ref().is_none_or(|file| !Arc::ptr_eq(file, open));
+        // It may be the last that keeps the file open, and to close it now would drop the lock that others have.
+        let kept = open.filter(other);
+        self.spare.extend(kept);
+    }
+
+    /// Closes every descriptor that nobody has in use, which cannot fail.
     pub(super) fn close(&mut self) {
         self.file = None;
         self.spare.clear();

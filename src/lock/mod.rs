@@ -32,7 +32,7 @@ use self::process::{Caller, Process, User};
 pub(crate) use self::recent::Recent;
 use self::table::{Key, Refusal, Request, Told, Wait};
 use crate::error::{Error, Result, Step};
-use crate::protocol::lock_name::{SUFFIX, lock_name};
+use crate::protocol::lock_name::{SUFFIX, hash_in, lock_name};
 use crate::sys::{self, Errno, LockMode};
 
 /// How often a lock is taken at once, if its file was another one by then; and how often after that, with pauses.
@@ -58,7 +58,8 @@ pub(crate) struct Lock {
 impl Lock {
     /// The lock of a canonical path.
     pub(crate) fn of(dir: &Arc<LockDir>, canonical: &Arc<Path>) -> Result<Self> {
-        Self::new(dir, dir.path().join(lock_name(canonical)), canonical.clone())
+        let name = lock_name(dir.named_after(canonical, canonical)?);
+        Self::new(dir, dir.path().join(name), canonical.clone())
     }
 
     /// The lock of a path of which only the [`path_hash`] is known; `guarded` is what errors will say.
@@ -75,6 +76,18 @@ impl Lock {
     /// The path of the lock file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The path that it guards.
+    pub(crate) fn guarded(&self) -> &Arc<Path> {
+        &self.guarded
+    }
+
+    /// The [`path_hash`] in the lock file's name.
+    ///
+    /// [`path_hash`]: crate::protocol::lock_name::path_hash
+    pub(crate) fn hash(&self) -> &[u8] {
+        hash_in(self.path.file_name().unwrap_or_default().as_bytes())
     }
 
     /// Takes the lock for the calling thread.
@@ -147,7 +160,7 @@ impl Lock {
             panicked.set(panic);
             match go_on {
                 _ if !user.process.is_current() => Told::InAChild,
-                true => Told::GoOn,
+                true => Told::GoOn(caller.holds()),
                 false => Told::GiveUp,
             }
         };

@@ -92,8 +92,8 @@ impl fmt::Debug for OnWait {
 }
 
 thread_local! {
-    /// Whether this thread is telling somebody that it waits. It has its place in a queue meanwhile, and those behind it may hold what
-    /// it would wait for: it only tries.
+    /// Whether this thread is telling somebody that it waits. What it waits for meanwhile it tells nobody, or that might go on
+    /// for ever.
     static TELLS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -123,12 +123,12 @@ impl<'a> Patience<'a> {
     }
 
     pub(super) fn wait(&self) -> Wait {
-        if TELLS.get() { Wait::Never } else { self.wait }
+        self.wait
     }
 
     /// When somebody is to be told that the call waits, who has not been told yet.
     pub(super) fn tell_at(&self) -> Option<Instant> {
-        self.on_wait.get().and_then(|(_, since)| since.checked_add(MOMENT))
+        self.on_wait.get().filter(|_| !TELLS.get()).and_then(|(_, since)| since.checked_add(MOMENT))
     }
 
     /// Tells it, once.

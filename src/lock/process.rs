@@ -24,6 +24,8 @@ pub(super) struct Process {
     /// 0: not known yet.
     pid: AtomicU32,
     pub(super) table: Table<Posix>,
+    /// The number of the last child in which a thread has begun to make a table of its own. 0: none.
+    heir: AtomicU32,
     child: OnceLock<Box<Process>>,
 }
 
@@ -41,7 +43,7 @@ impl Process {
     const fn new(pid: u32) -> Self {
         let posix = Posix { open: RwLock::new(BTreeSet::new()) };
         let table = Table::new(posix, Mutex::new(Files::new()), Mutex::new(Waits::new()));
-        Process { pid: AtomicU32::new(pid), table, child: OnceLock::new() }
+        Process { pid: AtomicU32::new(pid), table, heir: AtomicU32::new(0), child: OnceLock::new() }
     }
 
     /// The process that calls.
@@ -51,11 +53,29 @@ impl Process {
         match process.pid.compare_exchange(0, pid, Relaxed, Relaxed) {
             Ok(_) => process,
             Err(owner) if owner == pid => process,
-            Err(_) => process.child.get_or_init(|| {
-                // This process has no locks yet that closing a descriptor could drop.
-                process.table.close_all_if_idle();
-                Box::new(Process::new(pid))
-            }),
+            Err(_) => process.child_of(pid),
+        }
+    }
+
+    /// The first call in a child made by fork.
+    ///
+    /// One of its threads makes the table, and the others wait for it. But not by the `OnceLock`: should the child fork meanwhile,
+    /// the grandchild's copy would wait for a thread that it does not have. (So it would if the fork came while the finished
+    /// table is put in its place, which takes no system call.)
+    fn child_of(&'static self, pid: u32) -> &'static Process {
+        let heir = self.heir.swap(pid, Relaxed);
+        if heir != pid {
+            // This process has no locks yet that closing a descriptor could drop.
+            self.table.close_all_if_idle();
+            // It may be there, made by a child that forked this one.
+            let _ = self.child.set(Box::new(Process::new(pid)));
+        }
+        // The thread that makes it waits for nobody.
+        loop {
+            match self.child.get() {
+                Some(_) => return Process::current(),
+                None => thread::yield_now(),
+            }
         }
     }
 
@@ -186,8 +206,8 @@ pub(crate) fn is_open_lock_file(file: Key) -> bool {
 /// The kernel's record locks.
 #[derive(Debug)]
 pub(super) struct Posix {
-    /// The lock files in the table. Apart from its state, so that whoever looks at a file of another kind waits for no system
-    /// call that others make under the table's mutex.
+    /// The lock files in the table. Apart from its state, so that whoever looks at a file of another kind waits for nobody who
+    /// changes that.
     open: RwLock<BTreeSet<Key>>,
 }
 
@@ -224,6 +244,10 @@ impl Kernel for Posix {
 
     fn unlock(&self, file: &OpenLock) -> sys::Result<()> {
         sys::unlock(file)
+    }
+
+    fn close_copy(&self, file: &OpenLock) {
+        sys::close_copy(file);
     }
 
     fn is_free(&self, file: &OpenLock, mode: LockMode) -> bool {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Table;
 use super::kernel::{Answered, DEADLOCK_PERSISTS, Guard, Kernel, Refused};
-use super::lock_file::{LockFile, Phase};
+use super::lock_file::{LockFile, Phase, State};
 use super::request::{OnWait, Refusal, Request, Thread, Told, Wait};
 use crate::sys::LockMode;
 
@@ -14,10 +14,12 @@ use crate::sys::LockMode;
 const SOON_FREE: Duration = Duration::from_millis(20);
 
 /// What a call has done in the queue so far.
-struct Visit<'a> {
+pub(super) struct Visit<'a> {
     ticket: u64,
+    /// How many locks the thread holds.
+    pub(super) holds: usize,
     /// Whom it has yet to tell that it waits.
-    on_wait: Option<OnWait<'a>>,
+    pub(super) on_wait: Option<OnWait<'a>>,
     /// How often it has looked again.
     looks: u32,
     /// Until when it gives way to other processes.
@@ -40,13 +42,13 @@ impl<K: Kernel> Table<K> {
             return Ok(());
         }
         let ticket = state.queue_up(mode, wait);
-        let mut visit = Visit { ticket, on_wait, looks: 0, drain: None, is_listed: false, late: None };
+        let mut visit = Visit { ticket, holds, on_wait, looks: 0, drain: None, is_listed: false, late: None };
         let Some((mut state, result)) = self.pass_queue(state, request, &mut visit) else {
             return Err(Refusal::Forked);
         };
         state.leave_queue(ticket);
         match result {
-            Ok(()) => state.hold(thread, holds, label),
+            Ok(()) => state.hold(thread, visit.holds, label),
             // A deputy may have brought it too late.
             Err(_) => state = self.let_go_if_unwanted(state, file),
         }
@@ -120,17 +122,20 @@ impl<K: Kernel> Table<K> {
     ) -> Answered<'a, K, Option<Result<(), Refused<K>>>> {
         let Request { file, mode, wait, .. } = *request;
         match state.phase {
-            Phase::Free => self.ask_kernel(state, request, visit.on_wait, now),
-            Phase::Held(brought) if !state.is_held() && brought == mode => (state, Some(Ok(()))),
+            Phase::Free => self.ask_kernel(state, request, visit, now),
+            Phase::Brought(brought) if brought == mode => {
+                state.phase = Phase::Held(mode);
+                (state, Some(Ok(())))
+            }
+            // It was brought for somebody who has given up.
+            Phase::Brought(_) => {
+                state = self.let_go(state, file);
+                self.ask_kernel(state, request, visit, now)
+            }
             // Somebody who has given up wanted more than this reader, which need not wait for readers elsewhere.
             Phase::Deputed(LockMode::Exclusive) if mode == LockMode::Shared => {
                 state.phase = Phase::Free;
-                self.ask_kernel(state, request, visit.on_wait, now)
-            }
-            // It was brought for somebody who has given up.
-            Phase::Held(_) if !state.is_held() => {
-                state = self.let_go(state, file);
-                self.ask_kernel(state, request, visit.on_wait, now)
+                self.ask_kernel(state, request, visit, now)
             }
             Phase::Held(LockMode::Shared) if mode == LockMode::Shared => {
                 if !state.turn_is_over(now) || wait.is_over(now) {
@@ -154,7 +159,7 @@ impl<K: Kernel> Table<K> {
         request: &Request<'a, K::File>,
         visit: &mut Visit<'_>,
     ) -> Option<Answered<'a, K, Option<Refused<K>>>> {
-        let Request { file, wait, thread, holds, .. } = *request;
+        let Request { file, mode, wait, thread, .. } = *request;
         let now = self.kernel.now();
         if wait != Wait::Never {
             // A reader, too: it would not let others in.
@@ -162,32 +167,36 @@ impl<K: Kernel> Table<K> {
                 return Some((state, Some(Refusal::Deadlock)));
             }
             // Nobody can wait for a thread that holds nothing.
-            if holds > 0 && !visit.is_listed {
+            if visit.holds > 0 && !visit.is_listed {
                 drop(state);
                 visit.is_listed = self.begin_to_wait(request, visit.ticket);
                 return Some((file.state(), (!visit.is_listed).then_some(Refusal::Deadlock)));
             }
         }
         if visit.drain.is_none() && wait.is_over(now) {
-            let is_late = visit.late.is_some_and(|late| late <= now);
-            let for_nobody = !matches!(state.phase, Phase::Held(_)) && state.before(visit.ticket).next().is_none();
-            if !for_nobody || is_late || !self.is_free(&state, request) {
+            if visit.late.is_some_and(|late| late <= now) || !self.is_about_to_be_free(&state, request, visit) {
                 let by_thread = state.is_held();
                 let refusal = if wait == Wait::Never { Refusal::WouldBlock } else { Refusal::TimedOut(by_thread) };
                 return Some((state, Some(refusal)));
             }
-            // Nobody has it, and nobody before this call wants it: it is about to be let go, or to be brought by a deputy.
             visit.late.get_or_insert(now + SOON_FREE);
-        } else {
-            if let Some(OnWait { tell, .. }) = visit.on_wait.take_if(|on_wait| on_wait.at <= now) {
-                let by_thread = state.is_held();
-                drop(state);
-                return match tell(by_thread) {
-                    Told::GoOn => Some((file.state(), None)),
-                    Told::GiveUp => Some((file.state(), Some(Refusal::GaveUp))),
-                    Told::InAChild => None,
-                };
+        } else if let Some(OnWait { tell, .. }) = visit.on_wait.take_if(|on_wait| on_wait.at <= now) {
+            let by_thread = state.is_held();
+            // It is for the caller to say how long that takes, and what it locks meanwhile: nobody is to wait for this thread.
+            state.leave_queue(visit.ticket);
+            drop(self.let_go_if_unwanted(state, file));
+            if std::mem::take(&mut visit.is_listed) {
+                self.end_to_wait(thread);
             }
+            let told = tell(by_thread);
+            if told == Told::InAChild {
+                return None;
+            }
+            let mut state = file.state();
+            let Told::GoOn(holds) = told else { return Some((state, Some(Refusal::GaveUp))) };
+            visit.holds = holds;
+            state.come_back(mode, wait, visit.ticket);
+            return Some((state, None));
         }
         let Some((bell, since)) = state.asleep(visit.ticket, now) else { return Some((state, Some(Refusal::Gone))) };
         let deadline = if let Wait::Until(deadline) = wait { Some(deadline).filter(|end| *end > now) } else { None };
@@ -200,12 +209,18 @@ impl<K: Kernel> Table<K> {
             }
         };
         // What the thread that asks was told may be about this thread, unless this one ends its wait by itself.
-        let stuck = state.stuck.filter(|_| wait == Wait::Forever && holds > 0);
+        let stuck = state.stuck.filter(|_| wait == Wait::Forever && visit.holds > 0);
         let is_stuck = stuck.is_some_and(|stuck| {
             let now = self.kernel.now();
             stuck.is_so(now) && now.saturating_duration_since(since.max(stuck.since)) >= DEADLOCK_PERSISTS
         });
         Some((state, is_stuck.then_some(Refusal::Deadlock)))
+    }
+
+    /// Whether nobody has the lock, nor wants it before this call: a deputy is about to bring it, or a thread to let it go.
+    fn is_about_to_be_free(&self, state: &State<K::File>, request: &Request<'_, K::File>, visit: &Visit<'_>) -> bool {
+        let is_next = state.before(visit.ticket).next().is_none();
+        is_next && !matches!(state.phase, Phase::Held(_)) && self.is_free(state, request)
     }
 
     /// Lets go of the kernel's lock. Nobody is inside.
@@ -216,13 +231,26 @@ impl<K: Kernel> Table<K> {
         let unlocked = open.as_ref().map(|open| self.kernel.unlock(open));
         let now = self.kernel.now();
         state = file.state();
-        drop(open);
+        // Before it is closed, so that nobody else has it in use.
+        state.give_back(open);
         state.phase = Phase::Free;
         state.turn = state.turn.map(|turn| turn.released(now));
         if let Some(Err(_)) = unlocked {
-            state.close();
+            self.close(&mut state);
         }
         state
+    }
+
+    /// Lets go by closing the lock file, after an unlock has failed. Nobody is inside.
+    pub(super) fn close(&self, state: &mut State<K::File>) {
+        let open = state.file.clone();
+        state.close();
+        // A deputy that has the descriptor in use keeps it open.
+        if let Some(open) = open {
+            if Arc::strong_count(&open) > 1 {
+                self.kernel.close_copy(&open);
+            }
+        }
     }
 
     /// Lets go of what a deputy has brought, if nobody is there any more to take it.
@@ -231,7 +259,7 @@ impl<K: Kernel> Table<K> {
         mut state: Guard<'a, K>,
         file: &'a LockFile<K::File>,
     ) -> Guard<'a, K> {
-        if matches!(state.phase, Phase::Held(_)) && !state.is_held() && state.queue.is_empty() {
+        if matches!(state.phase, Phase::Brought(_)) && state.queue.is_empty() {
             state = self.let_go(state, file);
             state.wake();
         }

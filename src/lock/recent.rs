@@ -15,11 +15,11 @@ const KEPT: usize = 16;
 pub(crate) struct Recent(Mutex<Vec<Arc<Lock>>>);
 
 impl Recent {
-    /// The lock of a canonical path that was used lately.
+    /// The lock of a canonical path that was used lately. Another spelling of that path has none.
     pub(crate) fn get(&self, canonical: &Path) -> Option<Arc<Lock>> {
         // Not waited for: in a child made by fork it may be locked for ever, by a thread that exists in the parent only.
         let mut recent = self.0.try_lock().ok()?;
-        let found = recent.iter().position(|lock| *lock.guarded == *canonical)?;
+        let found = recent.iter().position(|lock| lock.guarded.as_os_str() == canonical.as_os_str())?;
         recent[found..].rotate_left(1);
         recent.last().cloned()
     }

@@ -39,7 +39,7 @@ pub(in super::super) struct Request<'a, F> {
     pub(in super::super) mode: LockMode,
     pub(in super::super) wait: Wait,
     pub(in super::super) thread: Thread,
-    /// How many locks the thread holds.
+    /// How many locks the thread holds, before somebody is told that it waits.
     pub(in super::super) holds: usize,
     /// What is locked, for the error of somebody who meets a deadlock.
     pub(in super::super) label: &'a Arc<Path>,
@@ -49,7 +49,7 @@ pub(in super::super) struct Request<'a, F> {
     pub(in super::super) start_deputy: &'a dyn Fn(Errand<F>) -> bool,
 }
 
-/// What is called if the wait lasts until `at`, by the thread that waits and under no mutex.
+/// What is called if the wait lasts until `at`, by the thread that waits, under no mutex and out of the queue.
 #[derive(Clone, Copy)]
 pub(in super::super) struct OnWait<'a> {
     pub(in super::super) at: Instant,
@@ -60,7 +60,8 @@ pub(in super::super) struct OnWait<'a> {
 /// What to do after somebody was told of the wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Told {
-    GoOn,
+    /// The thread holds so many locks now.
+    GoOn(usize),
     GiveUp,
     /// This is a child, made by fork meanwhile: the table is not its own.
     InAChild,

@@ -136,7 +136,7 @@ impl<K: Kernel> Table<K> {
         if let Some(file) = entered.as_ref().filter(|file| file.state().file.is_some()) {
             return Ok(file.clone());
         }
-        let opened = open().map(|(key, file)| self.keep(key, file));
+        let opened = open().map(|(key, file)| self.keep(key, Arc::new(file)));
         // It has been closed by its last user, or because an unlock failed.
         if let Some(closed) = entered {
             self.leave(&closed);
@@ -145,16 +145,16 @@ impl<K: Kernel> Table<K> {
     }
 
     /// Enters a user with a descriptor. One too many must not be closed, either.
-    fn keep(&self, key: Key, open: K::File) -> Arc<LockFile<K::File>> {
+    fn keep(&self, key: Key, open: Arc<K::File>) -> Arc<LockFile<K::File>> {
         let file = self.files().enter_new(key);
         let mut state = file.state();
         match state.file {
             None => {
-                state.file = Some(Arc::new(open));
+                state.file = Some(open);
                 self.kernel.opened(key);
             }
             // The name led to another file a moment ago, or another thread was faster.
-            Some(_) => state.spare.push(Arc::new(open)),
+            Some(_) => state.spare.push(open),
         }
         drop(state);
         file
@@ -168,15 +168,17 @@ impl<K: Kernel> Table<K> {
         open: impl FnOnce() -> Result<Option<(Key, K::File)>, E>,
     ) -> Result<bool, E> {
         let Some((key, opened)) = open()? else { return Ok(false) };
-        let kept = self.keep(key, opened);
+        let opened = Arc::new(opened);
+        let kept = self.keep(key, opened.clone());
         let same = Arc::ptr_eq(&kept, file);
+        let mut state = kept.state();
         if same {
-            let mut state = kept.state();
-            if let Some(newest) = state.spare.pop() {
-                let old = state.file.replace(newest);
-                state.spare.extend(old);
-            }
+            state.spare.retain(|spare| !Arc::ptr_eq(spare, &opened));
+            let old = state.file.replace(opened.clone());
+            state.give_back(old);
         }
+        drop(opened);
+        drop(state);
         self.leave(&kept);
         Ok(same)
     }
@@ -224,10 +226,7 @@ impl<K: Kernel> Table<K> {
     pub(super) fn with_file<T>(&self, file: &LockFile<K::File>, ask: impl FnOnce(&K::File) -> T) -> Option<T> {
         let open = file.state().file.clone()?;
         let answer = ask(&open);
-        // After a failed unlock this may be the last one, and it must not be closed while another thread locks the file.
-        let state = file.state();
-        drop(open);
-        drop(state);
+        file.state().give_back(Some(open));
         Some(answer)
     }
 

@@ -11,14 +11,28 @@ pub(crate) const SUFFIX: &str = ".lock";
 /// Digits of a [`path_hash`].
 pub(crate) const PATH_HASH_LEN: usize = 16;
 
-/// `xxh3_64` (seed 0) of the canonical path's bytes, as 16 lower-case hexadecimal digits.
-pub(crate) fn path_hash(canonical: &Path) -> String {
-    format!("{:016x}", xxh3_64(canonical.as_os_str().as_bytes()))
+/// What the lock of a canonical path is named after: the whole path, or, where programs have agreed upon a `root`, the part of it
+/// below that, with no slash before it, so that it is not the name of any absolute path. `None`: it is not below the root.
+pub(crate) fn named_after<'a>(canonical: &'a Path, root: Option<&Path>) -> Option<&'a Path> {
+    match root {
+        None => Some(canonical),
+        Some(root) => canonical.strip_prefix(root).ok().filter(|below| !below.as_os_str().is_empty()),
+    }
+}
+
+/// `xxh3_64` (seed 0) of these bytes, as 16 lower-case hexadecimal digits. `named_after`: see [`named_after`].
+pub(crate) fn path_hash(named_after: &Path) -> String {
+    format!("{:016x}", xxh3_64(named_after.as_os_str().as_bytes()))
 }
 
 /// [`path_hash`] and `.lock`.
-pub(crate) fn lock_name(canonical: &Path) -> String {
-    path_hash(canonical) + SUFFIX
+pub(crate) fn lock_name(named_after: &Path) -> String {
+    path_hash(named_after) + SUFFIX
+}
+
+/// The [`path_hash`] in a lock file's name.
+pub(crate) fn hash_in(lock_name: &[u8]) -> &[u8] {
+    lock_name.strip_suffix(SUFFIX.as_bytes()).unwrap_or(lock_name)
 }
 
 /// Whether a name may lead to a lock file, also where the case of a name does not matter.

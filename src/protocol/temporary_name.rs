@@ -5,14 +5,14 @@
 //! is also its lock file's name: `.{cut}~{hash}.{random}{check}.tmp`. So whoever finds one can tell which lock its writer
 //! holds, and takes a file that somebody has named `.notes.javascript.tmp` for one of ours once in 32768 times.
 
+use std::cell::Cell;
 use std::collections::hash_map::RandomState;
 use std::ffi::CStr;
 use std::hash::{BuildHasher, Hasher};
-use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::protocol::lock_name::{PATH_HASH_LEN, is_path_hash, path_hash};
+use crate::protocol::lock_name::{PATH_HASH_LEN, is_path_hash};
 
 /// Linux allows 255 bytes a name (NAME_MAX). Apple's file systems allow no fewer: HFS+ has 255 UTF-16 units a name (Apple's
 /// Technical Note TN1150).
@@ -28,6 +28,17 @@ const ROOM: usize = NAME_MAX - b"..".len() - RANDOM_LEN - CHECK_LEN - SUFFIX.len
 /// As many bytes of a UTF-8 character as a cut may fall behind.
 const PART_OF_CHARACTER: usize = 3;
 
+thread_local! {
+    /// The random part that this thread's names have, until one of them is taken. A name that was there before is found again
+    /// sooner than a new one by most file systems, and no two threads are to meet at one.
+    static RANDOM: Cell<u64> = Cell::new(random());
+}
+
+fn random() -> u64 {
+    // Seeded by the operating system, once a thread, and different at every call.
+    RandomState::new().build_hasher().finish()
+}
+
 /// On the stack: a warm write allocates nothing.
 pub(crate) struct TemporaryName {
     bytes: [u8; NAME_MAX + 1],
@@ -41,27 +52,26 @@ impl std::fmt::Debug for TemporaryName {
 }
 
 impl TemporaryName {
-    /// For the file `name`, whose canonical path is `path`.
-    pub(crate) fn new(name: &CStr, path: &Path) -> Self {
+    /// For the file `name`, whose lock file's name has this `hash`.
+    pub(crate) fn new(name: &CStr, hash: &[u8]) -> Self {
         let name = name.to_bytes();
         let mut temporary = TemporaryName { bytes: [0; NAME_MAX + 1], len: 0 };
         temporary.push(b".");
         if name.len() <= ROOM {
             temporary.push(name);
         } else {
-            let hash = path_hash(path);
             let room = ROOM - b"~".len() - hash.len();
             // Some file systems refuse a name that is not UTF-8, so do not cut a character in two.
             let begins_character = |cut: &usize| name[*cut] & 0xC0 != 0x80;
             let cut = (room - PART_OF_CHARACTER..=room).rev().find(begins_character).unwrap_or(room);
             temporary.push(&name[..cut]);
             temporary.push(b"~");
-            temporary.push(hash.as_bytes());
+            temporary.push(hash);
         }
         temporary.push(b".");
         temporary.push(&[b'0'; RANDOM_LEN + CHECK_LEN]);
         temporary.push(SUFFIX);
-        temporary.change();
+        temporary.set_random(RANDOM.get());
         temporary
     }
 
@@ -70,10 +80,13 @@ impl TemporaryName {
         self.len += bytes.len();
     }
 
-    /// Another random part.
+    /// Another random part, for this name and for all that this thread makes from now on.
     pub(crate) fn change(&mut self) {
-        // Seeded by the operating system, once a thread, and different at every call.
-        let mut random = RandomState::new().build_hasher().finish();
+        RANDOM.set(random());
+        self.set_random(RANDOM.get());
+    }
+
+    fn set_random(&mut self, mut random: u64) {
         let end = self.len - SUFFIX.len();
         let (checked, check) = self.bytes[..end].split_at_mut(end - CHECK_LEN);
         let random_digits = checked.len() - RANDOM_LEN;

@@ -42,6 +42,11 @@ pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
     Some(OsString::from_vec(path.into_bytes()).into())
 }
 
+/// Only a directory can be one here (mount(2)).
+pub(crate) fn is_mount_point(_: BorrowedFd<'_>, _: &CStr) -> bool {
+    false
+}
+
 /// Nobody asks further here.
 pub(crate) fn is_on_disk(_: u64) -> bool {
     true
@@ -157,6 +162,9 @@ pub(crate) fn set_mode(file: impl AsFd, mode: u32) -> Result<()> {
         result => result,
     }
 }
+
+/// There is no call that starts the write-back here.
+pub(crate) fn start_write_back(_: impl AsFd, _: u64, _: u64) {}
 
 /// There is no syncfs here: `Ok(false)`, each file has to be synced.
 pub(crate) fn sync_file_system(_: BorrowedFd<'_>) -> Result<bool> {

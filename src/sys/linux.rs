@@ -2,11 +2,12 @@
 
 use std::ffi::{CStr, CString, OsString};
 use std::io::Write;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use rustix::fs::{self, AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, StatxFlags};
+use rustix::fs::{self, Advice, AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, StatxAttributes, StatxFlags};
 use rustix::path::Arg;
 use rustix::system::uname;
 
@@ -51,6 +52,15 @@ pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
         return None;
     }
     Some(OsString::from_vec(path).into())
+}
+
+/// Whether something is mounted on this very name: STATX_ATTR_MOUNT_ROOT of
+/// [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html), since Linux 5.8. False, too, where that cannot be told.
+pub(crate) fn is_mount_point(at: BorrowedFd<'_>, name: &CStr) -> bool {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let look = || fs::statx(at, name, flags, StatxFlags::empty()).map(Some);
+    let found = way::on_name(Syscall::Statx, at, name, look);
+    matches!(found, Ok(Some(found)) if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Whether a device number is that of a disk, on which no other machine changes anything. Only what has no device has the major number 0
@@ -171,6 +181,19 @@ pub(crate) fn stored_name(_: BorrowedFd<'_>, _: &CStr) -> Option<CString> {
 /// device's cache.
 pub(crate) fn sync(file: impl AsFd) -> Result<()> {
     way::on_file(Syscall::Fsync, file.as_fd(), || fs::fsync(&file))
+}
+
+/// Has the kernel write back what lies between two offsets, and waits for nothing: the sync that follows finds less to do.
+///
+/// What is meant for this is sync_file_range, which rustix 1.1 does not have.
+/// [posix_fadvise(2)](https://man7.org/linux/man-pages/man2/posix_fadvise.2.html) with POSIX_FADV_DONTNEED begins with the same
+/// (`generic_fadvise` in mm/fadvise.c), and drops clean pages after that, of which there are hardly any yet. In memory it
+/// does nothing.
+pub(crate) fn start_write_back(file: impl AsFd, from: u64, to: u64) {
+    let len = NonZeroU64::new(to.saturating_sub(from));
+    let advise = || fs::fadvise(&file, from, len, Advice::DontNeed);
+    // What cannot be written back, the sync will tell.
+    let _ = way::on_file(Syscall::PosixFadvise, file.as_fd(), advise);
 }
 
 /// A sync that keeps what comes after it behind what came before; no cheaper than a durable one on Linux.

@@ -45,12 +45,12 @@ pub(crate) use self::attributes::{
 pub(crate) use self::fd::Fd;
 pub use self::meta::FileKind;
 pub(crate) use self::meta::Meta;
-pub(crate) use self::record_lock::{Holder, LockMode, holder, lock, try_lock, unlock};
+pub(crate) use self::record_lock::{Holder, LockMode, close_copy, holder, lock, try_lock, unlock};
 pub use self::syscall::Syscall;
 pub(crate) use backend::{
-    MAX_LINKS, NO_ATTRIBUTE, is_nfs, is_on_disk, is_unmapped_gid, is_unmapped_uid, open_dir_without_links,
-    open_read_without_links, open_search_only, read_directly, real_path, refresh, set_mode, stored_name, sync,
-    sync_file_system, sync_ordered,
+    MAX_LINKS, NO_ATTRIBUTE, is_mount_point, is_nfs, is_on_disk, is_unmapped_gid, is_unmapped_uid,
+    open_dir_without_links, open_read_without_links, open_search_only, read_directly, real_path, refresh, set_mode,
+    start_write_back, stored_name, sync, sync_file_system, sync_ordered,
 };
 
 pub(crate) type Result<T> = std::result::Result<T, Errno>;
@@ -196,6 +196,20 @@ pub(crate) fn link(at: BorrowedFd<'_>, from: &CStr, to: &CStr) -> Result<()> {
 /// `unlinkat` of a file.
 pub(crate) fn unlink(at: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     way::on_name(Syscall::Unlinkat, at, name, || fs::unlinkat(at, name, AtFlags::empty()))
+}
+
+/// A durable sync of a directory, where the file system has one.
+///
+/// Some have none: EINVAL is what the kernel says for them (`vfs_fsync_range` in fs/sync.c), as for SMB before Linux 4.17, and a FUSE
+/// server may say it, or ENOTSUP, by itself. (ENOSYS the kernel takes for success by itself: `fuse_dir_fsync` in fs/fuse/dir.c.) Then
+/// there is nothing to wait for, and nothing that a caller could do about it. PostgreSQL goes on after EINVAL and EBADF of a directory
+/// (`fsync_fname_ext` in src/backend/storage/file/fd.c), SQLite after any error (`unixSync` in src/os_unix.c, ticket 1657). EBADF is an
+/// error here, because on these systems it says that the descriptor is none (fsync(2)), and so is EIO.
+pub(crate) fn sync_dir(dir: impl AsFd) -> Result<()> {
+    match sync(dir) {
+        Err(Errno::INVAL | Errno::NOTSUP) => Ok(()),
+        result => result,
+    }
 }
 
 /// The names in a directory, but for `.` and `..`.

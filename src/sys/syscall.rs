@@ -37,7 +37,8 @@ pub enum Syscall {
     Fstatat,
     /// [`fstat`](https://man7.org/linux/man-pages/man2/fstat.2.html)
     Fstat,
-    /// [`statx`](https://man7.org/linux/man-pages/man2/statx.2.html) with AT_STATX_FORCE_SYNC, on Linux: asks a server anew
+    /// [`statx`](https://man7.org/linux/man-pages/man2/statx.2.html), on Linux: whether a name is a mount point, and, with
+    /// AT_STATX_FORCE_SYNC, to ask a server anew
     Statx,
     /// [`readlinkat`](https://man7.org/linux/man-pages/man2/readlinkat.2.html), on Linux also to ask /proc for the
     /// real path of an open directory
@@ -48,6 +49,8 @@ pub enum Syscall {
     Pread,
     /// [`write`](https://man7.org/linux/man-pages/man2/write.2.html)
     Write,
+    /// [`posix_fadvise`](https://man7.org/linux/man-pages/man2/posix_fadvise.2.html), on Linux, whose error nobody looks at
+    PosixFadvise,
     /// [`fchown`](https://man7.org/linux/man-pages/man2/fchown.2.html)
     Fchown,
     /// [`fchmod`](https://man7.org/linux/man-pages/man2/fchmod.2.html)
@@ -89,6 +92,8 @@ pub enum Syscall {
     FcntlUnlock,
     /// [`fcntl(F_GETLK)`](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html): who holds a record lock
     FcntlGetlk,
+    /// [`fcntl(F_DUPFD_CLOEXEC)`](https://man7.org/linux/man-pages/man2/F_DUPFD.2const.html): a copy of a descriptor, to be closed
+    FcntlDupfd,
     /// [`fcntl(F_SETFL, O_DIRECT)`](https://man7.org/linux/man-pages/man2/F_GETFL.2const.html), of a lock file on NFS
     FcntlSetfl,
     /// [`fsync`](https://man7.org/linux/man-pages/man2/fsync.2.html)

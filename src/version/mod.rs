@@ -8,6 +8,8 @@ pub(crate) mod replace;
 pub(crate) mod sweep;
 
 use std::ffi::CStr;
+use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::error::{Error, Result, Step};
@@ -44,6 +46,18 @@ pub(crate) fn check_syncable(dir: &Dir, path: &Path, full: bool) -> Result<()> {
     if full && !dir.syncable { Err(Error::io(path, Step::SyncDirectory, Errno::ACCESS)) } else { Ok(()) }
 }
 
+/// The error of a rename over a file, or of its removal. A file that something is mounted on can be neither replaced nor removed
+/// (`vfs_rename` and `vfs_unlink` in fs/namei.c), which EBUSY alone tells nobody whose container has been given a single file.
+/// Some network file systems say EBUSY for reasons of their own, so the name is looked at.
+pub(crate) fn failed_at(dir: &Dir, name: &CStr, path: &Path, step: Step, error: Errno) -> Error {
+    if error == Errno::BUSY && sys::is_mount_point(dir.as_fd(), name) {
+        let why = "it is a mount point, as a single file is that was mounted into a container, and a mount point cannot be replaced \
+                   or removed (EBUSY): mount its directory instead";
+        return Error::io(path, step, io::Error::new(io::ErrorKind::ResourceBusy, why));
+    }
+    Error::io(path, step, error)
+}
+
 /// The last step of a change of a file.
 pub(crate) fn sync(file: &Fd, path: &Path, options: Options) -> Result<()> {
     match options.durability {
@@ -58,7 +72,7 @@ pub(crate) fn sync(file: &Fd, path: &Path, options: Options) -> Result<()> {
 pub(crate) fn sync_dir(dir: &Dir, path: &Path, options: Options) -> Result<()> {
     match options.durability {
         Durability::Full => {
-            sys::sync(dir).map_err(|error| Error::NotDurable { path: path.to_owned(), source: error.into() })
+            sys::sync_dir(dir).map_err(|error| Error::NotDurable { path: path.to_owned(), source: error.into() })
         }
         Durability::Ordered | Durability::None => Ok(()),
     }

@@ -3,12 +3,12 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::error::{Error, Result, Step};
+use crate::error::{Result, Step};
 use crate::lock::Held;
 use crate::path::{Dir, Place};
 use crate::settings::{Durability, Options};
 use crate::sys::{self, Errno};
-use crate::version::{check_syncable, stat_regular, sync_dir};
+use crate::version::{check_syncable, failed_at, stat_regular, sync_dir};
 
 /// Removes a file. False: there is none.
 pub(crate) fn remove(held: &Held, place: &Place, options: Options) -> Result<bool> {
@@ -28,7 +28,7 @@ pub(crate) fn unlink<'a>(held: &Held, place: &'a Place, options: Options) -> Res
     match sys::unlink(dir.as_fd(), place.name()) {
         Ok(()) => Ok(Some(dir)),
         Err(Errno::NOENT) => Ok(None),
-        Err(error) => Err(Error::io(path, Step::Remove, error)),
+        Err(error) => Err(failed_at(dir, place.name(), path, Step::Remove, error)),
     }
 }
 

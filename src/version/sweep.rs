@@ -21,10 +21,11 @@ pub(crate) fn sweep(config: &Config, path: &Path) -> Result<Vec<PathBuf>> {
     let mut removed = Removed::default();
     // A path that cannot be resolved is an error before anything is removed.
     if let Some((dir, real)) = directory(path, config.links)? {
+        lock_dir.check_directory(&real, path)?;
         sweep_dir(lock_dir, &dir, &real, |_| true, &mut removed);
     } else {
         let place = Place::resolve(path, config.links)?;
-        let hash = path_hash(place.path());
+        let hash = path_hash(lock_dir.named_after(place.path(), path)?);
         let is_mine = |owner: &Owner<'_>| {
             owner.name == place.name().to_bytes() || owner.hash.is_some_and(|of_path| of_path == hash.as_bytes())
         };

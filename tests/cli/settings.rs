@@ -1,4 +1,4 @@
-//! `--lock-dir`, `--lock-mode`, `--no-follow` and `--durability`.
+//! `--lock-dir`, `--lock-root`, `--lock-mode`, `--no-follow` and `--durability`.
 
 use std::fs;
 
@@ -40,6 +40,42 @@ fn two_spellings_of_a_lock_directory_exclude_each_other() {
     let mut holder = scratch.start_sh(&["--lock-dir", "locks", "run", "file"], HOLD);
     holder.expect("held");
     scratch.run(&["--lock-dir", absolute.to_str().unwrap(), "--timeout", "0", "read", "file"]).code(TIMED_OUT);
+}
+
+#[test]
+fn locks_below_a_root_are_the_same_wherever_it_is() {
+    let scratch = Scratch::new();
+    let lock_path = |root: &str| {
+        fs::create_dir_all(scratch.at(root)).unwrap();
+        let run = scratch.run(&["--lock-root", root, "lock-path", &format!("{root}/sub/file")]).success();
+        let path = String::from_utf8(run.get_output().stdout.clone()).unwrap();
+        path.trim_end().strip_prefix(scratch.at(root).to_str().unwrap()).unwrap().to_owned()
+    };
+    assert_eq!(lock_path("here"), lock_path("there/deeper"));
+    assert_eq!(lock_path("here"), "/.jerry/local/locks/552292792527025e.lock");
+    // Two processes, of which the second comes by a link.
+    std::os::unix::fs::symlink("here", scratch.at("link")).unwrap();
+    let mut holder = scratch.start_sh(&["--lock-root", "here", "run", "here/file"], HOLD);
+    holder.expect("held");
+    scratch.run(&["--lock-root", "link", "--timeout", "0", "read", "link/file"]).code(TIMED_OUT);
+    // The one of a program without a root is another one.
+    scratch.run(&["--lock-dir", "here/.jerry/local/locks", "--timeout", "0", "read", "here/file"]).success();
+}
+
+#[test]
+fn what_leads_out_of_the_lock_root_is_refused() {
+    let scratch = Scratch::with("file", "x");
+    fs::create_dir(scratch.at("data")).unwrap();
+    let refused = scratch.run(&["--lock-root", "data", "read", "data/../file"]).code(FAILED).stdout("");
+    let (file, data) = (scratch.at("file"), scratch.at("data"));
+    let expected = format!(
+        "data/../file leads to {}, which is not below the lock root {}, and only what is below it has a lock: use a path \
+         below it, or another root (lock_root, --lock-root)",
+        file.display(),
+        data.display()
+    );
+    assert_eq!(message(&refused), expected);
+    assert!(names(&data).is_empty());
 }
 
 #[test]

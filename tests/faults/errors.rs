@@ -4,7 +4,7 @@ use atomic_file_adapter::fault::Syscall;
 use libc::{
     E2BIG, EACCES, EAGAIN, EBADF, EBUSY, EDEADLK, EDESTADDRREQ, EDQUOT, EEXIST, EFAULT, EFBIG, EINVAL, EIO, EISDIR,
     ELOOP, EMFILE, EMLINK, ENAMETOOLONG, ENFILE, ENODATA, ENODEV, ENOENT, ENOLCK, ENOMEM, ENOSPC, ENOSYS, ENOTDIR,
-    ENOTEMPTY, ENOTSUP, ENXIO, EOPNOTSUPP, EOVERFLOW, EPERM, EPIPE, ERANGE, EROFS, ETXTBSY, EXDEV,
+    ENOTEMPTY, ENOTSUP, ENXIO, EOPNOTSUPP, EOVERFLOW, EPERM, EPIPE, ERANGE, EROFS, ESPIPE, ETXTBSY, EXDEV,
 };
 
 /// The errors in section ERRORS of the call's manual page (man-pages 6.03), but for EINTR, which has a test of its own.
@@ -90,6 +90,7 @@ pub(crate) fn errors_of(syscall: Syscall) -> &'static [i32] {
         Syscall::Readlinkat => &[EACCES, EBADF, EFAULT, EINVAL, EIO, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR],
         Syscall::Read => &[EAGAIN, EBADF, EFAULT, EINVAL, EIO, EISDIR],
         Syscall::Write => &[EAGAIN, EBADF, EDESTADDRREQ, EDQUOT, EFAULT, EFBIG, EINVAL, EIO, ENOSPC, EPERM, EPIPE],
+        Syscall::PosixFadvise => &[EBADF, EINVAL, ESPIPE],
         Syscall::Fchown => {
             &[EACCES, EBADF, EFAULT, EINVAL, EIO, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EPERM, EROFS]
         }
@@ -158,6 +159,7 @@ pub(crate) fn errors_of(syscall: Syscall) -> &'static [i32] {
         Syscall::FcntlSetlkw => &[EBADF, EDEADLK, EFAULT, EINVAL, ENOLCK],
         Syscall::FcntlSetlk => &[EACCES, EAGAIN, EBADF, EFAULT, EINVAL, ENOLCK],
         Syscall::FcntlUnlock | Syscall::FcntlGetlk => &[EBADF, EFAULT, EINVAL, ENOLCK],
+        Syscall::FcntlDupfd => &[EBADF, EINVAL, EMFILE],
         Syscall::Fsync => &[EBADF, EDQUOT, EINVAL, EIO, ENOSPC, EROFS],
         // Not EINVAL, which means that fsync is to be used.
         Syscall::FcntlFullfsync => &[EBADF, EDQUOT, EIO, ENOSPC, EROFS],

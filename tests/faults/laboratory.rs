@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ffi::CString;
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -234,6 +234,8 @@ pub(crate) fn witness(_: &[String]) {
 pub(crate) struct Seen {
     pub(crate) syscall: Syscall,
     pub(crate) text: String,
+    /// It syncs a directory.
+    pub(crate) syncs_directory: bool,
 }
 
 pub(crate) fn calls_of(laboratory: &Laboratory<'_>, number: &mut usize) -> Vec<Seen> {
@@ -242,7 +244,13 @@ pub(crate) fn calls_of(laboratory: &Laboratory<'_>, number: &mut usize) -> Vec<S
     let seen = Rc::new(RefCell::new(Vec::new()));
     let mine = seen.clone();
     let (result, calls) = laboratory.run(&scratch, move |call| {
-        mine.borrow_mut().push(Seen { syscall: call.syscall, text: call.to_string() });
+        // Not of a lock file: to close a copy of its descriptor would drop the lock.
+        let synced = call.fd.filter(|_| call.syscall == Syscall::Fsync);
+        let syncs_directory = synced.is_some_and(|fd| {
+            let file = File::from(fd.try_clone_to_owned().unwrap());
+            file.metadata().unwrap().is_dir()
+        });
+        mine.borrow_mut().push(Seen { syscall: call.syscall, text: call.to_string(), syncs_directory });
         Action::Proceed
     });
     result.unwrap();

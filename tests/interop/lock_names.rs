@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use atomic_file_adapter::AtomicFileAdapter;
 
@@ -93,6 +93,18 @@ pub(crate) fn lock_names_are_those_of_another_xxh3() {
     let pythons = names_by_python("os.fsencode(os.fsdecode(given))", &paths);
     assert_same_names(&paths, &names_by_us(&scratch.adapter, &paths), &pythons);
     assert!(names(&scratch.path).iter().all(|name| name != ".jerry"), "asking has made something");
+}
+
+pub(crate) fn lock_names_below_a_root_are_those_of_another_xxh3() {
+    let scratch = Scratch::new();
+    let lengths = (1..=260).chain([511, 512, 513, 1023, 1024, 1025, 1088, 2047, 2048, 2049, 3000]);
+    let below: Vec<PathBuf> = lengths.map(|len| path_of_len(len + 1, true).strip_prefix("/").unwrap().into()).collect();
+    for root in [Path::new("/no/such/root"), Path::new("/"), &*scratch.path] {
+        let builder = AtomicFileAdapter::builder().lock_root(root).lock_dir(scratch.lock_dir());
+        let paths: Vec<PathBuf> = below.iter().map(|below| root.join(below)).collect();
+        let ours = names_by_us(&builder.build().unwrap(), &paths);
+        assert_same_names(&paths, &ours, &names_by_python("given", &below));
+    }
 }
 
 pub(crate) fn temporary_names_are_those_of_another_xxh3() {

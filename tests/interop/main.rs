@@ -36,6 +36,11 @@ fn main() -> ExitCode {
             "python_finds_the_lock_of_any_spelling_by_realpath",
             lock_names::python_finds_the_lock_of_any_spelling_by_realpath,
         ),
+        test_if(
+            xxhash,
+            "lock_names_below_a_root_are_those_of_another_xxh3",
+            lock_names::lock_names_below_a_root_are_those_of_another_xxh3,
+        ),
         test_if(python, "pythons_exclusive_lock_keeps_us_out", record_locks::pythons_exclusive_lock_keeps_us_out),
         test_if(
             python,
@@ -74,6 +79,11 @@ fn main() -> ExitCode {
             reader,
             "the_readmes_reader_notices_that_its_lock_file_was_removed",
             readme::the_readmes_reader_notices_that_its_lock_file_was_removed,
+        ),
+        test_if(
+            reader,
+            "the_readmes_reader_has_the_commands_locks_below_a_root",
+            readme::the_readmes_reader_has_the_commands_locks_below_a_root,
         ),
         test_if(git, "git_sees_the_users_file_only", git::git_sees_the_users_file_only),
         test_if(git, "a_gitignore_of_the_users_own_stays_as_it_is", git::a_gitignore_of_the_users_own_stays_as_it_is),

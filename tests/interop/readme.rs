@@ -102,3 +102,34 @@ pub(crate) fn the_readmes_reader_notices_that_its_lock_file_was_removed() {
     reader.expect("new");
     reader.finish();
 }
+
+pub(crate) fn the_readmes_reader_has_the_commands_locks_below_a_root() {
+    let scratch = Scratch::new();
+    reader_of_the_readme(&scratch);
+    fs::create_dir_all(scratch.path.join("data/sub")).unwrap();
+    fs::write(scratch.path.join("data/sub/file"), "old\n").unwrap();
+    // Where the reader has it.
+    symlink("data", scratch.path.join("mount")).unwrap();
+    let args = [
+        "--lock-root",
+        "data",
+        "run",
+        "data/sub/file",
+        "--",
+        "sh",
+        "-c",
+        "echo held; read new; echo $new >data/sub/file",
+    ];
+    let mut holder = Worker::spawn(&mut in_scratch(&scratch, TOOL.unwrap(), &args));
+    holder.expect("held");
+    let args = ["reader.py", "mount/sub/file", "mount/.jerry/local/locks", "mount/"];
+    let mut reader = Worker::spawn(&mut in_scratch(&scratch, "python3", &args));
+    until_it_waits_for_a_lock(&reader);
+    holder.tell("new");
+    holder.finish();
+    reader.expect("new");
+    reader.finish();
+    let outside = ["reader.py", "data/../database", "locks", "data"];
+    let refused = in_scratch(&scratch, "python3", &outside).output().unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is not below the lock root"));
+}

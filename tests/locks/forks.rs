@@ -338,3 +338,49 @@ pub(crate) fn fork_storm(args: &[String]) {
     });
     assert_eq!(start(dir, "talk", &[]).order("try_lock kept"), "would block");
 }
+
+/// A thread of a child makes its first call, and is closing what it has inherited when another one forks.
+#[cfg(feature = "fault-injection")]
+pub(crate) fn grandchild_of_a_first_call(args: &[String]) {
+    use std::sync::mpsc::channel;
+
+    use atomic_file_adapter::fault::{Action, Syscall, inject};
+
+    let dir = Path::new(&args[0]);
+    let adapter = adapter(dir);
+    let file = |name: &str| adapter.file(dir.join(name)).unwrap();
+    let (inherited, one, other) = (file("inherited"), file("one"), file("other"));
+    let _held = inherited.lock().unwrap();
+    drop([one.lock().unwrap(), other.lock().unwrap()]);
+    Forked::start(|_| {
+        let (closes, is_closing) = channel();
+        let (go_on, may_go_on) = channel::<()>();
+        thread::scope(|scope| {
+            // Ends with this closure, so that nobody waits for it when the test fails.
+            let go_on = go_on;
+            let first = scope.spawn(|| {
+                let decide = move |call: &atomic_file_adapter::fault::Call<'_>| {
+                    if call.syscall == Syscall::Close {
+                        // Nobody listens to the second.
+                        let _ = closes.send(());
+                        let _ = may_go_on.recv();
+                    }
+                    Action::Proceed
+                };
+                inject(decide, || said(&one.lock())).0
+            });
+            is_closing.recv().unwrap();
+            let grandchild = Forked::start(|_| {
+                // Ends it if it hangs, which its parent sees.
+                nix::unistd::alarm::set(10);
+                assert_eq!(said(&other.lock()), "ok");
+                assert_eq!(said(&inherited.try_lock()), "would block");
+            });
+            grandchild.finish();
+            drop(go_on);
+            assert_eq!(first.join().unwrap(), "ok");
+            assert_eq!(said(&other.lock()), "ok");
+        });
+    })
+    .finish();
+}

@@ -19,13 +19,8 @@ use fuser::{
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::common::{no_mounts, tell};
+use crate::common::tell;
 use crate::{Scratch, WATCHDOG};
-
-/// Why it cannot be mounted.
-pub(crate) fn no_fuse() -> Option<&'static str> {
-    no_mounts().or((!Path::new("/dev/fuse").exists()).then_some("needs /dev/fuse"))
-}
 
 pub(crate) fn every_call_ends_where_inode_numbers_change() {
     let scratch = Scratch::new();

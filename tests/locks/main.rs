@@ -62,6 +62,10 @@ fn main() -> ExitCode {
             test("a_forked_child_takes_locks_of_its_own", || in_a_process("own_locks")),
             test("a_forked_child_loses_no_lock_by_a_hard_link", || in_a_process("linked_lock_file")),
             test("a_grandchild_inherits_nothing_either", || in_a_process("grandchild")),
+            #[cfg(feature = "fault-injection")]
+            test_on_linux("a_fork_beside_a_first_call_makes_no_child_hang", || {
+                in_a_process("grandchild_of_a_first_call")
+            }),
             test_on_linux("a_forked_child_closes_the_lock_files_of_its_parent", || {
                 in_a_process("inherited_descriptors")
             }),
@@ -110,6 +114,9 @@ fn main() -> ExitCode {
                 waits::nobody_is_inside_beside_a_writer_that_had_given_up_before,
             ),
             test_on_linux("a_hundred_waits_take_few_threads", || in_a_process("hundred_waits")),
+            test_on_linux("who_gives_up_often_leaves_few_threads_behind", || in_a_process("few_deputies")),
+            #[cfg(all(target_os = "linux", feature = "fault-injection"))]
+            test("a_deputy_beside_a_failed_unlock_costs_no_lock", waits::a_deputy_beside_a_failed_unlock_costs_no_lock),
             test("a_fork_beside_a_deputy_costs_nobody_a_lock", || in_a_process("fork_beside_a_deputy")),
             test("how_late_a_wait_ends", waits::how_late_a_wait_ends),
             test("every_verb_that_waits_says_so_once", on_wait::every_verb_that_waits_says_so_once),
@@ -121,7 +128,13 @@ fn main() -> ExitCode {
             test("nobody_is_told_of_what_does_not_wait", on_wait::nobody_is_told_of_what_does_not_wait),
             test("a_panic_of_who_is_told_ends_the_call", on_wait::a_panic_of_who_is_told_ends_the_call),
             test("who_is_told_may_use_other_files", on_wait::who_is_told_may_use_other_files),
+            test("while_somebody_is_told_others_have_the_lock", on_wait::while_somebody_is_told_others_have_the_lock),
+            test(
+                "a_cycle_through_what_was_locked_while_told_is_told",
+                on_wait::a_cycle_through_what_was_locked_while_told_is_told,
+            ),
             test("who_is_told_may_fork", || in_a_process("on_wait_forks")),
+            test("who_is_told_may_fork_and_move_the_file", || in_a_process("on_wait_forks_and_links")),
             test("who_is_told_for_too_long_ends_no_lock", on_wait::who_is_told_for_too_long),
             test(
                 "of_two_threads_that_say_that_they_wait_one_is_told_of_a_cycle",
@@ -150,13 +163,13 @@ fn main() -> ExitCode {
             ),
             #[cfg(target_os = "linux")]
             test_unless(
-                inode_numbers::no_fuse(),
+                common::no_fuse(),
                 "every_call_ends_where_inode_numbers_change_at_each_look",
                 inode_numbers::every_call_ends_where_inode_numbers_change,
             ),
             #[cfg(all(target_os = "linux", feature = "fault-injection"))]
             test_unless(
-                inode_numbers::no_fuse(),
+                common::no_fuse(),
                 "what_a_file_system_in_fuse_lets_the_kernel_remember_no_call_makes_new",
                 remembered_names::what_fuse_remembers_no_call_makes_new,
             ),
@@ -168,6 +181,8 @@ fn main() -> ExitCode {
             ("own_locks", forks::own_locks),
             ("linked_lock_file", forks::linked_lock_file),
             ("grandchild", forks::grandchild),
+            #[cfg(feature = "fault-injection")]
+            ("grandchild_of_a_first_call", forks::grandchild_of_a_first_call),
             ("inherited_descriptors", forks::inherited_descriptors),
             ("update_that_forks", forks::update_that_forks),
             ("fork_storm", forks::fork_storm),
@@ -179,7 +194,9 @@ fn main() -> ExitCode {
             ("give_up_often", waits::give_up_often),
             ("hundred_waits", waits::hundred_waits),
             ("fork_beside_a_deputy", waits::fork_beside_a_deputy),
+            ("few_deputies", waits::few_deputies),
             ("on_wait_forks", on_wait::on_wait_forks),
+            ("on_wait_forks_and_links", on_wait::on_wait_forks_and_links),
             ("increment", lock_files::increment),
             #[cfg(target_os = "linux")]
             ("call_where_inode_numbers_change", inode_numbers::call_where_inode_numbers_change),

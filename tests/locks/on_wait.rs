@@ -1,24 +1,25 @@
 //! `Builder::on_wait`: who is told of a wait, when, what of, and what may be done then.
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Builder, Error, Result, Waiting};
+use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Builder, Error, Result, Waiting, WriteGuard};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 
 use crate::common::Worker;
 use crate::talk::{LOCK, LOCK_SHARED, LOCK_TIMEOUT, Ordered, TRY_LOCK, TRY_LOCK_SHARED, WAITING, said};
 use crate::waits::{FOR_SHORT, ONCE, assert_gives_up};
-use crate::watching::{PARKED, spawn_until_in, until, until_blocked};
+use crate::watching::{PARKED, spawn_until_in, until_blocked};
 use crate::{MINUTE, Scratch, adapter, settings, start};
 
 const MOMENT: Duration = Duration::from_millis(100);
@@ -265,9 +266,10 @@ pub(crate) fn who_is_told_may_use_other_files() {
         assert_eq!(adapter.read_with_lock(&other).unwrap().unwrap(), b"new");
         assert_eq!(adapter.lock_many([&other, &dir.join("third")]).unwrap().len(), 2);
         let same = adapter.file(waiting.path()).unwrap();
-        for ask in WAITING.into_iter().chain([TRY_LOCK, TRY_LOCK_SHARED]) {
+        for ask in [TRY_LOCK, TRY_LOCK_SHARED] {
             assert_eq!(said(&ask(&same)), "would block");
         }
+        assert_gives_up(&same, FOR_SHORT);
         tell.send(()).unwrap();
     });
     let adapter = itself.get_or_init(|| adapter);
@@ -296,6 +298,7 @@ pub(crate) fn on_wait_forks(args: &[String]) {
     for with_another in [false, true] {
         assert_eq!(order(&holder, &format!("lock {}", name(file))), "ok");
         let (ours, theirs) = UnixStream::pair().unwrap();
+        let to_child = ours.try_clone().unwrap();
         let child = Arc::new(AtomicI32::new(0));
         let (theirs_is_held, pid) = (holder.clone(), child.clone());
         let [first_name, file_name] = files.each_ref().map(name);
@@ -323,13 +326,17 @@ pub(crate) fn on_wait_forks(args: &[String]) {
                 assert_eq!(said(&free.lock()), "ok");
                 assert_eq!(said(&adapter.file(free.path()).unwrap().lock_timeout(MINUTE)), "ok");
                 // Its parent gets it in the end, and has it until the child has gone.
-                until("the parent has it", || said(&file.try_lock()) == "would block");
+                let mut answer = String::new();
+                BufReader::new(&theirs).read_line(&mut answer).unwrap();
+                assert_eq!(answer.trim_end(), "locked");
+                assert_eq!(said(&file.try_lock()), "would block");
                 assert_gives_up(file, FOR_SHORT);
             }));
             // SAFETY: nothing of the parent's may run here.
             unsafe { libc::_exit(failed.is_err().into()) }
         }
         let guards = asked.unwrap();
+        writeln!(&to_child, "locked").unwrap();
         assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0), "the child failed");
         assert_eq!(order(&holder, &format!("try_lock {}", name(file))), "would block", "the parent's lock is gone");
         drop(guards);
@@ -393,4 +400,98 @@ pub(crate) fn what_is_told_is_send_sync_and_unwind_safe() {
     is::<AtomicFile>();
     is::<Builder>();
     is::<Waiting>();
+}
+
+/// A callback that says when it begins, and ends when it is told to.
+fn taking_long(settings: Builder) -> (AtomicFileAdapter, Receiver<()>, Sender<()>) {
+    let (told, is_told) = channel();
+    let (go_on, may_go_on) = channel::<()>();
+    let (told, may_go_on) = (Mutex::new(told), Mutex::new(may_go_on));
+    let adapter = first_time(settings, move |_| {
+        told.lock().unwrap().send(()).unwrap();
+        let _ = may_go_on.lock().unwrap().recv();
+    });
+    (adapter, is_told, go_on)
+}
+
+pub(crate) fn while_somebody_is_told_others_have_the_lock() {
+    for limit in [None, Some(MINUTE)] {
+        let scratch = Scratch::new();
+        let settings = settings(scratch.dir.path());
+        let settings = limit.into_iter().fold(settings, Builder::lock_timeout);
+        let (adapter, is_told, go_on) = taking_long(settings);
+        let (mut holder, mut third) = (scratch.worker("talk", &[]), scratch.worker("talk", &[]));
+        assert_eq!(holder.order("lock file"), "ok");
+        let (told, behind) = (adapter.file(scratch.path("file")).unwrap(), scratch.file("file"));
+        thread::scope(|scope| {
+            // Ends with this closure, so that nobody waits for it when the test fails.
+            let (mut holder, go_on) = (holder, go_on);
+            let waiter = scope.spawn(|| said(&told.lock_shared()));
+            is_told.recv().unwrap();
+            assert_eq!(holder.order("unlock file"), "ok");
+            assert_eq!(third.order("lock file"), "ok");
+            assert_eq!(third.order("unlock file"), "ok");
+            for ask in WAITING {
+                assert_eq!(said(&ask(&behind)), "ok");
+            }
+            assert!(!waiter.is_finished());
+            drop(go_on);
+            assert_eq!(waiter.join().unwrap(), "ok");
+        });
+    }
+}
+
+pub(crate) fn a_cycle_through_what_was_locked_while_told_is_told() {
+    thread_local!(static KEPT: RefCell<Option<WriteGuard>> = const { RefCell::new(None) });
+    let scratch = Scratch::new();
+    let (first, second) = (scratch.file("first"), scratch.file("second"));
+    let (told, is_told) = channel();
+    let kept = second.clone();
+    let adapter = first_time(settings(scratch.dir.path()), move |_| {
+        KEPT.set(Some(kept.try_lock().unwrap()));
+        told.send(()).unwrap();
+    });
+    let guard = first.lock().unwrap();
+    thread::scope(|scope| {
+        let guard = guard;
+        let waiter = scope.spawn(|| {
+            let answer = said(&adapter.write_atomic(first.path(), "new"));
+            drop(KEPT.take());
+            answer
+        });
+        is_told.recv().unwrap();
+        let answer = said(&second.lock());
+        drop(guard);
+        let answers = [answer, waiter.join().unwrap()];
+        let one = ["ok", "first would deadlock with second"];
+        let other = ["second would deadlock with first", "ok"];
+        assert!([one, other].map(|pair| pair.map(String::from)).contains(&answers), "{answers:?}");
+    });
+}
+
+/// It forks, and the path leads elsewhere by then: the child is not to do what its parent does.
+pub(crate) fn on_wait_forks_and_links(args: &[String]) {
+    let dir = Path::new(&args[0]);
+    let (path, other) = (dir.join("path"), dir.join("other"));
+    let mut holder = start(dir, "talk", &[]);
+    let child = Arc::new(AtomicI32::new(0));
+    let (pid, link, target) = (child.clone(), path.clone(), other.clone());
+    let adapter = first_time(settings(dir).lock_timeout(Duration::from_millis(200)), move |_| {
+        std::fs::rename(&link, &target).unwrap();
+        std::os::unix::fs::symlink("other", &link).unwrap();
+        // SAFETY: there is one thread beside a deputy, which is in the kernel.
+        if let ForkResult::Parent { child } = unsafe { nix::unistd::fork() }.unwrap() {
+            pid.store(child.as_raw(), SeqCst);
+        }
+    });
+    adapter.write_atomic(&path, "old").unwrap();
+    assert_eq!(holder.order("lock path"), "ok");
+    let answer = said(&adapter.write_atomic(&path, "new"));
+    let child = Pid::from_raw(child.load(SeqCst));
+    if child.as_raw() == 0 {
+        // SAFETY: nothing of the parent's may run here.
+        unsafe { libc::_exit((answer != "forked").into()) }
+    }
+    assert_eq!(answer, "ok");
+    assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0), "the child has written, too");
 }

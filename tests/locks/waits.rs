@@ -420,3 +420,67 @@ pub(crate) fn how_late_a_wait_ends() {
         eprintln!("past the deadline of {SHORT:?}, {name}: median {:?}, longest {:?}", late[25], late[49]);
     }
 }
+
+/// One who gives up again and again, beside somebody elsewhere who stays, and reads meanwhile where that is possible.
+pub(crate) fn few_deputies(args: &[String]) {
+    let dir = Path::new(&args[0]);
+    let file = adapter(dir).file(dir.join("file")).unwrap();
+    for theirs in ["lock_shared file", "lock file"] {
+        let mut holder = start(dir, "talk", &[]);
+        assert_eq!(holder.order(theirs), "ok");
+        for _ in 0..20 {
+            assert_gives_up(&file, FOR_SHORT);
+            let reads = file.try_lock_shared().is_ok();
+            assert_eq!(reads, theirs == "lock_shared file");
+            if !reads {
+                assert_gives_up(&file, SHARED_FOR_SHORT);
+            }
+        }
+        assert!(deputies() <= 2, "{} threads sleep in the kernel", deputies());
+        assert_eq!(holder.order("unlock file"), "ok");
+        until("its threads are gone", || tasks() == 1);
+        assert_eq!(holder.order("lock file"), "ok");
+    }
+}
+
+/// An unlock fails, so that the lock file is closed and opened anew, while a deputy still has it open; and comes back when another
+/// thread has the lock.
+#[cfg(all(target_os = "linux", feature = "fault-injection"))]
+pub(crate) fn a_deputy_beside_a_failed_unlock_costs_no_lock() {
+    use atomic_file_adapter::fault::{Action, Syscall, inject};
+
+    use crate::watching::has_lock;
+
+    let scratch = Scratch::new();
+    let (mut reader, mut third) = (scratch.worker("talk", &[]), scratch.worker("talk", &[]));
+    for round in 0..20 {
+        let file = scratch.file(&round.to_string());
+        assert_eq!(reader.order(&format!("lock_shared {round}")), "ok");
+        assert_gives_up(&file, FOR_SHORT);
+        until_blocked(process::id(), &file);
+        let guard = file.lock_shared().unwrap();
+        let fails = |call: &atomic_file_adapter::fault::Call<'_>| match call.syscall {
+            Syscall::FcntlUnlock => Action::Fail(libc::ENOLCK),
+            _ => Action::Proceed,
+        };
+        assert!(has_lock(process::id(), &file));
+        inject(fails, || drop(guard));
+        assert!(!has_lock(process::id(), &file), "a lock that nobody holds is left");
+        assert_eq!(reader.order(&format!("unlock {round}")), "ok");
+        assert_eq!(third.order(&format!("lock {round}")), "ok", "a lock that nobody holds is left");
+        assert_eq!(third.order(&format!("unlock {round}")), "ok");
+
+        assert_eq!(reader.order(&format!("lock_shared {round}")), "ok");
+        assert_gives_up(&file, FOR_SHORT);
+        until_blocked(process::id(), &file);
+        inject(fails, || drop(file.lock_shared().unwrap()));
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| file.lock().unwrap().write("written").unwrap());
+            assert_eq!(reader.order(&format!("unlock {round}")), "ok");
+            writer.join().unwrap();
+        });
+        let guard = file.lock().unwrap();
+        assert_eq!(third.order(&format!("try_lock {round}")), "would block", "the lock is gone");
+        drop(guard);
+    }
+}

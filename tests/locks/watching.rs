@@ -4,6 +4,8 @@ use std::sync::mpsc::channel;
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
+#[cfg(all(target_os = "linux", feature = "fault-injection"))]
+pub(crate) use self::tasks::has_lock;
 pub(crate) use self::tasks::{PARKED, PAUSED, this_task, until_blocked, until_in};
 
 /// Waits for something that sends no event.
@@ -52,6 +54,16 @@ mod tasks {
                 fields[1] == "->" && fields[5] == pid && fields[6].ends_with(&inode)
             })
         });
+    }
+
+    /// Whether a process has the lock of this file, as the kernel sees it.
+    #[cfg(feature = "fault-injection")]
+    pub fn has_lock(pid: u32, file: &AtomicFile) -> bool {
+        let (pid, inode) = (pid.to_string(), format!(":{}", fs::metadata(file.lock_path()).unwrap().ino()));
+        fs::read_to_string("/proc/locks").unwrap().lines().any(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields[1] == "POSIX" && fields[4] == pid && fields[5].ends_with(&inode)
+        })
     }
 
     /// A thread, as /proc names it.

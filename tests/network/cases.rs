@@ -1,65 +1,94 @@
-//! The cases: what the two clients do, in which order, and what must come of it.
+//! The cases: what the two sides do, in which order, and what must come of it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 
 use crate::guest::{LEASE, set_wire};
-use crate::process::{How, Process};
+use crate::process::{How, Process, Without};
+use crate::report::{Counts, Promise};
+use crate::site::Site;
 
 pub struct Case {
     pub name: &'static str,
+    /// What it is about, if its parts do not say.
+    promise: Promise,
     pub run: fn(&mut Bench),
     /// A control: something must go wrong.
     pub must_fail: bool,
-    /// The short form has it over the newest version of the protocol only.
+    /// The short form has it over the newest version of NFS only.
     pub newest: bool,
+    pub place: Place,
 }
 
-const fn case(name: &'static str, run: fn(&mut Bench)) -> Case {
-    Case { name, run, must_fail: false, newest: false }
+/// Where a case makes sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Everywhere,
+    Nfs,
+    NotNfs,
+}
+
+const fn case(name: &'static str, promise: Promise, run: fn(&mut Bench)) -> Case {
+    Case { name, promise, run, must_fail: false, newest: false, place: Place::Everywhere }
 }
 
 const fn control(name: &'static str, run: fn(&mut Bench)) -> Case {
-    Case { name, run, must_fail: true, newest: true }
+    Case { must_fail: true, newest: true, ..case(name, Promise::None, run) }.only(Place::Nfs)
 }
 
 impl Case {
     const fn on_newest(self) -> Self {
         Case { newest: true, ..self }
     }
+
+    const fn only(self, place: Place) -> Self {
+        Case { place, ..self }
+    }
 }
 
 pub const CASES: &[Case] = &[
-    case("a holder keeps the other client out, and no longer when it is killed", exclusion),
-    case("whatever one client does to a name the other one sees, by handle", |bench| sequences(bench, How::Handle)),
-    case("whatever one client does to a name the other one sees, by path", |bench| sequences(bench, How::Path))
-        .on_newest(),
-    case("whatever one client does to a name the other one sees, by the command", |bench| {
+    case("a holder keeps the other side out, and no longer when it is killed", Promise::Exclusion, exclusion),
+    case("whatever one side does to a name the other one sees, by handle", Promise::FreshReads, |bench| {
+        sequences(bench, How::Handle)
+    }),
+    case("whatever one side does to a name the other one sees, by path", Promise::FreshReads, |bench| {
+        sequences(bench, How::Path)
+    })
+    .on_newest(),
+    case("whatever one side does to a name the other one sees, by the command", Promise::FreshReads, |bench| {
         sequences(bench, How::Command)
     })
     .on_newest(),
-    case("who has waited for a lock sees what its holder did, by handle", |bench| waiting(bench, How::Handle)),
-    case("who has waited for a lock sees what its holder did, by path", |bench| waiting(bench, How::Path)).on_newest(),
-    case("who has waited for a lock sees what its holder did, by the command", |bench| waiting(bench, How::Command))
-        .on_newest(),
-    case("no count is lost, by handle", |bench| counting(bench, How::Handle)),
-    case("no count is lost, by path", |bench| counting(bench, How::Path)).on_newest(),
-    case("no count is lost in turns", ping_pong).on_newest(),
-    case("no count is lost while lock files are removed", prune_in_a_loop),
-    case("a removed lock file lets nobody in beside its successor", pruned),
-    case("a renamed lock directory lets nobody in beside its successor", renamed_lock_directory),
-    case("the README's reader sees what the other client did", readme).on_newest(),
-    case("a mode that one client has set the other one keeps", modes).on_newest(),
-    case("what a batch wrote is read together", batches).on_newest(),
-    case("a lock that was lost is noticed before the rename", lost_lease),
-    case("a lock that was lost is noticed after the rename", lost_lease_at_the_rename).on_newest(),
+    case("who has waited for a lock sees what its holder did, by handle", Promise::FreshReads, |bench| {
+        waiting(bench, How::Handle)
+    }),
+    case("who has waited for a lock sees what its holder did, by path", Promise::FreshReads, |bench| {
+        waiting(bench, How::Path)
+    })
+    .on_newest(),
+    case("who has waited for a lock sees what its holder did, by the command", Promise::FreshReads, |bench| {
+        waiting(bench, How::Command)
+    })
+    .on_newest(),
+    case("no count is lost, by handle", Promise::NoLostUpdate, |bench| counting(bench, How::Handle)),
+    case("no count is lost, by path", Promise::NoLostUpdate, |bench| counting(bench, How::Path)).on_newest(),
+    case("no count is lost in turns", Promise::NoLostUpdate, ping_pong).on_newest(),
+    case("no count is lost while lock files are removed", Promise::Prune, prune_in_a_loop),
+    case("a removed lock file lets nobody in beside its successor", Promise::Prune, pruned),
+    case("a renamed lock directory lets nobody in beside its successor", Promise::Exclusion, renamed_lock_directory),
+    case("the README's reader sees what the other side did", Promise::FreshReads, readme).on_newest(),
+    case("a mode that one side has set the other one keeps", Promise::NoLostUpdate, modes).on_newest(),
+    case("what a batch wrote is read together", Promise::FreshReads, batches).on_newest(),
+    case("a lock that was lost is noticed before the rename", Promise::None, lost_lease).only(Place::Nfs),
+    case("a lock that was lost is noticed after the rename", Promise::None, lost_lease_at_the_rename)
+        .on_newest()
+        .only(Place::Nfs),
     control("control: without the remedy a name is stale", |bench| {
-        bench.remedy = false;
+        bench.without = Without::Remedy;
         sequences(bench, How::Handle);
     }),
     control("control: without the remedy a mode is forgotten", |bench| {
-        bench.remedy = false;
+        bench.without = Without::Remedy;
         // A client remembers it for a few seconds (`acregmin`), which a slow machine may take to come to the write.
         for _ in 0..10 {
             modes(bench);
@@ -69,82 +98,85 @@ pub const CASES: &[Case] = &[
         }
     }),
     control("control: without the remedy who has waited misses something", |bench| {
-        bench.remedy = false;
+        bench.without = Without::Remedy;
         waiting(bench, How::Path);
     }),
     control("control: without the remedy a removed lock file lets two in", |bench| {
-        bench.remedy = false;
+        bench.without = Without::Remedy;
         pruned(bench);
     }),
     control("control: without the remedy a renamed lock directory lets two in", |bench| {
-        bench.remedy = false;
+        bench.without = Without::Remedy;
         renamed_lock_directory(bench);
     }),
     control("control: without the remedy a lost lock is not noticed", |bench| {
-        bench.remedy = false;
+        bench.without = Without::Remedy;
         lost_lease(bench);
     }),
+    control("control: without the kernel's locks two are let in", |bench| {
+        bench.without = Without::Locks;
+        pruned(bench);
+    })
+    .only(Place::NotNfs),
 ];
 
-/// A directory on the server, and what was seen in it.
+/// A directory, and what was seen in it.
 pub struct Bench {
     full: bool,
-    remedy: bool,
-    clients: [u32; 2],
-    /// As the server sees it.
-    on_server: PathBuf,
-    /// As the clients see it.
-    dir: PathBuf,
+    without: Without,
+    site: Site,
     names: u32,
-    runs: u32,
+    promise: Promise,
+    counts: Counts,
     violations: Vec<String>,
 }
 
 impl Bench {
-    pub fn new(version: &str, full: bool, clients: [u32; 2], number: u32) -> Self {
-        let name = format!("case{number}");
-        let on_server = Path::new("/srv/export").join(&name);
-        fs::create_dir(&on_server).unwrap();
-        let dir = Path::new("/net").join(version).join(&name);
-        Bench { full, remedy: true, clients, on_server, dir, names: 0, runs: 0, violations: Vec::new() }
+    pub fn new(case: &Case, full: bool, site: Site) -> Self {
+        let (counts, violations) = (Counts::default(), Vec::new());
+        Bench { full, without: Without::Nothing, site, names: 0, promise: case.promise, counts, violations }
     }
 
-    /// What was seen, for the report.
-    pub fn seen(&self) -> String {
-        format!("{} runs, {} violations", self.runs, self.violations.len())
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     pub fn verdict(&self, must_fail: bool) -> Result<(), String> {
         match (self.violations.is_empty(), must_fail) {
             (false, false) => {
                 let some: Vec<&str> = self.violations.iter().take(8).map(String::as_str).collect();
-                Err(format!("{}:\n{}", self.seen(), some.join("\n")))
+                Err(format!("{} violations:\n{}", self.violations.len(), some.join("\n")))
             }
-            (true, true) => Err(format!("{}: the test notices nothing", self.seen())),
+            (true, true) => Err("the test notices nothing".to_owned()),
             _ => Ok(()),
         }
     }
 
-    /// A process on a client, 0 or 1.
-    fn process(&self, client: usize) -> Process {
-        Process::start(self.clients[client], &self.dir.join("locks"), self.remedy)
+    /// A process on a side, 0 or 1.
+    fn process(&self, side: usize) -> Process {
+        Process::start(&self.site.sides[side], self.without)
     }
 
-    /// A path that nobody has used yet.
+    /// A path in the directory that nobody has used yet.
     fn new_path(&mut self) -> String {
         self.names += 1;
-        self.dir.join(self.names.to_string()).to_str().unwrap().to_owned()
+        self.names.to_string()
     }
 
-    /// The contents of a file of the clients, on the server.
+    /// The contents of a file, on the server.
     fn contents(&self, path: &str) -> String {
-        let name = Path::new(path).strip_prefix(&self.dir).unwrap();
-        fs::read_to_string(self.on_server.join(name)).map_or("none".to_owned(), |contents| format!("={contents}"))
+        let path = self.site.on_server.join(path);
+        fs::read_to_string(path).map_or("none".to_owned(), |contents| format!("={contents}"))
     }
 
     fn judge(&mut self, seen: &str, expected: &str, what: &str) {
-        self.runs += 1;
-        if seen != expected {
+        self.judge_of(self.promise, seen, expected, what);
+    }
+
+    fn judge_of(&mut self, promise: Promise, seen: &str, expected: &str, what: &str) {
+        let wrong = seen != expected;
+        self.counts.add(promise, wrong);
+        if wrong {
             self.violations.push(format!("{what}: {seen}, not {expected}"));
         }
     }
@@ -161,7 +193,7 @@ fn exclusion(bench: &mut Bench) {
         b.until_it_waits_for_a_lock();
         a.kill();
         let taken = b.end();
-        bench.judge(&taken, "done", "after the death of the holder");
+        bench.judge_of(Promise::KilledHolder, &taken, "done", "after the death of the holder");
     }
 }
 
@@ -184,10 +216,10 @@ fn expected(model: &mut Option<String>, verb: &str, text: &str) -> String {
     }
 }
 
-/// Every order of three verbs on the two clients, one after the other, beginning on the second one; and a read on the first.
+/// Every order of three verbs on the two sides, one after the other, beginning on the second one; and a read on the first.
 fn sequences(bench: &mut Bench, how: How) {
     let mut processes = [bench.process(0), bench.process(1)];
-    let all: Vec<(usize, &str)> = [0, 1].iter().flat_map(|client| VERBS.map(|verb| (*client, verb))).collect();
+    let all: Vec<(usize, &str)> = [0, 1].iter().flat_map(|side| VERBS.map(|verb| (*side, verb))).collect();
     let mut sequences = Vec::new();
     for first in &all[4..] {
         for second in &all {
@@ -196,27 +228,29 @@ fn sequences(bench: &mut Bench, how: How) {
             }
         }
     }
-    // The first has to make the second client remember something, and the second to change it elsewhere.
+    // The first has to make the second side remember something, and the second to change it elsewhere.
     let short = |[first, second, third]: &[(usize, &str); 3]| {
         let tells = second.0 == 0 && second.1 != "read" && third.0 == 1;
         tells
-            && (how == How::Handle && bench.remedy || first.1 == "read")
+            && (how == How::Handle && bench.without == Without::Nothing || first.1 == "read")
             && (how != How::Command || second.1 == "write")
     };
     sequences.retain(|sequence| bench.full || short(sequence));
     for sequence in sequences {
         let path = bench.new_path();
         let mut model = None;
-        for (step, (client, verb)) in sequence.iter().chain(&[(0, "read")]).enumerate() {
+        for (step, (side, verb)) in sequence.iter().chain(&[(0, "read")]).enumerate() {
             let text = format!("{step}");
-            let answer = processes[*client].does(how, verb, &path, &text);
+            let answer = processes[*side].does(how, verb, &path, &text);
             let expected = expected(&mut model, verb, &text);
             bench.judge(&answer, &expected, &format!("{sequence:?}, step {step}"));
         }
+        let after = bench.contents(&path);
+        bench.judge_of(Promise::NoLostUpdate, &after, &expected(&mut model, "read", ""), &format!("{sequence:?}"));
     }
 }
 
-/// The second client remembers something of the file, waits for the lock, and meanwhile the first one changes it.
+/// The second side remembers something of the file, waits for the lock, and meanwhile the first one changes it.
 fn waiting(bench: &mut Bench, how: How) {
     let mut processes = [bench.process(0), bench.process(1)];
     for before in ["missing", "present"] {
@@ -247,7 +281,7 @@ fn waiting(bench: &mut Bench, how: How) {
                 let answer = b.end();
                 bench.judge(&answer, &expected(&mut model, verb, "b"), &what);
                 let after = bench.contents(&path);
-                bench.judge(&after, &expected(&mut model, "read", ""), &what);
+                bench.judge_of(Promise::NoLostUpdate, &after, &expected(&mut model, "read", ""), &what);
             }
         }
     }
@@ -258,7 +292,7 @@ fn counting(bench: &mut Bench, how: How) {
     for _ in 0..rounds {
         for start in ["missing", "present", "directory"] {
             let mut path = bench.new_path();
-            let mut processes: Vec<Process> = [0, 1, 0, 1].map(|client| bench.process(client)).into();
+            let mut processes: Vec<Process> = [0, 1, 0, 1].map(|side| bench.process(side)).into();
             if start == "directory" {
                 path += "/missing/file";
             }
@@ -299,7 +333,7 @@ fn prune_in_a_loop(bench: &mut Bench) {
     let each = if bench.full { 200 } else { 10 };
     for pruner in if bench.full { &[0, 1][..] } else { &[1] } {
         let (path, end) = (bench.new_path(), bench.new_path());
-        let mut counters = [0, 1].map(|client| bench.process(client));
+        let mut counters = [0, 1].map(|side| bench.process(side));
         let mut pruner = bench.process(*pruner);
         pruner.begin(How::Handle, "prune_until", &end, "");
         for (counter, how) in counters.iter_mut().zip([How::Handle, How::Path]) {
@@ -309,7 +343,7 @@ fn prune_in_a_loop(bench: &mut Bench) {
             let answer = counter.end();
             bench.judge(&answer, "done", "a counter");
         }
-        fs::write(bench.on_server.join(Path::new(&end).file_name().unwrap()), "").unwrap();
+        assert_eq!(counters[0].do_it("write", &end, ""), "done");
         let pruned: u32 = pruner.end().parse().unwrap();
         bench.judge(&(pruned > 0).to_string(), "true", "something was pruned");
         let after = bench.contents(&path);
@@ -317,7 +351,7 @@ fn prune_in_a_loop(bench: &mut Bench) {
     }
 }
 
-/// The second client remembers the lock file, and has it open; the first one removes it, and locks its successor.
+/// The second side remembers the lock file, and has it open; the first one removes it, and locks its successor.
 fn pruned(bench: &mut Bench) {
     for _ in 0..if bench.full { 50 } else { 2 } {
         let path = bench.new_path();
@@ -337,15 +371,14 @@ fn renamed_lock_directory(bench: &mut Bench) {
         let (mut a, mut b) = (bench.process(0), bench.process(1));
         b.do_it("lock", &path, "");
         b.do_it("unlock", &path, "");
-        let locks = bench.dir.join("locks");
-        a.do_it("rename", locks.to_str().unwrap(), bench.dir.join(format!("locks{n}")).to_str().unwrap());
+        a.do_it("rename", "locks", &format!("locks{n}"));
         a.do_it("lock", &path, "");
         let tried = b.do_it("try", &path, "");
         bench.judge(&tried, "taken", "beside the holder in the new lock directory");
     }
 }
 
-/// The second client remembers that there is nothing, or no directory, and then the reader in Python looks.
+/// The second side remembers that there is nothing, or no directory, and then the reader in Python looks.
 fn readme(bench: &mut Bench) {
     let (mut a, mut b) = (bench.process(0), bench.process(1));
     for below in ["", "/missing/directory/file"] {
@@ -369,7 +402,7 @@ fn readme(bench: &mut Bench) {
     bench.judge(&read, "=whole", "the reader beside a writer");
 }
 
-/// The second client remembers the mode, and writes when the first one has made it narrower.
+/// The second side remembers the mode, and writes when the first one has made it narrower.
 fn modes(bench: &mut Bench) {
     let mut processes = [bench.process(0), bench.process(1)];
     for how in [How::Handle, How::Path] {
@@ -378,38 +411,36 @@ fn modes(bench: &mut Bench) {
             let [a, b] = &mut processes;
             a.do_it("write", &path, "old");
             b.does(how, "append", &path, "b");
-            // Of a version that it has just made, a client may have to ask.
+            // Of a version that it has just made, a side may have to ask.
             b.does(how, "read", &path, "");
             let set = a.do_it("set_mode", &path, "600");
             bench.judge(&set, "true", "setting a mode");
             let written = b.does(how, verb, &path, "secret");
             bench.judge(&written, "done", "a write");
-            let name = Path::new(&path).file_name().unwrap();
-            let mode = fs::metadata(bench.on_server.join(name)).unwrap().permissions().mode();
+            let mode = fs::metadata(bench.site.on_server.join(&path)).unwrap().permissions().mode();
             bench.judge(&format!("{:o}", mode & 0o777), "600", &format!("the mode after a {verb} {how:?}"));
         }
     }
 }
 
 fn batches(bench: &mut Bench) {
-    let dir = bench.dir.to_str().unwrap().to_owned();
     let mut processes = [bench.process(0), bench.process(1)];
     for n in 0..if bench.full { 100 } else { 6 } {
         let text = n.to_string();
         let [a, b] = if n % 2 == 0 { [0, 1] } else { [1, 0] };
-        let done = processes[a].do_it("batch", &dir, &text);
+        let done = processes[a].do_it("batch", "", &text);
         bench.judge(&done, "done", "a batch");
-        let read = processes[b].do_it("read_many", &dir, "");
+        let read = processes[b].do_it("read_many", "", "");
         bench.judge(&read, &format!("={text} ={text}"), "after a batch");
         if n % 3 == 2 {
-            processes[a].do_it("batch_delete", &dir, "");
-            let read = processes[b].do_it("read_many", &dir, "");
+            processes[a].do_it("batch_delete", "", "");
+            let read = processes[b].do_it("read_many", "", "");
             bench.judge(&read, "none none", "after a batch that removes");
         }
     }
 }
 
-/// The first client is cut off for longer than its lease while it holds the lock, and another one gets it.
+/// The first side is cut off for longer than its lease while it holds the lock, and another one gets it.
 fn lost_lease(bench: &mut Bench) {
     for verb in if bench.full { &["guard_write", "guard_delete"][..] } else { &["guard_write"] } {
         let path = bench.new_path();

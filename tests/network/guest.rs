@@ -1,12 +1,11 @@
 //! What runs in the virtual machine: a server, two clients, and the cases, one at a time, as they are asked for.
 
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
 
-use crate::cases::{Bench, CASES};
 use crate::common::{Worker, hear, tell};
+use crate::site::{Side, Site, serve};
 
 /// The versions of the protocol, over each of which every case runs. 4.0 and 4.1 are two protocols where locks are concerned: one has
 /// no sessions and asks again and again for a lock that is taken; 4.2 is as 4.1 there.
@@ -68,26 +67,12 @@ pub fn run(_: &[String]) {
     for client in fs::read_dir("/proc/fs/nfsd/clients").into_iter().flatten().flatten() {
         tell(&fs::read_to_string(client.path().join("info")).unwrap_or_default().replace('\n', " "));
     }
-    tell("ready");
     let clients = [0, 1].map(|n: usize| clients[n].pid());
-    for number in 0.. {
-        let asked = hear();
-        let Some((version, name)) = asked.split_once(' ') else { return };
-        let case = CASES.iter().find(|case| case.name == name).expect("a case");
-        let begun = Instant::now();
-        let mut bench = Bench::new(version, full, clients, number);
-        let ended = catch_unwind(AssertUnwindSafe(|| (case.run)(&mut bench)));
-        tell(&format!("saw {}, {:.1} s", bench.seen(), begun.elapsed().as_secs_f32()));
-        match ended.map_err(|panic| message(&*panic)).and_then(|()| bench.verdict(case.must_fail)) {
-            Ok(()) => tell("ok"),
-            Err(why) => tell(&format!("failed {}", why.replace('\n', "\t"))),
-        }
-    }
-}
-
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
+    serve(full, |version| {
+        let dir = Path::new("/net").join(version);
+        let sides = clients.map(|client| Side { dir: dir.clone(), client: Some(client), root: None });
+        Site { sides, on_server: "/srv/export".into() }
+    });
 }
 
 fn shell(script: &str) {

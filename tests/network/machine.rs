@@ -13,9 +13,10 @@ use std::thread;
 use libtest_mimic::{Failed, Trial};
 use tempfile::TempDir;
 
-use crate::cases::CASES;
+use crate::cases::{CASES, Place};
 use crate::common::{Worker, no_mounts, no_program};
 use crate::guest::VERSIONS;
+use crate::site::{Station, is_full};
 
 /// What the initial root file system needs to reach this machine's root.
 const MODULES: [&str; 5] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_blk"];
@@ -37,17 +38,13 @@ $b stty -F /layer/root/dev/ttyS1 raw -echo
 exec $b switch_root /layer/root /bin/sh /guest
 "#;
 
-fn is_full() -> bool {
-    env::var("NETWORK").is_ok_and(|how| how == "full")
-}
-
 /// Every case over every version of the protocol, as tests.
 pub fn trials() -> Vec<Trial> {
     let missing = missing();
     let mut trials = Vec::new();
     for version in VERSIONS {
         for case in CASES {
-            if !is_full() && case.newest && version != VERSIONS[0] {
+            if case.place == Place::NotNfs || !is_full() && case.newest && version != VERSIONS[0] {
                 continue;
             }
             let name = format!("NFSv{version}: {}", case.name);
@@ -119,7 +116,7 @@ fn output(command: &mut Command) -> String {
 
 /// A machine that runs.
 struct Machine {
-    guest: Worker,
+    guest: Station,
     dir: TempDir,
 }
 
@@ -128,18 +125,8 @@ static MACHINE: Mutex<Option<Machine>> = Mutex::new(None);
 /// Runs a case in the machine, which is booted for the first of them, one at a time.
 fn run(version: &str, case: &str) -> Result<(), Failed> {
     let mut machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
-    let machine = machine.get_or_insert_with(Machine::boot);
-    machine.guest.tell(&format!("{version} {case}"));
-    loop {
-        let line = machine.guest.hear();
-        match line.split_once(' ').unwrap_or((&line, "")) {
-            ("ok", _) => return Ok(()),
-            ("failed", _) => return Err(line.replace('\t', "\n").into()),
-            ("saw", seen) => println!("NFSv{version}: {case}: {seen}"),
-            ("", _) => return Err(format!("the machine stopped:\n{}", machine.console()).into()),
-            _ => println!("{line}"),
-        }
-    }
+    let Machine { guest, dir } = machine.get_or_insert_with(Machine::boot);
+    guest.run(&format!("NFSv{version}"), version, case, || console(dir.path()))
 }
 
 /// Ends the machine, if there is one.
@@ -173,25 +160,24 @@ impl Machine {
         qemu.args(["-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"]);
         qemu.args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]);
         qemu.arg("-drive").arg(format!("if=virtio,format=raw,cache=unsafe,file={}", file("disk").display()));
-        let mut machine = Machine { guest: spawn_for_ever(qemu), dir };
-        loop {
-            match machine.guest.hear().as_str() {
-                // What is told it before that is lost.
-                "listening" => machine.guest.tell(if full { "full" } else { "short" }),
-                "ready" => return machine,
-                "" => panic!("the machine did not start:\n{}", machine.console()),
-                line => println!("{line}"),
-            }
+        let says = |line: &str, guest: &mut Worker| match line {
+            // What is told it before that is lost.
+            "listening" => guest.tell(if full { "full" } else { "short" }),
+            line => println!("{line}"),
+        };
+        match Station::wait_for(spawn_for_ever(qemu), says) {
+            Ok(guest) => Machine { guest, dir },
+            Err(_) => panic!("the machine did not start:\n{}", console(dir.path())),
         }
     }
+}
 
-    /// The last that its kernel and its programs said.
-    fn console(&self) -> String {
-        let said = fs::read(self.dir.path().join("console")).unwrap_or_default();
-        let said = String::from_utf8_lossy(&said);
-        let lines: Vec<&str> = said.lines().collect();
-        lines[lines.len().saturating_sub(60)..].join("\n")
-    }
+/// The last that the machine's kernel and its programs said.
+fn console(dir: &Path) -> String {
+    let said = fs::read(dir.join("console")).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
+    let lines: Vec<&str> = said.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
 }
 
 /// Starts a program in a thread that ends with the process: its death is what the signal is for (PR_SET_PDEATHSIG(2const)).

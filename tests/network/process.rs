@@ -1,4 +1,4 @@
-//! A process on a client: it does what it is told, a verb a line, and says what came of it.
+//! A process on one of the two sides: it does what it is told, a verb a line, and says what came of it.
 
 use std::collections::HashMap;
 use std::env;
@@ -11,6 +11,7 @@ use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Error, ReadGuard, Result, WriteGuard};
 
 use crate::common::{Worker, hear, tell};
+use crate::site::Side;
 
 /// The command line tool, if it was built.
 const TOOL: Option<&str> = option_env!("CARGO_BIN_EXE_atomic-file");
@@ -33,27 +34,62 @@ impl How {
     }
 }
 
-/// A process on one of the clients.
-pub struct Process(Worker);
+/// What a process leaves out, by fault injection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Without {
+    Nothing,
+    /// What is done because the file system is NFS.
+    Remedy,
+    /// The kernel's locks: each is granted.
+    Locks,
+}
+
+impl Without {
+    const ALL: [(&str, Without); 3] =
+        [("nothing", Without::Nothing), ("remedy", Without::Remedy), ("locks", Without::Locks)];
+
+    fn calls(self) -> &'static [Syscall] {
+        match self {
+            Without::Nothing => &[],
+            Without::Remedy => &[Syscall::Statx, Syscall::Pread],
+            Without::Locks => &[Syscall::FcntlSetlk, Syscall::FcntlSetlkw],
+        }
+    }
+}
+
+/// A process on one of the two sides.
+pub struct Process {
+    worker: Worker,
+    dir: PathBuf,
+}
 
 impl Process {
-    /// On the client whose first process is `client`. `remedy`: the adapter as it is.
-    pub fn start(client: u32, lock_dir: &Path, remedy: bool) -> Self {
-        let mut command = Command::new("nsenter");
-        command.args(["--mount", "--uts", "--net", "--target", &client.to_string()]);
-        command.arg(env::current_exe().unwrap()).arg(lock_dir).arg(remedy.to_string());
-        Process(Worker::spawn(command.env("ATOMIC_FILE_TEST_WORKER", "process")))
+    pub fn start(side: &Side, without: Without) -> Self {
+        let exe = env::current_exe().unwrap();
+        let mut command = match side.client {
+            None => Command::new(exe),
+            Some(client) => {
+                let mut command = Command::new("nsenter");
+                command.args(["--mount", "--uts", "--net", "--target", &client.to_string()]).arg(exe);
+                command
+            }
+        };
+        let (without, _) = Without::ALL.iter().find(|(_, it)| *it == without).unwrap();
+        command.arg(side.dir.join("locks")).arg(without).args(&side.root);
+        let worker = Worker::spawn(command.env("ATOMIC_FILE_TEST_WORKER", "process"));
+        Process { worker, dir: side.dir.clone() }
     }
 
-    /// Tells it to do something, and does not wait.
+    /// Tells it to do something with a path in the directory, and does not wait.
     pub fn begin(&mut self, how: How, verb: &str, path: &str, text: &str) {
+        let path = self.dir.join(path);
         // The dot, because spaces at the end of a line are not heard.
-        self.0.tell(&format!("{}\t{verb}\t{path}\t{text}\t.", how.word()));
+        self.worker.tell(&format!("{}\t{verb}\t{}\t{text}\t.", how.word(), path.display()));
     }
 
     /// What came of it.
     pub fn end(&mut self) -> String {
-        let said = self.0.hear();
+        let said = self.worker.hear();
         assert!(!said.is_empty(), "the process has ended");
         said
     }
@@ -70,17 +106,18 @@ impl Process {
 
     /// As a crash would.
     pub fn kill(&mut self) {
-        self.0.kill();
+        self.worker.kill();
     }
 
-    /// Returns when it is in F_SETLKW. On NFS no list of the kernel's has it, because it is the client that asks again and again.
+    /// Returns when it is in F_SETLKW. On NFS and GlusterFS no list of the kernel's has it, because it is not the kernel that it waits for.
     pub fn until_it_waits_for_a_lock(&self) {
         let end = Instant::now() + Duration::from_secs(60);
-        let file = format!("/proc/{}/syscall", self.0.pid());
+        let file = format!("/proc/{}/syscall", self.worker.pid());
+        let number = libc::SYS_fcntl.to_string();
         // Its number, the descriptor, and the operation (proc_pid_syscall(5)).
         let waits = |call: String| {
             let mut words = call.split_whitespace();
-            words.next() == Some("72") && words.nth(1) == Some("0x7")
+            words.next() == Some(&number) && words.nth(1) == Some("0x7")
         };
         while !fs::read_to_string(&file).is_ok_and(waits) {
             assert!(Instant::now() < end, "it does not wait for a lock");
@@ -95,24 +132,28 @@ struct State {
     files: HashMap<String, AtomicFile>,
     guards: HashMap<String, WriteGuard>,
     shared: Vec<ReadGuard>,
-    remedy: bool,
+    root: Option<PathBuf>,
 }
 
 pub fn run(args: &[String]) {
-    let adapter = AtomicFileAdapter::with_lock_dir(&args[0]).unwrap();
-    let (files, guards) = (HashMap::new(), HashMap::new());
-    let mut state = State { adapter, files, guards, shared: Vec::new(), remedy: args[1] == "true" };
+    let [lock_dir, without, root @ ..] = args else { panic!("{args:?}") };
+    let root = root.first().map(PathBuf::from);
+    let mut builder = AtomicFileAdapter::builder().lock_dir(lock_dir);
+    if let Some(root) = &root {
+        builder = builder.lock_root(root);
+    }
+    let (_, without) = Without::ALL.iter().find(|(name, _)| name == without).unwrap();
+    let (adapter, files, guards) = (builder.build().unwrap(), HashMap::new(), HashMap::new());
+    let mut state = State { adapter, files, guards, shared: Vec::new(), root };
     loop {
         let line = hear();
         let words: Vec<&str> = line.split('\t').collect();
         let [how, verb, path, text, _] = words[..] else { return };
-        let without_remedy = |call: &Call<'_>| {
-            let remedy = matches!(call.syscall, Syscall::Statx | Syscall::Pread);
-            if remedy { Action::Skip } else { Action::Proceed }
-        };
-        let done = match state.remedy {
-            true => state.do_it(how, verb, path, text),
-            false => inject(without_remedy, || state.do_it(how, verb, path, text)).0,
+        let leave_out =
+            |call: &Call<'_>| if without.calls().contains(&call.syscall) { Action::Skip } else { Action::Proceed };
+        let done = match without {
+            Without::Nothing => state.do_it(how, verb, path, text),
+            _ => inject(leave_out, || state.do_it(how, verb, path, text)).0,
         };
         tell(&done.unwrap_or_else(|error| said(&error)));
     }
@@ -205,8 +246,13 @@ impl State {
                 let (_, program) = include_str!("../../README.md").split_once("\n```python\n").unwrap();
                 let (program, _) = program.split_once("\nif __name__").unwrap();
                 let call = "sys.stdout.buffer.write(b'=' + (read_with_lock(*sys.argv[1:]) or b''))";
-                let mut python = Command::new(env::var_os("PYTHON").unwrap());
-                python.arg("-c").arg(format!("{program}\n{call}")).arg(path).arg(self.adapter.lock_dir());
+                let mut python = Command::new(env::var_os("PYTHON").unwrap_or("python3".into()));
+                python
+                    .arg("-c")
+                    .arg(format!("{program}\n{call}"))
+                    .arg(path)
+                    .arg(self.adapter.lock_dir())
+                    .args(&self.root);
                 let output = python.stdin(Stdio::null()).output().unwrap();
                 let said = [output.stdout, output.stderr].concat();
                 String::from_utf8_lossy(&said).replace('\n', " ")
@@ -234,7 +280,7 @@ impl State {
                 format!("{} {}", text_of(one?), text_of(two?))
             }
             (_, "rename") => {
-                fs::rename(path, text).unwrap();
+                fs::rename(path, Path::new(path).with_file_name(text)).unwrap();
                 done()
             }
             (how, verb) => panic!("{how} {verb}"),
@@ -245,7 +291,11 @@ impl State {
     fn command(&self, verb: &str, path: &str, text: &str) -> String {
         let run = |args: &[&str]| {
             let mut command = Command::new(TOOL.expect("needs the feature cli"));
-            command.arg("--lock-dir").arg(self.adapter.lock_dir()).args(args).stdin(Stdio::null());
+            command.arg("--lock-dir").arg(self.adapter.lock_dir()).stdin(Stdio::null());
+            if let Some(root) = &self.root {
+                command.arg("--lock-root").arg(root);
+            }
+            command.args(args);
             command.output().unwrap()
         };
         let script = match verb {

@@ -192,8 +192,10 @@ fn a_directory_in_the_place_of_that_of_the_file_has_its_own_locks() {
     fs::rename(scratch.path("dir"), scratch.path("moved")).unwrap();
     scratch.link("elsewhere", "dir");
     let guard = scratch.adapter.file(&other).unwrap().lock().unwrap();
-    let error = scratch.adapter.write_atomic(&path, "new").unwrap_err();
-    assert!(matches!(&error, Error::Deadlock { path, .. } if *path == other), "{error:?}");
+    for (verb, call) in BY_PATH {
+        let error = call(&scratch.adapter, &path).unwrap_err();
+        assert!(matches!(&error, Error::Deadlock { path, .. } if *path == other), "{verb}: {error:?}");
+    }
     drop(guard);
     scratch.adapter.write_atomic(&path, "new").unwrap();
     assert_eq!([contents(&other), contents(&scratch.path("moved/file"))], ["new", "dir/file"]);
@@ -204,6 +206,40 @@ mod at_each_call {
     use atomic_file_adapter::fault::{Action, inject};
 
     use super::*;
+
+    /// The same with the directory, while this thread holds the lock of what the link leads to, so that nobody may read that.
+    #[test]
+    fn what_a_link_leads_to_for_a_moment_is_not_read_without_its_lock() {
+        const CALLS: usize = 32;
+        let mut refused = 0;
+        for (put, back) in (0..CALLS).flat_map(|put| (put + 1..=CALLS).map(move |back| (put, back))) {
+            let scratch = Scratch::new();
+            let (path, other) = (scratch.make("dir/file"), scratch.make("elsewhere/file"));
+            use_it(&scratch.adapter, &path);
+            let _guard = scratch.adapter.file(&other).unwrap().lock().unwrap();
+            let [dir, aside, link] = ["dir", "aside", "link"].map(|name| scratch.path(name));
+            scratch.link("elsewhere", "link");
+            let swap = move |call: &atomic_file_adapter::fault::Call<'_>| {
+                if call.number == put {
+                    fs::rename(&dir, &aside).unwrap();
+                    fs::rename(&link, &dir).unwrap();
+                } else if call.number == back && aside.exists() {
+                    fs::rename(&dir, &link).unwrap();
+                    fs::rename(&aside, &dir).unwrap();
+                }
+                Action::Proceed
+            };
+            match inject(swap, || scratch.adapter.read_to_string_with_lock(&path)).0 {
+                Ok(read) => assert_eq!(read.as_deref(), Some("dir/file"), "{put} {back}"),
+                Err(Error::Deadlock { path, .. }) => {
+                    assert_eq!(path, other, "{put} {back}");
+                    refused += 1;
+                }
+                other => panic!("{put} {back}: {other:?}"),
+            }
+        }
+        assert!(refused > 0);
+    }
 
     /// Puts a link in the place of the file before one call, and the file back before another one. Whatever the call sees, it
     /// works on one of the two under the lock of that one, or says what is in the way.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use atomic_file_adapter::{AtomicFileAdapter, Step};
+use atomic_file_adapter::{AtomicFileAdapter, Error, Step};
 
 use crate::common::names;
 use crate::{Scratch, WRITING, assert_fails, utf8};
@@ -152,12 +152,41 @@ pub(crate) fn a_mount_point_cannot_be_replaced() {
     let (path, other) = (scratch.make("file", 0, 0o644), scratch.make("other", 0, 0o644));
     fs::write(&other, "mounted").unwrap();
     let _mount = Mount::new(&path, &["--bind", utf8(&other)]);
+    let advice = "it is a mount point, as a single file is that was mounted into a container, and a mount point cannot be replaced \
+                  or removed (EBUSY): mount its directory instead";
+    let is_told = |error: &Error| assert!(error.to_string().ends_with(advice), "{error}");
     for (verb, write) in WRITING {
         let result = write(&scratch.adapter, &path, b"new");
+        is_told(result.as_ref().unwrap_err());
         assert_fails(result, io::ErrorKind::ResourceBusy, Step::Rename, &path, verb);
         assert_eq!(names(&scratch.dir), ["file", "other"], "{verb}");
     }
     let deleted = scratch.adapter.delete_with_lock(&path).map(drop);
+    is_told(deleted.as_ref().unwrap_err());
     assert_fails(deleted, io::ErrorKind::ResourceBusy, Step::Remove, &path, "delete");
+    let batch = scratch.adapter.batch().write(&path, "new").commit().unwrap_err();
+    is_told(&batch);
+    assert!(matches!(&batch, Error::Batch { replaced, .. } if replaced.is_empty()), "{batch:?}");
     assert_eq!(scratch.adapter.read_with_lock(&path).unwrap().unwrap(), b"mounted");
+
+    // The other side: who replaces what is mounted there leaves the mount with the version that it was made of.
+    scratch.adapter.write_atomic(&other, "new").unwrap();
+    assert_eq!(scratch.adapter.read_with_lock(&path).unwrap().unwrap(), b"mounted");
+}
+
+/// The kernel refuses it there, too, but by this name nothing is mounted.
+pub(crate) fn what_is_a_mount_point_by_another_path_is_busy() {
+    let scratch = Scratch::new();
+    let (path, other) = (scratch.make("file", 0, 0o644), scratch.make("other", 0, 0o644));
+    let elsewhere = scratch.make_dir("elsewhere", 0, 0o755);
+    let _directory = Mount::new(&elsewhere, &["--bind", utf8(&scratch.dir)]);
+    let _file = Mount::new(&path, &["--bind", utf8(&other)]);
+    let by_another = elsewhere.join("file");
+    for (verb, write) in WRITING {
+        let result = write(&scratch.adapter, &by_another, b"new");
+        let error = result.as_ref().unwrap_err().to_string();
+        assert!(error.contains(&io::Error::from_raw_os_error(libc::EBUSY).to_string()), "{verb}: {error}");
+        assert_fails(result, io::ErrorKind::ResourceBusy, Step::Rename, &by_another, verb);
+    }
+    assert_eq!(fs::read(&by_another).unwrap(), b"old");
 }

@@ -3,10 +3,14 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[cfg(target_os = "linux")]
+mod directory_syncs;
 mod disks;
 mod limits;
 mod lock_files;
+mod lock_roots;
 mod modes;
+mod overlays;
 mod permissions;
 mod roots;
 mod users;
@@ -34,6 +38,13 @@ const WORKERS: &[(&str, Work)] = &[
     ("hide_temporary_of_new", |args| modes::hide_temporary(args, false)),
     ("exceed_size_limit", limits::exceed_size_limit),
     ("name_locks_in_chroot", roots::name_locks_in_chroot),
+    ("hold_below", lock_roots::hold_below),
+    ("count_below", lock_roots::count_below),
+    ("hold_on_overlay", overlays::hold_on_overlay),
+    ("count_on_overlay", overlays::count_on_overlay),
+    ("read_on_overlay", overlays::read_on_overlay),
+    #[cfg(target_os = "linux")]
+    ("write_without_syncs_of_directories", directory_syncs::write_without_syncs_of_directories),
     #[cfg(target_os = "linux")]
     ("lease", limits::lease),
 ];
@@ -134,6 +145,17 @@ fn main() -> ExitCode {
             test_if(no_mounts(), "a_mount_point_cannot_be_replaced", disks::a_mount_point_cannot_be_replaced),
             test_if(
                 no_mounts(),
+                "what_is_a_mount_point_by_another_path_is_busy",
+                disks::what_is_a_mount_point_by_another_path_is_busy,
+            ),
+            #[cfg(target_os = "linux")]
+            test_if(
+                common::no_fuse(),
+                "where_there_is_no_sync_of_directories_a_write_is_done",
+                directory_syncs::where_there_is_no_sync_of_directories_a_write_is_done,
+            ),
+            test_if(
+                no_mounts(),
                 "without_proc_locks_have_the_same_names",
                 roots::without_proc_locks_have_the_same_names,
             ),
@@ -141,6 +163,58 @@ fn main() -> ExitCode {
                 no_mounts(),
                 "the_root_of_another_process_is_not_mistaken_for_ours",
                 roots::the_root_of_another_process,
+            ),
+            test_if(
+                no_mounts(),
+                "two_paths_of_one_file_exclude_each_other",
+                lock_roots::two_paths_of_one_file_exclude_each_other,
+            ),
+            test_if(no_mounts(), "no_update_by_two_paths_is_lost", lock_roots::no_update_by_two_paths_is_lost),
+            test_if(
+                no_mounts(),
+                "with_and_without_a_root_do_not_exclude_each_other",
+                lock_roots::with_and_without_a_root_do_not_exclude_each_other,
+            ),
+            test_if(
+                no_mounts(),
+                "upkeep_by_one_path_leaves_who_comes_by_the_other",
+                lock_roots::upkeep_by_one_path_leaves_who_comes_by_the_other,
+            ),
+            test_if(
+                no_mounts(),
+                "a_thread_that_comes_by_both_paths_is_told_of_the_deadlock",
+                lock_roots::a_thread_that_comes_by_both_paths_is_told_of_the_deadlock,
+            ),
+            test_if(
+                common::no_overlay(),
+                "a_lock_holds_through_the_copy_up_of_its_file",
+                overlays::a_lock_holds_through_the_copy_up_of_its_file,
+            ),
+            test_if(common::no_overlay(), "no_update_is_lost_on_an_overlay", overlays::no_update_is_lost_on_an_overlay),
+            test_if(
+                common::no_overlay(),
+                "a_file_of_the_image_is_replaced_removed_and_made_again",
+                overlays::a_file_of_the_image_is_replaced_removed_and_made_again,
+            ),
+            test_if(
+                common::no_overlay(),
+                "what_is_left_in_the_image_is_swept_and_pruned",
+                overlays::what_is_left_in_the_image_is_swept_and_pruned,
+            ),
+            test_if(
+                common::no_overlay(),
+                "a_lock_file_is_known_by_its_inode_on_an_overlay",
+                overlays::a_lock_file_is_known_by_its_inode_on_an_overlay,
+            ),
+            test_if(
+                common::no_overlay(),
+                "a_file_is_never_missing_on_an_overlay",
+                overlays::a_file_is_never_missing_on_an_overlay,
+            ),
+            test_if(
+                common::no_overlay(),
+                "two_overlays_of_one_image_have_locks_of_their_own",
+                overlays::two_overlays_of_one_image_have_locks_of_their_own,
             ),
             test_if(not_linux(), "a_file_with_a_lease_on_it_can_be_read", limits::a_file_with_a_lease_can_be_read),
             test("beyond_the_file_size_limit_the_old_version_stays", limits::beyond_the_file_size_limit),

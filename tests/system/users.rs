@@ -59,7 +59,7 @@ pub(crate) fn call(args: &[String]) {
     }));
 }
 
-fn become_user(user: &str) {
+pub(crate) fn become_user(user: &str) {
     let mut ids = user.split(',').map(|id| id.parse().unwrap());
     let id = ids.next().unwrap();
     #[cfg(target_os = "linux")]

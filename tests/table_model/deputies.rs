@@ -111,7 +111,7 @@ fn whoever_waits_for_long_tells_it_once_and_goes_on() {
         let tell = |by_thread: bool| {
             assert!(!by_thread);
             calls.fetch_add(1, SeqCst);
-            Told::GoOn
+            Told::GoOn(0)
         };
         let on_wait = Some(OnWait { at: world.start + DEADLINE, tell: &tell });
         let user = world.enter(A);
@@ -185,4 +185,55 @@ fn a_disowned_deputy_takes_nothing_away_and_leaves_nothing_behind() {
         read_a(world, thread);
     }
     explore(2, readers_elsewhere, &[writer_gives_up, reads_while_it_comes_back]);
+}
+
+#[test]
+fn an_unlock_that_fails_beside_a_disowned_deputy_costs_no_lock() {
+    // The lock file is closed then, but the deputy has the descriptor in use. When it gives it back others have the lock.
+    fn reads_in_vain(world: &World, thread: u64) {
+        world.pass(2 * DEADLINE);
+        let _either = world.visit(thread, A, Exclusive, Wait::Never);
+        world.await_flag();
+        world.kernel.lock().unwrap().failing_unlocks = 1;
+        assert_eq!(world.visit(thread, A, Shared, Wait::Forever), Ok(()));
+        other_process_releases(world, thread);
+        write_a(world, thread);
+        read_a(world, thread);
+    }
+    explore(2, readers_elsewhere, &[writer_gives_up, reads_in_vain]);
+}
+
+#[test]
+fn a_writer_waits_again_for_the_deputy_that_was_disowned() {
+    fn comes_and_goes(world: &World, thread: u64) {
+        for round in 1..4 {
+            let late = Wait::Until(world.start + 2 * round * DEADLINE);
+            world.pass(2 * DEADLINE);
+            let _either = world.visit(thread, A, Exclusive, late);
+            assert_eq!(world.visit(thread, A, Shared, Wait::Never), Ok(()));
+        }
+        assert!(world.deputies() <= 1, "{} deputies", world.deputies());
+        other_process_releases(world, thread);
+    }
+    explore(0, readers_elsewhere, &[comes_and_goes]);
+}
+
+#[test]
+fn while_somebody_is_told_others_have_the_lock() {
+    fn tells(world: &World, thread: u64) {
+        let tell = |_: bool| {
+            other_process_releases(world, thread);
+            // As another thread, and as this one.
+            assert_eq!(world.visit(thread + 10, A, Exclusive, Wait::Never), Ok(()));
+            assert_eq!(world.visit(thread, A, Exclusive, Wait::Never), Ok(()));
+            Told::GoOn(0)
+        };
+        let on_wait = Some(OnWait { at: world.start, tell: &tell });
+        let user = world.enter(A);
+        assert_eq!(world.acquire_and_tell(thread, &user, Exclusive, Wait::Forever, on_wait), Ok(()));
+        world.inside(A, Exclusive);
+        world.release(thread, &user);
+        world.table.leave(&user);
+    }
+    explore(2, held_elsewhere, &[tells]);
 }

@@ -131,6 +131,12 @@ impl Kernel for Stub {
         Ok(())
     }
 
+    fn close_copy(&self, file: &File) {
+        let mut state = self.state.lock().unwrap();
+        assert!(std::mem::take(&mut state.failing_unlocks) > 0, "closed while unlocks work");
+        state.mine.remove(&file.key);
+    }
+
     fn is(&self, file: &File, key: Key) -> bool {
         file.key == key && !self.state.lock().unwrap().foreign
     }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use atomic_file_adapter::Durability;
 use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
-use libc::EINTR;
+use libc::{EINTR, EINVAL, ENOTSUP};
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{fstat, fstatat};
 
@@ -30,8 +30,7 @@ struct Unsynced {
 
 impl Unsynced {
     fn see(&mut self, call: &Call<'_>, durability: Durability) {
-        // A directory may be open several times.
-        let inode = call.fd.map(|fd| fstat(fd).unwrap().st_ino);
+        let inode = inode(call);
         match call.syscall {
             Syscall::Write => self.files.extend(inode),
             Syscall::Syncfs => self.files.clear(),
@@ -49,6 +48,11 @@ impl Unsynced {
             _ => {}
         }
     }
+}
+
+/// A directory may be open several times.
+fn inode(call: &Call<'_>) -> Option<u64> {
+    call.fd.map(|fd| fstat(fd).unwrap().st_ino)
 }
 
 /// What came of a call.
@@ -72,6 +76,10 @@ pub(super) fn call<T>(durability: Durability, faults: Option<&Faults>, body: imp
         assert_inside(call);
         let action = next_fault(&mut coming);
         if let Action::Fail(error) = action {
+            // To a directory it says that there is no such sync, and then nothing is left to be done.
+            if call.syscall == Syscall::Fsync && [EINVAL, ENOTSUP].contains(&error) {
+                seen.borrow_mut().directories.retain(|directory| Some(*directory) != inode(call));
+            }
             // One that was interrupted is made again.
             if error != EINTR {
                 let unlink = hits.get().unlink || call.syscall == Syscall::Unlinkat;

@@ -17,11 +17,18 @@ use clap_complete::Shell;
 pub struct Cli {
     /// Directory of the lock files [default: .jerry/local/locks]
     ///
-    /// Only programs with the same one keep out of each other's way; the default is under the current directory. It is made if
-    /// there is none. It must be trusted: who can write to it, or to a directory above it, can take part in every lock, or lead it
+    /// Only programs with the same one keep out of each other's way; the default is under the current directory, or under
+    /// --lock-root. It is made if there is none. It must be trusted: who can write to it, or to a directory above it, can take part in every lock, or lead it
     /// elsewhere by a link.
     #[arg(long, value_name = "DIR", global = true)]
     pub lock_dir: Option<PathBuf>,
+    /// Name locks by paths below DIR, which others have at another path
+    ///
+    /// A container and its host, for example, or two machines that mount one export in different places: each says where it has
+    /// the directory, and the lock of a file in it is the same. All must do so, because a lock without a root is another one. A path that
+    /// does not lead below it is refused.
+    #[arg(long, value_name = "DIR", global = true)]
+    pub lock_root: Option<PathBuf>,
     /// The exact mode of new lock files, in octal [default: as the directory says]
     ///
     /// In a lock directory that is shared (its group or others may write, or it is setgid) they have its bits for reading and

@@ -92,7 +92,7 @@ fn one_line(text: &str) -> String {
         .collect()
 }
 
-fn run(Cli { lock_dir, lock_mode, no_follow, timeout, durability, verb, .. }: Cli) -> Result<(), Failure> {
+fn run(Cli { lock_dir, lock_root, lock_mode, no_follow, timeout, durability, verb, .. }: Cli) -> Result<(), Failure> {
     // Completions and manual page are to be had in any directory, even in one that is gone.
     let adapter = || {
         let mut builder = AtomicFileAdapter::builder().follow_links(!no_follow).durability(match durability {
@@ -102,6 +102,9 @@ fn run(Cli { lock_dir, lock_mode, no_follow, timeout, durability, verb, .. }: Cl
         });
         if let Some(dir) = lock_dir {
             builder = builder.lock_dir(dir);
+        }
+        if let Some(dir) = lock_root {
+            builder = builder.lock_root(dir);
         }
         if let Some(mode) = lock_mode {
             builder = builder.lock_file_mode(mode);
