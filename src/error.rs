@@ -126,8 +126,9 @@ pub enum Error {
         held: Vec<PathBuf>,
     },
     /// The lock was lost while it was held: the server of a network file system has not heard from this machine for longer than its
-    /// lease, and has let others in. Only on NFS, where it is looked for right before a file is replaced or removed, and after it. The
-    /// [crate's page](crate) says what can happen in between.
+    /// lease, and has let others in; or, where the mount option `soft` lets requests fail, it cannot be asked. Only on NFS, where
+    /// it is looked for right before a file is replaced or removed, and after it. The [crate's page](crate) says what can happen in
+    /// between.
     ///
     /// The lock is to be let go, and what was to be done begins anew.
     #[non_exhaustive]

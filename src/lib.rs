@@ -79,7 +79,8 @@
 //!
 //! The promise holds between clients of an NFSv4 server, with the mount options that one gets without asking, if the files and the
 //! lock directory are there, and mounted at the same paths. `tests/network` tries to break it, over NFSv4.2 and NFSv4.0, with
-//! Linux 6.1 on both sides. What it takes beyond the calls above, on NFS only:
+//! Linux 6.1 on both sides. What it takes beyond the calls above, on NFS only (elsewhere it takes one `fstatfs` to know that it is
+//! not NFS, where no device number says so, which a file that is missing does not have: once a handle, and each time by path):
 //!
 //! ```text
 //! fcntl(lock, F_SETLKW, ..)

@@ -80,7 +80,7 @@ impl Dir {
             // The lock file is open, so that its device is still what it was.
             Ok(meta) if lock.device == meta.dev => lock.nfs,
             Ok(meta) => sys::is_nfs(self.as_fd(), Some(meta.dev)),
-            Err(Errno::NOENT) => sys::is_nfs(self.as_fd(), None),
+            Err(Errno::NOENT) if !lock.nfs => sys::is_nfs(self.as_fd(), None),
             Err(_) => return seen,
         };
         // With a lock on NFS the directory has been asked already.

@@ -89,7 +89,13 @@ pub const CASES: &[Case] = &[
     }),
     control("control: without the remedy a mode is forgotten", |bench| {
         bench.without = Without::Remedy;
-        modes(bench);
+        // A client remembers it for a few seconds (`acregmin`), which a slow machine may take to come to the write.
+        for _ in 0..10 {
+            modes(bench);
+            if !bench.violations.is_empty() {
+                break;
+            }
+        }
     }),
     control("control: without the remedy who has waited misses something", |bench| {
         bench.without = Without::Remedy;
@@ -177,7 +183,7 @@ impl Bench {
 }
 
 fn exclusion(bench: &mut Bench) {
-    for _ in 0..if bench.full { 20 } else { 2 } {
+    for _ in 0..if bench.full { 20 } else { 1 } {
         let path = bench.new_path();
         let (mut a, mut b) = (bench.process(0), bench.process(1));
         a.do_it("lock", &path, "");
@@ -210,7 +216,7 @@ fn expected(model: &mut Option<String>, verb: &str, text: &str) -> String {
     }
 }
 
-/// Every order of three verbs on the two sides, one after the other, beginning on the second one; and a read on both.
+/// Every order of three verbs on the two sides, one after the other, beginning on the second one; and a read on the first.
 fn sequences(bench: &mut Bench, how: How) {
     let mut processes = [bench.process(0), bench.process(1)];
     let all: Vec<(usize, &str)> = [0, 1].iter().flat_map(|side| VERBS.map(|verb| (*side, verb))).collect();
@@ -223,16 +229,19 @@ fn sequences(bench: &mut Bench, how: How) {
         }
     }
     // The first has to make the second side remember something, and the second to change it elsewhere.
-    let short = |sequence: &[(usize, &str); 3]| sequence[1].0 == 0 && sequence[1].1 != "read" && sequence[2].0 == 1;
-    sequences.retain(|sequence| bench.full || short(sequence));
-    if how == How::Command && !bench.full {
-        sequences.retain(|sequence| sequence[0].1 == "read" && sequence[1].1 == "write");
-    }
+    let short = |[first, second, third]: &[(usize, &str); 3]| {
+        let tells = second.0 == 0 && second.1 != "read" && third.0 == 1;
+        tells
+            && (how == How::Handle && bench.without == Without::Nothing || first.1 == "read")
+            && (how != How::Command || second.1 == "write")
+    };
+    // In a process of its own each time the command remembers nothing by itself, and each takes long.
+    let long = |[_, second, third]: &[(usize, &str); 3]| how != How::Command || second.0 == 0 && third.0 == 1;
+    sequences.retain(|sequence| if bench.full { long(sequence) } else { short(sequence) });
     for sequence in sequences {
         let path = bench.new_path();
         let mut model = None;
-        let last = [(0, "read"), (1, "read")];
-        for (step, (side, verb)) in sequence.iter().chain(&last).enumerate() {
+        for (step, (side, verb)) in sequence.iter().chain(&[(0, "read")]).enumerate() {
             let text = format!("{step}");
             let answer = processes[*side].does(how, verb, &path, &text);
             let expected = expected(&mut model, verb, &text);
@@ -281,7 +290,7 @@ fn waiting(bench: &mut Bench, how: How) {
 }
 
 fn counting(bench: &mut Bench, how: How) {
-    let (each, rounds) = if bench.full { (100, 5) } else { (10, 1) };
+    let (each, rounds) = if bench.full { (100, 2) } else { (5, 1) };
     for _ in 0..rounds {
         for start in ["missing", "present", "directory"] {
             let mut path = bench.new_path();
@@ -313,7 +322,7 @@ fn ping_pong(bench: &mut Bench) {
     for how in [How::Handle, How::Path] {
         let path = bench.new_path();
         let mut processes = [bench.process(0), bench.process(1)];
-        for turn in 0..if bench.full { 500 } else { 20 } {
+        for turn in 0..if bench.full { 500 } else { 10 } {
             let answer = processes[turn % 2].does(how, "count", &path, "1");
             bench.judge(&answer, "done", "a turn");
             let answer = processes[(turn + 1) % 2].does(how, "read", &path, "");
@@ -323,11 +332,11 @@ fn ping_pong(bench: &mut Bench) {
 }
 
 fn prune_in_a_loop(bench: &mut Bench) {
-    let each = if bench.full { 200 } else { 15 };
-    for pruner in [0, 1] {
+    let each = if bench.full { 200 } else { 10 };
+    for pruner in if bench.full { &[0, 1][..] } else { &[1] } {
         let (path, end) = (bench.new_path(), bench.new_path());
         let mut counters = [0, 1].map(|side| bench.process(side));
-        let mut pruner = bench.process(pruner);
+        let mut pruner = bench.process(*pruner);
         pruner.begin(How::Handle, "prune_until", &end, "");
         for (counter, how) in counters.iter_mut().zip([How::Handle, How::Path]) {
             counter.begin(how, "count", &path, &each.to_string());
@@ -346,7 +355,7 @@ fn prune_in_a_loop(bench: &mut Bench) {
 
 /// The second side remembers the lock file, and has it open; the first one removes it, and locks its successor.
 fn pruned(bench: &mut Bench) {
-    for _ in 0..if bench.full { 50 } else { 3 } {
+    for _ in 0..if bench.full { 50 } else { 2 } {
         let path = bench.new_path();
         let (mut a, mut b) = (bench.process(0), bench.process(1));
         b.do_it("lock", &path, "");
@@ -359,7 +368,7 @@ fn pruned(bench: &mut Bench) {
 }
 
 fn renamed_lock_directory(bench: &mut Bench) {
-    for n in 0..if bench.full { 50 } else { 3 } {
+    for n in 0..if bench.full { 50 } else { 2 } {
         let path = bench.new_path();
         let (mut a, mut b) = (bench.process(0), bench.process(1));
         b.do_it("lock", &path, "");
@@ -404,7 +413,8 @@ fn modes(bench: &mut Bench) {
             let [a, b] = &mut processes;
             a.do_it("write", &path, "old");
             b.does(how, "append", &path, "b");
-            // It is the second side that has made this version, and knows of it by itself.
+            // Of a version that it has just made, a client may have to ask.
+            b.does(how, "read", &path, "");
             let set = a.do_it("set_mode", &path, "600");
             bench.judge(&set, "true", "setting a mode");
             let written = b.does(how, verb, &path, "secret");

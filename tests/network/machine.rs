@@ -9,21 +9,15 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use libtest_mimic::{Failed, Trial};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::cases::{CASES, Place};
 use crate::common::{Worker, no_mounts, no_program};
 use crate::guest::VERSIONS;
-use crate::site::{Station, is_full};
+use crate::site::{Station, dies_with_us, is_full};
 
 /// What the initial root file system needs to reach this machine's root.
 const MODULES: [&str; 5] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_blk"];
-
-/// In seconds. Nothing here takes so long; it is for a machine that hangs.
-const SHORT: u32 = 800;
-const FULL: u32 = 4 * 3600;
 
 const INIT: &str = r#"#!/bin/busybox sh
 b=/bin/busybox
@@ -62,17 +56,13 @@ pub fn trials() -> Vec<Trial> {
 
 /// Why there can be no such machine here.
 fn missing() -> Option<String> {
-    let programs = [
-        ("qemu-system-x86_64", "--version"),
-        ("busybox", "true"),
-        ("kmod", "--version"),
-        ("ip", "-V"),
-        ("mkfs.ext4", "-V"),
-        ("exportfs", "-s"),
-    ];
-    let program = programs.iter().find(|(program, arg)| no_program(program, &[arg], "").is_some());
+    const PROGRAMS: [&str; 9] =
+        ["qemu-system-x86_64", "busybox", "kmod", "ip", "mkfs.ext4", "exportfs", "rpc.nfsd", "nfsdcld", "mount.nfs4"];
+    let is_missing = |program: &&str| no_program("sh", &["-c", &format!("command -v {program}")], "").is_some();
+    let program = PROGRAMS.into_iter().find(is_missing);
+    let python = no_program("python3", &["-c", "import xxhash"], "python3 with xxhash");
     let not_here = cfg!(not(target_arch = "x86_64")).then(|| "needs x86_64".to_owned());
-    let program = program.map(|(program, _)| format!("needs {program}"));
+    let program = program.or(python).map(|program| format!("needs {program}"));
     let kernel = || kernel().is_none().then(|| "needs a kernel in target/network-kernel".to_owned());
     no_mounts().map(str::to_owned).or(not_here).or(program).or_else(kernel)
 }
@@ -154,10 +144,11 @@ impl Machine {
         File::create(file("disk")).unwrap().set_len(256 << 20).unwrap();
         output(Command::new("mkfs.ext4").args(["-qF", "-E", "nodiscard"]).arg(file("disk")));
         let full = is_full();
-        let mut qemu = Command::new("timeout");
-        qemu.arg(if full { FULL } else { SHORT }.to_string()).arg("qemu-system-x86_64");
+        let mut qemu = dies_with_us("qemu-system-x86_64");
         // No KVM, which hangs where the machine that it is to run on is a virtual one itself.
-        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"]);
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024"]);
+        // A second processor makes more happen at the same time, and costs a third more.
+        qemu.args(["-smp", if full { "2" } else { "1" }]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(file("initrd"));
         qemu.args(["-append", "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off"]);
@@ -170,9 +161,9 @@ impl Machine {
             "listening" => guest.tell(if full { "full" } else { "short" }),
             line => println!("{line}"),
         };
-        match Station::wait_for(Worker::spawn(&mut qemu), says) {
-            Ok(guest) => Machine { guest, dir },
-            Err(_) => panic!("the machine did not start:\n{}", console(dir.path())),
+        match Station::start(qemu, says) {
+            Some(guest) => Machine { guest, dir },
+            None => panic!("the machine did not start:\n{}", console(dir.path())),
         }
     }
 }
@@ -183,15 +174,6 @@ fn console(dir: &Path) -> String {
     let said = String::from_utf8_lossy(&said);
     let lines: Vec<&str> = said.lines().collect();
     lines[lines.len().saturating_sub(60)..].join("\n")
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        // Not SIGKILL, which `timeout` could not pass on.
-        let timeout = Pid::from_raw(self.guest.process.pid().try_into().unwrap());
-        let _ = kill(timeout, Signal::SIGTERM);
-        self.guest.process.signal();
-    }
 }
 
 /// Makes the initial root file system: busybox, modules, and what is to become of the machine.
@@ -215,18 +197,20 @@ fn initial_root(kernel: &Kernel, dir: &Path) {
     }
     let modules = fs::canonicalize(kernel.base.join("lib/modules").join(&kernel.release)).unwrap();
     let exe = env::current_exe().unwrap();
+    // Not a script that finds the right one by what is in the environment here.
+    let python = output(Command::new("python3").args(["-c", "import sys; print(sys.executable)"]));
     // As soon as the root of this machine is there.
     let guest = format!(
-        "export PATH=/usr/sbin:/usr/bin:/sbin:/bin ATOMIC_FILE_TEST_WORKER=guest\n\
+        "export PATH=/usr/sbin:/usr/bin:/sbin:/bin ATOMIC_FILE_TEST_WORKER=guest PYTHON={python}\n\
          mkdir -p /lib/modules/{release}\n\
          [ -e /lib/modules/{release}/modules.dep ] || mount --bind {modules} /lib/modules/{release}\n\
-         [ ! -e /tmp/net/dbg ] || sh /tmp/net/dbg >/dev/ttyS0 2>&1 &
-         {exe} </dev/ttyS1 >/dev/ttyS1 2>/dev/ttyS0
+         {exe} </dev/ttyS1 >/dev/ttyS1 2>/dev/ttyS0\n\
          echo o >/proc/sysrq-trigger\n\
          sleep 100\n",
         release = kernel.release,
         modules = modules.display(),
-        exe = exe.display()
+        exe = exe.display(),
+        python = python.trim()
     );
     fs::write(root.join("guest"), guest).unwrap();
     let init = INIT.replace("exec ", "$b cp /guest /layer/root/guest\nexec ");

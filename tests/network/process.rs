@@ -246,20 +246,18 @@ impl State {
                 let (_, program) = include_str!("../../README.md").split_once("\n```python\n").unwrap();
                 let (program, _) = program.split_once("\nif __name__").unwrap();
                 let call = "sys.stdout.buffer.write(b'=' + (read_with_lock(*sys.argv[1:]) or b''))";
-                let mut python = Command::new("python3");
-                python
-                    .arg("-c")
-                    .arg(format!("{program}\n{call}"))
-                    .arg(path)
-                    .arg(self.adapter.lock_dir())
-                    .args(&self.root);
+                let mut python = Command::new(env::var_os("PYTHON").unwrap_or("python3".into()));
+                python.arg("-c").arg(format!("{program}\n{call}")).arg(path);
+                python.arg(self.adapter.lock_dir()).args(&self.root);
                 let output = python.stdin(Stdio::null()).output().unwrap();
-                format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+                let said = [output.stdout, output.stderr].concat();
+                String::from_utf8_lossy(&said).replace('\n', " ")
             }
-            // Until a file with this path is there.
+            // Until a file with this path is there, and once more.
             (_, "prune_until") => {
-                let mut pruned = 0;
-                while !Path::new(path).exists() {
+                let (mut pruned, mut is_there) = (0, false);
+                while !is_there {
+                    is_there = Path::new(path).exists();
                     pruned += self.adapter.prune().map(|pruned| pruned.len())?;
                 }
                 pruned.to_string()
