@@ -10,12 +10,8 @@ use libtest_mimic::{Failed, Trial};
 use tempfile::TempDir;
 
 use crate::cases::{CASES, Place};
-use crate::common::{Worker, no_fuse, no_mounts, no_overlay, no_program};
-use crate::site::{Side, Site, Station, is_full, serve};
-
-/// In seconds. Nothing here takes so long; it is for a file system that hangs.
-const SHORT: u32 = 300;
-const FULL: u32 = 3600;
+use crate::common::{no_fuse, no_mounts, no_overlay, no_program};
+use crate::site::{Side, Site, Station, dies_with_us, is_full, serve};
 
 /// A file system.
 struct Kind {
@@ -117,7 +113,8 @@ fn no_gluster() -> Option<&'static str> {
 pub fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for kind in &KINDS {
-        let missing = (kind.missing)();
+        let python = || no_program("python3", &["-c", "import xxhash"], "needs python3 with xxhash");
+        let missing = (kind.missing)().or_else(python);
         let cases = CASES.iter().filter(|case| case.place != Place::Nfs && (is_full() || !kind.breaks));
         for case in cases {
             let name = format!("{}: {}", kind.row, case.name);
@@ -153,15 +150,11 @@ fn log(dir: &Path) -> String {
 }
 
 fn start(kind: &Kind, dir: &Path) -> Station {
-    let mut command = Command::new("timeout");
-    // It also ends when nothing more comes in.
-    command.arg(if is_full() { FULL } else { SHORT }.to_string());
-    command.args(["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    let mut command = dies_with_us("unshare");
+    command.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     command.arg(env::current_exe().unwrap()).arg(kind.row).arg(dir).env("ATOMIC_FILE_TEST_WORKER", "here");
-    match Station::wait_for(Worker::spawn(&mut command), |line, _| println!("{line}")) {
-        Ok(station) => station,
-        Err(_) => panic!("there is no {}:\n{}", kind.row, log(dir)),
-    }
+    let station = Station::start(command, |line, _| println!("{line}"));
+    station.unwrap_or_else(|| panic!("there is no {}:\n{}", kind.row, log(dir)))
 }
 
 /// The first process of the namespaces.

@@ -6,9 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::channel;
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use libtest_mimic::{Failed, Trial};
 use tempfile::TempDir;
@@ -16,7 +14,7 @@ use tempfile::TempDir;
 use crate::cases::{CASES, Place};
 use crate::common::{Worker, no_mounts, no_program};
 use crate::guest::VERSIONS;
-use crate::site::{Station, is_full};
+use crate::site::{Station, dies_with_us, is_full};
 
 /// What the initial root file system needs to reach this machine's root.
 const MODULES: [&str; 5] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_blk"];
@@ -146,9 +144,7 @@ impl Machine {
         File::create(file("disk")).unwrap().set_len(256 << 20).unwrap();
         output(Command::new("mkfs.ext4").args(["-qF", "-E", "nodiscard"]).arg(file("disk")));
         let full = is_full();
-        // However this process dies, the machine dies with it.
-        let mut qemu = Command::new("setpriv");
-        qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+        let mut qemu = dies_with_us("qemu-system-x86_64");
         // No KVM, which hangs where the machine that it is to run on is a virtual one itself.
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024"]);
         // A second processor makes more happen at the same time, and costs a third more.
@@ -165,9 +161,9 @@ impl Machine {
             "listening" => guest.tell(if full { "full" } else { "short" }),
             line => println!("{line}"),
         };
-        match Station::wait_for(spawn_for_ever(qemu), says) {
-            Ok(guest) => Machine { guest, dir },
-            Err(_) => panic!("the machine did not start:\n{}", console(dir.path())),
+        match Station::start(qemu, says) {
+            Some(guest) => Machine { guest, dir },
+            None => panic!("the machine did not start:\n{}", console(dir.path())),
         }
     }
 }
@@ -178,18 +174,6 @@ fn console(dir: &Path) -> String {
     let said = String::from_utf8_lossy(&said);
     let lines: Vec<&str> = said.lines().collect();
     lines[lines.len().saturating_sub(60)..].join("\n")
-}
-
-/// Starts a program in a thread that ends with the process: its death is what the signal is for (PR_SET_PDEATHSIG(2const)).
-fn spawn_for_ever(mut command: Command) -> Worker {
-    let (sender, spawned) = channel();
-    thread::spawn(move || {
-        sender.send(Worker::spawn(&mut command)).unwrap();
-        loop {
-            thread::park();
-        }
-    });
-    spawned.recv().unwrap()
 }
 
 /// Makes the initial root file system: busybox, modules, and what is to become of the machine.

@@ -16,10 +16,10 @@
 //!
 //! Controls run with the remedy for NFS, or the kernel's locks, left out, by fault injection, and fail if that is not noticed.
 //!
-//! It needs root; for this machine's file systems the programs that make them, bindfs and GlusterFS (Debian: e2fsprogs, xfsprogs,
-//! btrfs-progs, bindfs, glusterfs-server, iproute2); for the virtual machine QEMU, busybox, the programs of the NFS server and iproute2
-//! (Debian: qemu-system-x86, busybox-static, nfs-kernel-server, iproute2, kmod, e2fsprogs) and Python with the package `xxhash`; and a
-//! kernel with its modules, which need not be installed:
+//! It needs root, and Python with the package `xxhash`; for this machine's file systems the programs that make them, bindfs and
+//! GlusterFS (Debian: e2fsprogs, xfsprogs, btrfs-progs, bindfs, glusterfs-server, iproute2); for the virtual machine QEMU, busybox, the
+//! programs of the NFS server and iproute2 (Debian: qemu-system-x86, busybox-static, nfs-kernel-server, iproute2, kmod, e2fsprogs); and
+//! a kernel with its modules, which need not be installed:
 //!
 //! ```sh
 //! apt-get download "$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image/ { print $2 }')"

@@ -247,20 +247,17 @@ impl State {
                 let (program, _) = program.split_once("\nif __name__").unwrap();
                 let call = "sys.stdout.buffer.write(b'=' + (read_with_lock(*sys.argv[1:]) or b''))";
                 let mut python = Command::new(env::var_os("PYTHON").unwrap_or("python3".into()));
-                python
-                    .arg("-c")
-                    .arg(format!("{program}\n{call}"))
-                    .arg(path)
-                    .arg(self.adapter.lock_dir())
-                    .args(&self.root);
+                python.arg("-c").arg(format!("{program}\n{call}")).arg(path);
+                python.arg(self.adapter.lock_dir()).args(&self.root);
                 let output = python.stdin(Stdio::null()).output().unwrap();
                 let said = [output.stdout, output.stderr].concat();
                 String::from_utf8_lossy(&said).replace('\n', " ")
             }
-            // Until a file with this path is there.
+            // Until a file with this path is there, and once more.
             (_, "prune_until") => {
-                let mut pruned = 0;
-                while !Path::new(path).exists() {
+                let (mut pruned, mut is_there) = (0, false);
+                while !is_there {
+                    is_there = Path::new(path).exists();
                     pruned += self.adapter.prune().map(|pruned| pruned.len())?;
                 }
                 pruned.to_string()

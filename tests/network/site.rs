@@ -4,6 +4,9 @@ use std::env;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::process::Command;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Instant;
 
 use libtest_mimic::Failed;
@@ -72,20 +75,40 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
     text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
 }
 
+/// A command to run a program that is killed when this process dies, however it does.
+pub fn dies_with_us(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", program]);
+    command
+}
+
+/// Starts a program in a thread that ends with the process: its death is what the signal is for (PR_SET_PDEATHSIG(2const)).
+fn spawn_for_ever(mut command: Command) -> Worker {
+    let (sender, spawned) = channel();
+    thread::spawn(move || {
+        sender.send(Worker::spawn(&mut command)).unwrap();
+        loop {
+            thread::park();
+        }
+    });
+    spawned.recv().unwrap()
+}
+
 /// Outside: the process that serves, or the way to it.
 pub struct Station {
-    pub process: Worker,
-    pub kernel: String,
+    process: Worker,
+    kernel: String,
 }
 
 impl Station {
-    /// Returns when it is ready. `Err`: it has ended instead.
-    pub fn wait_for(mut process: Worker, mut says: impl FnMut(&str, &mut Worker)) -> Result<Self, Worker> {
+    /// Returns when it is ready. `None`: it has ended instead.
+    pub fn start(command: Command, mut says: impl FnMut(&str, &mut Worker)) -> Option<Self> {
+        let mut process = spawn_for_ever(command);
         loop {
             let line = process.hear();
             match line.split_once(' ').unwrap_or((&line, "")) {
-                ("ready", kernel) => return Ok(Station { kernel: kernel.to_owned(), process }),
-                ("", _) => return Err(process),
+                ("ready", kernel) => return Some(Station { kernel: kernel.to_owned(), process }),
+                ("", _) => return None,
                 _ => says(&line, &mut process),
             }
         }
