@@ -196,10 +196,11 @@ fn commit(config: &Arc<Config>, changes: &mut [Change], replaced: &mut Vec<PathB
     }
     sync_together(config, &new)?;
     let mut dirs = Vec::new();
-    let renamed = rename_all(config, &files, new, &mut dirs, replaced);
+    let renamed = rename_all(config, &files, &guards, new, &mut dirs, replaced);
     // Also if a rename has failed: what was replaced must be durable.
     let synced = sync_dirs(config, &dirs);
-    renamed.and(synced)
+    renamed.and(synced)?;
+    guards.iter().try_for_each(|guard| guard.held().check_kept(true))
 }
 
 /// What the changes of one file come to.
@@ -263,18 +264,19 @@ struct ChangedDir<'a> {
 fn rename_all<'a>(
     config: &Config,
     files: &'a [AtomicFile],
+    guards: &[WriteGuard],
     new: Vec<Option<Replacement<'a>>>,
     dirs: &mut Vec<ChangedDir<'a>>,
     replaced: &mut Vec<PathBuf>,
 ) -> Result<()> {
-    for (file, replacement) in files.iter().zip(new) {
+    for ((file, guard), replacement) in files.iter().zip(guards).zip(new) {
         let place = file.place();
         let dir = match replacement {
             Some(mut replacement) => {
                 replacement.rename()?;
                 place.dir()?
             }
-            None => unlink(place, config.replace)?,
+            None => unlink(guard.held(), place, config.replace)?,
         };
         let Some(dir) = dir else { continue };
         let path: &Path = place.path();

@@ -22,8 +22,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What went wrong. Every variant names the file or directory that it is about.
 ///
 /// Up to and including the rename, an error means that the file is what it was before the call and that no
-/// temporary file is left (unless removing it fails, too). The errors that can come after a rename are [`Error::NotDurable`] and, for the files that it
-/// lists as replaced, [`Error::Batch`].
+/// temporary file is left (unless removing it fails, too). The errors that can come after a rename are [`Error::NotDurable`],
+/// [`Error::LockLost`] where it says so, and, for the files that it lists as replaced, [`Error::Batch`].
 ///
 /// `From<Error> for io::Error` keeps the [`io::ErrorKind`], so a function that returns `io::Result` can use `?`.
 ///
@@ -124,6 +124,22 @@ pub enum Error {
         path: PathBuf,
         /// The files whose locks the calling thread holds.
         held: Vec<PathBuf>,
+    },
+    /// The lock was lost while it was held: the server of a network file system has not heard from this machine for longer than its
+    /// lease, and has let others in; or, where the mount option `soft` lets requests fail, it cannot be asked. Only on NFS, where
+    /// it is looked for right before a file is replaced or removed, and after it. The [crate's page](crate) says what can happen in
+    /// between.
+    ///
+    /// The lock is to be let go, and what was to be done begins anew.
+    #[non_exhaustive]
+    LockLost {
+        /// The file whose lock it was.
+        path: PathBuf,
+        /// False: nothing was done. True: the file was replaced or removed, maybe without the lock, and what somebody else has
+        /// written meanwhile may be lost.
+        replaced: bool,
+        /// What the operating system said.
+        source: io::Error,
     },
     /// A guard was used in a child made by `fork(2)`. Record locks are not inherited, so the guard protects nothing
     /// there.
@@ -299,6 +315,11 @@ impl Error {
         Error::Io { path: path.to_owned(), step, source: source.into() }
     }
 
+    /// Whether a server has said of a file or directory that it is there no more (ESTALE), which may be about what was there before.
+    pub(crate) fn is_stale(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if source.raw_os_error() == Some(Errno::STALE.raw_os_error()))
+    }
+
     /// The file or directory that the error is about: that of the call, or its lock file, or the lock directory.
     ///
     /// ```
@@ -316,6 +337,7 @@ impl Error {
             | Error::WouldBlock { path, .. }
             | Error::LockFileDenied { path, .. }
             | Error::Deadlock { path, .. }
+            | Error::LockLost { path, .. }
             | Error::Forked { path }
             | Error::NotRegularFile { path, .. }
             | Error::InvalidPath { path, .. }
@@ -342,9 +364,10 @@ impl Error {
     /// ```
     pub fn kind(&self) -> io::ErrorKind {
         match self {
-            Error::Io { source, .. } | Error::NotDurable { source, .. } | Error::LockFileDenied { source, .. } => {
-                source.kind()
-            }
+            Error::Io { source, .. }
+            | Error::NotDurable { source, .. }
+            | Error::LockLost { source, .. }
+            | Error::LockFileDenied { source, .. } => source.kind(),
             Error::Timeout { .. } => io::ErrorKind::TimedOut,
             Error::WouldBlock { .. } => io::ErrorKind::WouldBlock,
             Error::Deadlock { .. } => io::ErrorKind::Deadlock,
@@ -432,6 +455,15 @@ impl fmt::Display for Error {
                 }
                 Ok(())
             }
+            Error::LockLost { replaced, source, .. } => {
+                let done = match replaced {
+                    true => {
+                        "it was replaced or removed all the same, and what others have written meanwhile may be lost"
+                    }
+                    false => "nothing was done; begin anew",
+                };
+                write!(f, "the server has taken away the lock of {path} while it was held ({source}): {done}")
+            }
             Error::Forked { .. } => write!(
                 f,
                 "the guard of {path} was inherited by fork(2) and holds no lock in this process: take the lock anew"
@@ -471,9 +503,10 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Io { source, .. } | Error::NotDurable { source, .. } | Error::LockFileDenied { source, .. } => {
-                Some(source)
-            }
+            Error::Io { source, .. }
+            | Error::NotDurable { source, .. }
+            | Error::LockLost { source, .. }
+            | Error::LockFileDenied { source, .. } => Some(source),
             Error::Batch { source, .. } => Some(source),
             Error::Partial { failed, .. } => failed.first().map(|error| error as _),
             _ => None,

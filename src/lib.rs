@@ -75,6 +75,49 @@
 //! [fsync(2)], [renameat(2)], [close(2)], [getpid(2)]; by path also [openat2(2)] and [readlinkat(2)]. `fault::Syscall` has
 //! the rest of the list.
 //!
+//! # Several machines
+//!
+//! The promise holds between clients of an NFSv4 server, with the mount options that one gets without asking, if the files and the
+//! lock directory are there, and mounted at the same paths. `tests/network` tries to break it, over NFSv4.2 and NFSv4.0, with
+//! Linux 6.1 on both sides. What it takes beyond the calls above, on NFS only (elsewhere it takes one `fstatfs` to know that it is
+//! not NFS, where no device number says so, which a file that is missing does not have: once a handle, and each time by path):
+//!
+//! ```text
+//! fcntl(lock, F_SETLKW, ..)
+//! statx(above lock directory), statx(lock directory)     AT_STATX_FORCE_SYNC: names there may have changed
+//! fstatat(lock path)
+//! statx(dir, "", AT_EMPTY_PATH)                          AT_STATX_FORCE_SYNC: and here
+//! ..
+//! pread(lock)                                            the lock is still there? else Error::LockLost
+//! renameat, fsync(dir)
+//! pread(lock)                                            and still?
+//! ```
+//!
+//! A lock that is granted does not make right what a client remembers of names, that there is none included: these are good for as long
+//! as what it remembers of their directory, up to a minute (`lookupcache` and `acdirmax` in [nfs(5)]). So is what it remembers of a file's
+//! mode and owner, for which a write asks with one `statx` more. The contents need no such care: what was replaced is another file.
+//!
+//! A server that has not heard of a client for longer than its lease, 90 seconds for example, gives the client's locks to others.
+//! [`Error::LockLost`] says so before a file is replaced or removed, and nothing has happened then. A machine that is cut off, or
+//! stands still, for the whole of the lease between this look and the rename is told afterwards, with `replaced` true: its version has
+//! taken the place of what others may have written meanwhile. A read does not look whether its lock is still there, nor does
+//! [`WriteGuard::set_mode`].
+//!
+//! [`prune`](AtomicFileAdapter::prune) is safe while other machines use the lock directory: whoever waits for a lock file that is removed
+//! sees that when it gets the lock. What was removed on the server after it was looked up (ESTALE) is looked up again, a few times.
+//!
+//! Not promised:
+//!
+//! * NFSv3, whose locks are another protocol's, was not tried. `nolock` and `local_lock` ([nfs(5)]) keep locks from the server, as
+//!   `nobrl` does with SMB: then each machine is alone with them.
+//! * [`read_unlocked`](AtomicFile::read_unlocked) and [`exists`](AtomicFileAdapter::exists) may tell what was true a minute ago.
+//! * That another directory took the place of one above a file, or of one further above the lock directory than the next, is seen
+//!   within a minute only.
+//! * A file system in FUSE, and SMB, keep each name for a time of its own, and no call makes them ask. Mount them so that they keep
+//!   none (`entry_timeout=0,negative_timeout=0` where it is libfuse). Whether their record locks exclude other machines is up to
+//!   them. CephFS was not tried.
+//! * Apple's systems as clients of NFS.
+//!
 //! # What is not promised
 //!
 //! * Only programs with the same lock directory, and the same [lock root](Builder::lock_root) or none, exclude each other. The default
@@ -143,7 +186,6 @@
 //!   empty file is read. Otherwise what is not a regular file is refused.
 //! * Where inode numbers change at each look, as on some FUSE file systems, no lock file is ever seen to be the right one: locking
 //!   ends with an error after 1000 attempts, or at the deadline. Have the lock directory elsewhere.
-//! * On a network file system all this is as good as its record locks, its rename and its fsync.
 //! * Nobody can promise more for a power cut than the device keeps: one that says a flush is done when it is not loses
 //!   data.
 //!
@@ -184,6 +226,7 @@
 //! [fsync(2)]: https://man7.org/linux/man-pages/man2/fsync.2.html
 //! [getpid(2)]: https://man7.org/linux/man-pages/man2/getpid.2.html
 //! [listxattr(2)]: https://man7.org/linux/man-pages/man2/listxattr.2.html
+//! [nfs(5)]: https://man7.org/linux/man-pages/man5/nfs.5.html
 //! [openat(2)]: https://man7.org/linux/man-pages/man2/openat.2.html
 //! [openat2(2)]: https://man7.org/linux/man-pages/man2/openat2.2.html
 //! [proc_sys_fs(5)]: https://man7.org/linux/man-pages/man5/proc_sys_fs.5.html

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result, Step};
-use crate::lock::is_open_lock_file;
+use crate::lock::{Home, is_open_lock_file};
 use crate::protocol::lock_name::is_like_lock_name;
 use crate::sys::{self, Errno, Fd, FileKind, Links, Meta};
 
@@ -25,6 +25,8 @@ pub(crate) struct Place {
     missing: Option<(Dir, Vec<CString>)>,
     name: CString,
     path: Arc<Path>,
+    /// Where the lock is under which the directory was missing.
+    lock: OnceLock<Home>,
 }
 
 /// An open directory.
@@ -33,6 +35,10 @@ pub(crate) struct Dir {
     fd: Fd,
     /// False if it could be opened for searching only.
     pub(crate) syncable: bool,
+    /// Whether it is on NFS; empty until it matters.
+    nfs: OnceLock<bool>,
+    /// Where the lock is under which it was used first.
+    lock: OnceLock<Home>,
 }
 
 impl AsFd for Dir {
@@ -44,11 +50,55 @@ impl AsFd for Dir {
 impl Dir {
     fn open<P: rustix::path::Arg + Copy>(at: BorrowedFd<'_>, path: P, links: Links) -> sys::Result<Self> {
         match sys::open_dir(at, path, links) {
-            Ok(fd) => Ok(Dir { fd, syncable: true }),
+            Ok(fd) => Ok(Dir::new(fd, true)),
             // No permission to read it; searching may be allowed, which is enough to open a file in it.
-            Err(Errno::ACCESS) => Ok(Dir { fd: sys::open_search_only(at, path, links)?, syncable: false }),
+            Err(Errno::ACCESS) => Ok(Dir::new(sys::open_search_only(at, path, links)?, false)),
             Err(error) => Err(error),
         }
+    }
+
+    fn new(fd: Fd, syncable: bool) -> Self {
+        Dir { fd, syncable, nfs: OnceLock::new(), lock: OnceLock::new() }
+    }
+
+    /// Has what other machines have done in the directory seen: after a lock was granted, and before a name is looked at. What the
+    /// kernel remembers of names is not made right by the lock; negative answers are remembered, too.
+    ///
+    /// Where nobody knows yet what file system the directory is in, and the lock is not on NFS, [`stat`](Self::stat) does it, because
+    /// the look that it makes tells the device for nothing.
+    fn freshen(&self, lock: Home) -> sys::Result<()> {
+        let lock = self.lock.get_or_init(|| lock);
+        if *self.nfs.get().unwrap_or(&lock.nfs) { sys::refresh(self.as_fd(), c"", Links::Follow) } else { Ok(()) }
+    }
+
+    /// Looks at a name in it.
+    pub(crate) fn stat(&self, name: &CStr) -> sys::Result<Meta> {
+        let seen = sys::stat(self.as_fd(), name);
+        // Without a lock nobody may rely on what is there now.
+        let (None, Some(lock)) = (self.nfs.get(), self.lock.get()) else { return seen };
+        let nfs = match &seen {
+            // The lock file is open, so that its device is still what it was.
+            Ok(meta) if lock.device == meta.dev => lock.nfs,
+            Ok(meta) => sys::is_nfs(self.as_fd(), Some(meta.dev)),
+            Err(Errno::NOENT) if !lock.nfs => sys::is_nfs(self.as_fd(), None),
+            Err(_) => return seen,
+        };
+        // With a lock on NFS the directory has been asked already.
+        if !*self.nfs.get_or_init(|| nfs) || lock.nfs {
+            return seen;
+        }
+        sys::refresh(self.as_fd(), c"", Links::Follow)?;
+        sys::stat(self.as_fd(), name)
+    }
+
+    /// Has what other machines have done to a file in it seen by the next look: its mode, its owner. False: there is no need.
+    pub(crate) fn freshen_file(&self, name: &CStr) -> sys::Result<bool> {
+        let nfs = self.nfs.get() == Some(&true);
+        if nfs { sys::refresh(self.as_fd(), name, Links::Refuse).map(|()| true) } else { Ok(false) }
+    }
+
+    fn is_on_nfs(&self) -> bool {
+        *self.nfs.get_or_init(|| sys::is_nfs(self.as_fd(), None))
     }
 
     /// Which directory this is. `None`: it cannot be told.
@@ -85,7 +135,11 @@ impl Place {
                 if may_skip && is_known(&found.real.join(OsStr::from_bytes(name.as_bytes()))) {
                     return Ok(found.into_place(name));
                 }
-                match sys::stat(found.dir.as_fd(), &name) {
+                let seen = sys::stat(found.dir.as_fd(), &name);
+                if seen.as_ref().is_ok_and(|meta| sys::is_on_disk(meta.dev)) {
+                    let _ = found.dir.nfs.set(false);
+                }
+                match seen {
                     Ok(link) if link.special == Some(FileKind::Symlink) => {
                         if links == Links::Refuse {
                             return Err(refused(path, &found.real, &name));
@@ -135,6 +189,21 @@ impl Place {
         self.open_dir(|_, _| Ok(()))
     }
 
+    /// Whether the directory is on NFS, as far as it exists.
+    pub(crate) fn is_on_nfs(&self) -> bool {
+        self.dir.get().is_some_and(Dir::is_on_nfs)
+    }
+
+    /// To be called when a lock was granted, before anything else: see [`Dir::freshen`]. A directory that is missing is looked for
+    /// anew, level by level, when it is needed.
+    pub(crate) fn freshen(&self, lock: Home) -> Result<()> {
+        let Some(dir) = self.dir.get() else {
+            self.lock.get_or_init(|| lock);
+            return Ok(());
+        };
+        dir.freshen(lock).map_err(|error| Error::io(&self.path, Step::Stat, error))
+    }
+
     /// The directory, made if it is missing. `durable`: it will still be there after a power cut, and so will every
     /// directory that had to be made above it.
     pub(crate) fn make_dir(&self, durable: bool) -> Result<&Dir> {
@@ -166,11 +235,19 @@ impl Place {
             let above = reached.as_ref().unwrap_or(base);
             before(above, name)?;
             // A symbolic link here is not what the lock was named after.
-            match Dir::open(above.as_fd(), name.as_c_str(), Links::Refuse) {
+            // As in `Dir::freshen`.
+            let asked = match self.lock.get().is_some() && above.is_on_nfs() {
+                true => sys::refresh(above.as_fd(), c"", Links::Follow),
+                false => Ok(()),
+            };
+            match asked.and_then(|()| Dir::open(above.as_fd(), name.as_c_str(), Links::Refuse)) {
                 Ok(dir) => reached = Some(dir),
                 Err(Errno::NOENT) => return Ok(None),
                 Err(error) => return Err(Error::io(&self.path, Step::Resolve, error)),
             }
+        }
+        if let (Some(dir), Some(lock)) = (&reached, self.lock.get()) {
+            dir.lock.get_or_init(|| *lock);
         }
         Ok(reached.map(|dir| self.dir.get_or_init(|| dir)))
     }
@@ -193,7 +270,7 @@ impl Parent {
         if is_plain(above) {
             if let Some(fd) = sys::open_dir_without_links(above) {
                 let real = PathBuf::from(OsStr::from_bytes(above));
-                return Ok(Parent { dir: Dir { fd, syncable: true }, real, missing: Vec::new() });
+                return Ok(Parent { dir: Dir::new(fd, true), real, missing: Vec::new() });
             }
         }
         if links == Links::Refuse {
@@ -298,9 +375,9 @@ impl Parent {
         }
         let path = path.into();
         if self.missing.is_empty() {
-            Place { dir: self.dir.into(), missing: None, name, path }
+            Place { dir: self.dir.into(), missing: None, name, path, lock: OnceLock::new() }
         } else {
-            Place { dir: OnceLock::new(), missing: Some((self.dir, self.missing)), name, path }
+            Place { dir: OnceLock::new(), missing: Some((self.dir, self.missing)), name, path, lock: OnceLock::new() }
         }
     }
 }

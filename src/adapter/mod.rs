@@ -259,12 +259,12 @@ impl AtomicFileAdapter {
     ///
     /// As [`AtomicFile::delete`], or the path cannot be resolved.
     pub fn delete_with_lock(&self, path: impl AsRef<Path>) -> Result<bool> {
-        by_path::under_lock(&self.config, path.as_ref(), LockMode::Exclusive, |file, _| file.delete())
+        by_path::under_lock(&self.config, path.as_ref(), LockMode::Exclusive, |file, held| file.delete(held))
     }
 
     /// Whether there is a regular file at `path`, symbolic links followed. Takes no lock: the answer may be out of
     /// date when it comes. A path that cannot be looked at is false, too, and so is one with a link in it that is not to be
-    /// followed ([`Builder::follow_links`](crate::Builder::follow_links)).
+    /// followed ([`Builder::follow_links`](crate::Builder::follow_links)). On NFS it may have been out of date for a minute.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;

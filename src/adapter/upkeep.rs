@@ -10,7 +10,7 @@ use crate::version::sweep;
 
 impl AtomicFileAdapter {
     /// Removes the lock files that nobody holds at this moment, and returns their paths. Safe at any time: whoever is
-    /// about to lock one of them notices, and makes it anew.
+    /// about to lock one of them notices, and makes it anew; on NFS also on another machine.
     ///
     /// Lock files are empty, and one that is left costs nothing but its inode; there is no need to prune unless paths
     /// come and go for ever.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::file::resolved::{Resolved, place_of, place_to_lock};
+use crate::file::resolved::{Resolved, look_again, place_of, place_to_lock};
 use crate::lock::{Held, Lock, Patience};
 use crate::path::Place;
 use crate::protocol::lock_name::is_like_lock_name;
@@ -25,15 +25,40 @@ pub(crate) fn locked<T>(
     mode: LockMode,
     verb: impl Fn(&Resolved, &Held) -> Result<T>,
 ) -> Result<(Resolved, Held, T)> {
-    let patience = &config.patience();
+    within(&config.patience(), config, path, mode, verb)
+}
+
+/// The same by a call that has waited already.
+fn within<T>(
+    patience: &Patience<'_>,
+    config: &Arc<Config>,
+    path: &Path,
+    mode: LockMode,
+    verb: impl Fn(&Resolved, &Held) -> Result<T>,
+) -> Result<(Resolved, Held, T)> {
+    let once = || look_again(|| locked_once(patience, config, path, mode, &verb));
+    match once() {
+        // What the kernel remembered of the name, on NFS, was not true any more; now it is.
+        Err(error) if is_link(&error) => once(),
+        done => done,
+    }
+}
+
+fn locked_once<T>(
+    patience: &Patience<'_>,
+    config: &Arc<Config>,
+    path: &Path,
+    mode: LockMode,
+    verb: impl Fn(&Resolved, &Held) -> Result<T>,
+) -> Result<(Resolved, Held, T)> {
     let mut known = None;
     let place = place_to_lock(config, path, |canonical| {
         known = config.recent.get(canonical);
         known.is_some()
     })?;
-    let Some(lock) = known else { return seen(config, place, mode, patience, verb) };
+    let Some(lock) = known else { return seen(patience, config, place, mode, verb) };
     let unseen = Resolved { config: config.clone(), place, lock };
-    let refused = match unseen.lock.acquire(mode, patience) {
+    let refused = match unseen.acquire(mode, patience) {
         Ok(held) => match unseen.under(held, &verb) {
             Err(error) if is_link(&error) => None,
             done => return done.map(|(held, done)| (unseen, held, done)),
@@ -41,15 +66,15 @@ pub(crate) fn locked<T>(
         Err(error) => Some(error),
     };
     let place = anew(config, path, &unseen.lock, refused)?;
-    seen(config, place, mode, patience, verb)
+    seen(patience, config, place, mode, verb)
 }
 
 /// The same for the place of a file that was looked at.
 fn seen<T>(
+    patience: &Patience<'_>,
     config: &Arc<Config>,
     place: Place,
     mode: LockMode,
-    patience: &Patience<'_>,
     verb: impl Fn(&Resolved, &Held) -> Result<T>,
 ) -> Result<(Resolved, Held, T)> {
     let lock = config.recent.lock_of(&config.lock_dir, place.path())?;
@@ -97,7 +122,11 @@ pub(crate) fn read(config: &Arc<Config>, path: &Path) -> Result<(Option<Vec<u8>>
     let patience = &config.patience();
     let refused = match lock.acquire(mode, patience) {
         Ok(held) => {
-            let read = read::read_at_once(path).map(|read| read.map(Some)).or_else(|| read_there(config, path));
+            // On NFS what is known of the path's names may not be true any more.
+            let is_local = |device| held.home().is_local(device);
+            let read = read::read_at_once(path, is_local).filter(|read| !read.as_ref().is_err_and(Error::is_stale));
+            let read = read.map(|read| read.map(Some));
+            let read = read.or_else(|| read_there(config, path, &held));
             held.release();
             if let Some(read) = read {
                 return Ok((read?, lock.guarded().clone()));
@@ -106,23 +135,28 @@ pub(crate) fn read(config: &Arc<Config>, path: &Path) -> Result<(Option<Vec<u8>>
         }
         Err(error) => Some(error),
     };
-    let place = anew(config, path, &lock, refused)?;
-    let (_file, held, done) = seen(config, place, mode, patience, verb)?;
+    anew(config, path, &lock, refused)?;
+    let (_file, held, done) = within(patience, config, path, mode, verb)?;
     held.release();
     Ok(done)
 }
 
 /// Reads what has a canonical path, by its directory. `None`: there is a link in it by now.
-fn read_there(config: &Config, path: &Path) -> Option<Result<Option<Vec<u8>>>> {
+fn read_there(config: &Config, path: &Path, held: &Held) -> Option<Result<Option<Vec<u8>>>> {
     let place = place_of(config, path, |canonical| canonical == path).ok().filter(|place| **place.path() == *path)?;
+    place.freshen(held.home()).ok()?;
     let read = read::read(&place);
-    if read.as_ref().is_err_and(is_link) { None } else { Some(read) }
+    if read.as_ref().is_err_and(|error| is_link(error) || error.is_stale()) { None } else { Some(read) }
 }
 
 /// Reads a file without its lock, of which nothing is looked at. Without a lock its canonical path says nothing either.
 pub(crate) fn read_unlocked(config: &Config, path: &Path) -> Result<Option<Vec<u8>>> {
+    look_again(|| read_unlocked_once(config, path))
+}
+
+fn read_unlocked_once(config: &Config, path: &Path) -> Result<Option<Vec<u8>>> {
     if is_no_lock(path) {
-        if let Some(read) = read::read_at_once(path) {
+        if let Some(read) = read::read_at_once(path, |_| true) {
             return read.map(Some);
         }
     }

@@ -275,6 +275,11 @@ impl WriteGuard {
         self.0.checked()?.writer(&self.0.held, false)
     }
 
+    /// The lock itself.
+    pub(crate) fn held(&self) -> &Held {
+        &self.0.held
+    }
+
     /// The same for a file that is to be as if it had been removed before.
     pub(crate) fn writer_anew(&self) -> Result<Replacement<'_>> {
         self.0.checked()?.writer(&self.0.held, true)
@@ -338,6 +343,6 @@ impl WriteGuard {
     ///
     /// As [`write`](Self::write).
     pub fn delete(&self) -> Result<bool> {
-        self.0.checked()?.delete()
+        self.0.checked()?.delete(&self.0.held)
     }
 }

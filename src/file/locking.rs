@@ -205,7 +205,7 @@ impl AtomicFile {
     }
 
     fn acquire(&self, mode: LockMode, patience: &Patience<'_>) -> Result<Guard> {
-        Ok(Guard::new(self.0.lock.acquire(mode, patience)?, self.0.clone()))
+        Ok(Guard::new(self.0.acquire(mode, patience)?, self.0.clone()))
     }
 }
 
@@ -222,5 +222,7 @@ pub(crate) fn lock_many_shared(config: &Config, files: &[AtomicFile]) -> Result<
 fn acquire_many(config: &Config, files: &[AtomicFile], mode: LockMode) -> Result<impl Iterator<Item = Guard>> {
     let locks: Vec<&Lock> = files.iter().map(|file| &*file.0.lock).collect();
     let held = lock::acquire_all(&locks, mode, &config.patience())?;
+    // When all are held, because while one was waited for the directory of another may have changed.
+    files.iter().zip(&held).try_for_each(|(file, held)| file.place().freshen(held.home()))?;
     Ok(files.iter().zip(held).map(|(file, held)| Guard::new(held, file.0.clone())))
 }

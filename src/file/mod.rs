@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::file::resolved::{Resolved, place_to_lock};
-use crate::lock::{Held, Lock};
+use crate::lock::{Held, Home, Lock};
 use crate::path::Place;
 use crate::settings::Config;
 use crate::sys::LockMode;
@@ -50,7 +50,13 @@ pub struct AtomicFile(pub(crate) Arc<Resolved>);
 impl AtomicFile {
     /// A handle with a lock of its own.
     pub(crate) fn new(config: &Arc<Config>, path: &Path) -> Result<Self> {
-        let place = place_to_lock(config, path, |_| false)?;
+        let mut place = place_to_lock(config, path, |_| false)?;
+        if place.is_on_nfs() {
+            // What the kernel remembers of the name may not be true any more; it may be a symbolic link by now. A directory that
+            // cannot be asked is gone, which the next look finds.
+            let _ = place.freshen(Home { device: 0, nfs: true });
+            place = place_to_lock(config, path, |_| false)?;
+        }
         let lock = Arc::new(Lock::of(&config.lock_dir, place.path())?);
         Ok(AtomicFile(Arc::new(Resolved { config: config.clone(), place, lock })))
     }
@@ -307,7 +313,7 @@ impl AtomicFile {
     ///
     /// [`Durability::Full`]: crate::Durability::Full
     pub fn delete(&self) -> Result<bool> {
-        self.under_lock(LockMode::Exclusive, |file, _| file.delete())
+        self.under_lock(LockMode::Exclusive, |file, held| file.delete(held))
     }
 
     fn under_lock<T>(&self, mode: LockMode, verb: impl FnOnce(&Resolved, &Held) -> Result<T>) -> Result<T> {

@@ -26,8 +26,8 @@ pub(crate) struct Resolved {
 
 /// The place of a file that is not one of the lock files. What has the canonical path of which `is_known` says yes is not looked
 /// at: it may be a symbolic link.
-pub(super) fn place_of(config: &Config, path: &Path, is_known: impl FnMut(&Path) -> bool) -> Result<Place> {
-    let place = Place::resolve_unless(path, config.links, is_known)?;
+pub(super) fn place_of(config: &Config, path: &Path, mut is_known: impl FnMut(&Path) -> bool) -> Result<Place> {
+    let place = look_again(|| Place::resolve_unless(path, config.links, &mut is_known))?;
     // By its name first, which costs nothing.
     if is_like_lock_name(place.name().to_bytes()) && place.dir()?.is_some_and(|dir| config.lock_dir.is(dir.as_fd())) {
         return Err(Error::InvalidPath { path: path.to_owned(), reason: "it is one of the adapter's lock files" });
@@ -42,6 +42,21 @@ pub(super) fn place_to_lock(config: &Config, path: &Path, is_known: impl FnMut(&
     Ok(place)
 }
 
+/// How often something is done that meets ESTALE.
+const LOOKS: usize = 5;
+
+/// Does something again that has met ESTALE: a server says it of a file or directory that was removed after it was looked up, and
+/// the next look tells what is there now. Of a directory that is gone for good it says it every time.
+pub(super) fn look_again<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 1..LOOKS {
+        match look() {
+            Err(error) if error.is_stale() => {}
+            done => return done,
+        }
+    }
+    look()
+}
+
 impl Resolved {
     /// Takes the lock and does one of our own verbs under it.
     pub(crate) fn locked<T>(
@@ -50,7 +65,14 @@ impl Resolved {
         patience: &Patience<'_>,
         verb: impl FnOnce(&Self, &Held) -> Result<T>,
     ) -> Result<(Held, T)> {
-        self.under(self.lock.acquire(mode, patience)?, verb)
+        self.under(self.acquire(mode, patience)?, verb)
+    }
+
+    /// Takes the lock. What others have done to the file under theirs is seen from then on.
+    pub(super) fn acquire(&self, mode: LockMode, patience: &Patience<'_>) -> Result<Held> {
+        let held = look_again(|| self.lock.acquire(mode, patience))?;
+        look_again(|| self.place.freshen(held.home()))?;
+        Ok(held)
     }
 
     /// One of our own verbs under the lock. No code of a caller runs in it that could fork, so that a lock that has served is let
@@ -84,30 +106,30 @@ impl Resolved {
 /// What can be done while the lock is held.
 impl Resolved {
     pub(crate) fn read(&self) -> Result<Option<Vec<u8>>> {
-        read::read(&self.place)
+        look_again(|| read::read(&self.place))
     }
 
     pub(crate) fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
-        read::read_into(&self.place, buf)
+        look_again(|| read::read_into(&self.place, buf))
     }
 
     pub(crate) fn open(&self) -> Result<Option<File>> {
-        read::open(&self.place)
+        look_again(|| read::open(&self.place))
     }
 
     pub(crate) fn write(&self, held: &Held, contents: &[u8]) -> Result<()> {
-        self.writer(held, false)?.put_all(contents)
+        look_again(|| self.writer(held, false)?.put_all(contents))
     }
 
     pub(crate) fn writer<'lock>(&'lock self, held: &'lock Held, anew: bool) -> Result<Replacement<'lock>> {
-        Replacement::begin(held, &self.place, self.lock.hash(), self.config.replace, anew)
+        look_again(|| Replacement::begin(held, &self.place, self.lock.hash(), self.config.replace, anew))
     }
 
     pub(crate) fn set_mode(&self, mode: u32) -> Result<bool> {
-        set_mode_in_place(&self.place, mode, self.config.replace)
+        look_again(|| set_mode_in_place(&self.place, mode, self.config.replace))
     }
 
-    pub(crate) fn delete(&self) -> Result<bool> {
-        remove(&self.place, self.config.replace)
+    pub(crate) fn delete(&self, held: &Held) -> Result<bool> {
+        look_again(|| remove(held, &self.place, self.config.replace))
     }
 }

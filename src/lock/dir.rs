@@ -4,7 +4,7 @@
 //! running processes with a lock directory of their own.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -84,7 +84,7 @@ impl LockDir {
     ///
     /// For writing, because an exclusive record lock needs that; if that is not allowed, for reading, which is
     /// enough for a shared one.
-    pub(super) fn open(&self, file: &CStr) -> Result<(Key, Fd)> {
+    pub(super) fn open(&self, file: &CStr) -> Result<(Key, OpenLock)> {
         for _ in 0..ATTEMPTS {
             match self.open_existing(file)? {
                 Some(found) => return Ok(found),
@@ -92,9 +92,9 @@ impl LockDir {
                 None => self.prepare()?,
             }
             match self.make_lock_file(file) {
-                Ok(fd) => return Ok((identity(path_of(file), &fd)?, fd)),
+                Ok(fd) => return OpenLock::new(path_of(file), fd),
                 Err(Errno::EXIST) => {}
-                Err(Errno::NOENT) => self.prepare()?,
+                Err(Errno::NOENT | Errno::STALE) => self.prepare()?,
                 Err(error) => return Err(Error::io(path_of(file), Step::OpenLock, error)),
             }
         }
@@ -102,14 +102,14 @@ impl LockDir {
     }
 
     /// Opens a lock file, if it exists.
-    pub(super) fn open_existing(&self, file: &CStr) -> Result<Option<(Key, Fd)>> {
+    pub(super) fn open_existing(&self, file: &CStr) -> Result<Option<(Key, OpenLock)>> {
         let opened = match sys::open_read_write(sys::cwd(), file) {
             Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => sys::open_read(sys::cwd(), file),
             opened => opened,
         };
         match opened {
-            Ok(fd) => Ok(Some((identity(path_of(file), &fd)?, fd))),
-            Err(Errno::NOENT) => Ok(None),
+            Ok(fd) => OpenLock::new(path_of(file), fd).map(Some),
+            Err(Errno::NOENT | Errno::STALE) => Ok(None),
             Err(error) => match sys::stat(sys::cwd(), file) {
                 // Better than ELOOP, EISDIR or ENXIO.
                 Ok(Meta { special: Some(kind), .. }) => Err(Error::NotRegularFile { path: path_of(file).into(), kind }),
@@ -119,10 +119,10 @@ impl LockDir {
     }
 
     /// Opens a lock file that exists, not for reading only.
-    pub(super) fn open_for_writing(&self, file: &CStr) -> Result<Option<(Key, Fd)>> {
+    pub(super) fn open_for_writing(&self, file: &CStr) -> Result<Option<(Key, OpenLock)>> {
         match sys::open_read_write(sys::cwd(), file) {
-            Ok(fd) => Ok(Some((identity(path_of(file), &fd)?, fd))),
-            Err(Errno::NOENT) => Ok(None),
+            Ok(fd) => OpenLock::new(path_of(file), fd).map(Some),
+            Err(Errno::NOENT | Errno::STALE) => Ok(None),
             Err(error) => Err(Error::io(path_of(file), Step::OpenLock, error)),
         }
     }
@@ -167,9 +167,22 @@ impl LockDir {
     pub(super) fn identify(&self, file: &CStr) -> Result<Option<Key>> {
         match sys::stat(sys::cwd(), file) {
             Ok(meta) => Ok(Some(meta.identity())),
-            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOENT | Errno::STALE) => Ok(None),
             Err(error) => Err(Error::io(path_of(file), Step::OpenLock, error)),
         }
+    }
+
+    /// The same, as the server says, for a lock directory on NFS. Its own name is in the directory above, which may have another one of
+    /// that name by now; a change of names further above is seen when the kernel's time is over.
+    pub(super) fn identify_anew(&self, file: &CStr) -> Result<Option<Key>> {
+        for dir in self.path.parent().into_iter().chain([&*self.path]) {
+            match sys::refresh(sys::cwd(), &c_path(dir)?, Links::Follow) {
+                Ok(()) => {}
+                Err(Errno::NOENT | Errno::STALE) => return Ok(None),
+                Err(error) => return Err(Error::io(dir, Step::OpenLock, error)),
+            }
+        }
+        self.identify(file)
     }
 
     /// Removes a lock file. Its exclusive lock is held.
@@ -323,12 +336,46 @@ fn is_temporary_lock(name: &[u8]) -> bool {
     Owner::of(name).is_some_and(|owner| is_lock_name(owner.name))
 }
 
-/// Which file this is. Anything but a regular file is not a lock file.
-fn identity(path: &Path, fd: &Fd) -> Result<Key> {
-    let meta = sys::stat_open(fd).map_err(|error| Error::io(path, Step::OpenLock, error))?;
-    match meta.special {
-        None => Ok(meta.identity()),
-        Some(kind) => Err(Error::NotRegularFile { path: path.to_owned(), kind }),
+/// An open lock file.
+#[derive(Debug)]
+pub(super) struct OpenLock {
+    fd: Fd,
+    pub(super) home: Home,
+}
+
+/// The file system that a lock file is in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Home {
+    pub(crate) device: u64,
+    pub(crate) nfs: bool,
+}
+
+impl Home {
+    /// Whether a file on this device is known, without asking further, to be in a file system of this machine.
+    pub(crate) fn is_local(self, device: u64) -> bool {
+        if device == self.device { !self.nfs } else { sys::is_on_disk(device) }
+    }
+}
+
+impl OpenLock {
+    /// With its identity. Anything but a regular file is not a lock file.
+    fn new(path: &Path, fd: Fd) -> Result<(Key, Self)> {
+        let meta = sys::stat_open(&fd).map_err(|error| Error::io(path, Step::OpenLock, error))?;
+        if let Some(kind) = meta.special {
+            return Err(Error::NotRegularFile { path: path.to_owned(), kind });
+        }
+        let home = Home { device: meta.dev, nfs: sys::is_nfs(fd.as_fd(), Some(meta.dev)) };
+        if home.nfs {
+            // So that the server is asked whether the lock is still there. Without it a loss is not noticed.
+            let _ = sys::read_directly(fd.as_fd());
+        }
+        Ok((meta.identity(), OpenLock { fd, home }))
+    }
+}
+
+impl AsFd for OpenLock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub(crate) use self::dir::{LockDir, c_path};
+pub(crate) use self::dir::{Home, LockDir, c_path};
 pub use self::patience::Waiting;
 pub(crate) use self::patience::{OnWait, Patience};
 pub(crate) use self::process::is_open_lock_file;
@@ -116,6 +116,11 @@ impl Lock {
                     self.forget(&user);
                     continue;
                 }
+                // Removed on the server.
+                Err(Refusal::Kernel(Errno::STALE)) => {
+                    self.forget(&user);
+                    continue;
+                }
                 // Opened for reading only, because more was not allowed then.
                 Err(Refusal::Kernel(Errno::BADF)) if !reopened => {
                     reopened = process.table.reopen(&user.file, || self.dir.open_for_writing(&self.file))?;
@@ -128,7 +133,9 @@ impl Lock {
             }
             let held = Held::new(user, caller, self.guarded.clone());
             // The file may have been pruned while we waited, and the next caller would lock another one.
-            if self.dir.identify(&self.file)? == Some(held.user.file.key()) {
+            let found =
+                if held.user.home.nfs { self.dir.identify_anew(&self.file) } else { self.dir.identify(&self.file) };
+            if found? == Some(held.user.file.key()) {
                 return Ok(held);
             }
             self.forget(&held.user);
@@ -335,6 +342,20 @@ impl Held {
     /// An error in a child made by fork, which has a copy of this and no lock.
     pub(crate) fn check(&self) -> Result<()> {
         if self.user.process.is_current() { Ok(()) } else { Err(Error::Forked { path: self.guarded.to_path_buf() }) }
+    }
+}
+
+impl Held {
+    /// The file system that the lock is in.
+    pub(crate) fn home(&self) -> Home {
+        self.user.home
+    }
+
+    /// An error if the lock was lost while it was held, which happens on NFS only. `replaced`: what it was to protect has been done.
+    pub(crate) fn check_kept(&self, replaced: bool) -> Result<()> {
+        self.user.lost().map_or(Ok(()), |error| {
+            Err(Error::LockLost { path: self.guarded.to_path_buf(), replaced, source: error.into() })
+        })
     }
 }
 

@@ -14,9 +14,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::dir::{Home, OpenLock};
 use super::table::{Errand, Files, Kernel, Key, LockFile, Table, Thread, Waits};
 use crate::error::Result;
-use crate::sys::{self, Errno, Fd, LockMode};
+use crate::sys::{self, Errno, LockMode};
 
 /// A process and its table.
 pub(super) struct Process {
@@ -99,7 +100,7 @@ impl Process {
     }
 
     /// False: the system has no more threads for this process.
-    pub(super) fn start_deputy(&'static self, errand: Errand<Fd>) -> bool {
+    pub(super) fn start_deputy(&'static self, errand: Errand<OpenLock>) -> bool {
         let deputy = thread::Builder::new().name("atomic-file-adapter".into());
         deputy.spawn(move || self.table.wait_as_deputy(errand)).is_ok()
     }
@@ -109,16 +110,34 @@ impl Process {
 #[derive(Debug)]
 pub(super) struct User {
     pub(super) process: &'static Process,
-    pub(super) file: Arc<LockFile<Fd>>,
+    pub(super) file: Arc<LockFile<OpenLock>>,
+    pub(super) home: Home,
 }
 
 impl User {
     pub(super) fn enter(
         process: &'static Process,
         identify: impl FnOnce() -> Result<Option<Key>>,
-        open: impl FnOnce() -> Result<(Key, Fd)>,
+        open: impl FnOnce() -> Result<(Key, OpenLock)>,
     ) -> Result<Self> {
-        Ok(User { process, file: process.table.enter(identify, open)? })
+        let file = process.table.enter(identify, open)?;
+        // Closed meanwhile, because an unlock failed: whoever asks for the lock is told and enters again.
+        let home =
+            process.table.with_file(&file, |file| file.home).unwrap_or(Home { device: file.key().0, nfs: false });
+        Ok(User { process, file, home })
+    }
+
+    /// Whether the server has taken the lock away, because it has not heard from this machine for longer than its lease; an error says
+    /// so. What is read with a lock that is gone fails with EIO (`nfs4_set_rw_stateid` in fs/nfs/nfs4proc.c; NFS_LOCK_LOST), and what is
+    /// read directly is asked of the server. ESTALE: the lock file is gone itself, and whoever comes next locks another one.
+    pub(super) fn lost(&self) -> Option<Errno> {
+        if !self.home.nfs {
+            return None;
+        }
+        match self.process.table.with_file(&self.file, |file| sys::probe(file.as_fd())) {
+            Some(Err(error @ (Errno::IO | Errno::STALE))) => Some(error),
+            _ => None,
+        }
     }
 
     /// A process that keeps this one from the lock; this one itself, if one of its threads does.
@@ -208,10 +227,10 @@ impl Posix {
 }
 
 impl Kernel for Posix {
-    type File = Fd;
+    type File = OpenLock;
     type Error = Errno;
 
-    fn lock(&self, file: &Fd, mode: LockMode) -> sys::Result<bool> {
+    fn lock(&self, file: &OpenLock, mode: LockMode) -> sys::Result<bool> {
         match sys::lock(file, mode) {
             Ok(()) => Ok(true),
             Err(Errno::DEADLK) => Ok(false),
@@ -219,23 +238,23 @@ impl Kernel for Posix {
         }
     }
 
-    fn try_lock(&self, file: &Fd, mode: LockMode) -> sys::Result<bool> {
+    fn try_lock(&self, file: &OpenLock, mode: LockMode) -> sys::Result<bool> {
         sys::try_lock(file, mode)
     }
 
-    fn unlock(&self, file: &Fd) -> sys::Result<()> {
+    fn unlock(&self, file: &OpenLock) -> sys::Result<()> {
         sys::unlock(file)
     }
 
-    fn close_copy(&self, file: &Fd) {
+    fn close_copy(&self, file: &OpenLock) {
         sys::close_copy(file);
     }
 
-    fn is_free(&self, file: &Fd, mode: LockMode) -> bool {
+    fn is_free(&self, file: &OpenLock, mode: LockMode) -> bool {
         sys::holder(file.as_fd(), mode) == Ok(None)
     }
 
-    fn holder(&self, file: &Fd, mode: LockMode) -> Option<u32> {
+    fn holder(&self, file: &OpenLock, mode: LockMode) -> Option<u32> {
         sys::holder(file.as_fd(), mode).ok()??.pid
     }
 
@@ -263,7 +282,7 @@ impl Kernel for Posix {
         (0..20).for_each(|_| std::hint::spin_loop());
     }
 
-    fn is(&self, file: &Fd, key: Key) -> bool {
+    fn is(&self, file: &OpenLock, key: Key) -> bool {
         sys::stat_open(file).is_ok_and(|meta| meta.identity() == key)
     }
 

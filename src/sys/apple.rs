@@ -47,6 +47,26 @@ pub(crate) fn is_mount_point(_: BorrowedFd<'_>, _: &CStr) -> bool {
     false
 }
 
+/// Nobody asks further here.
+pub(crate) fn is_on_disk(_: u64) -> bool {
+    true
+}
+
+/// What Apple's NFS client remembers of names nobody has measured yet.
+pub(crate) fn is_nfs(_: BorrowedFd<'_>, _: Option<u64>) -> bool {
+    false
+}
+
+/// Never called, for the reason above.
+pub(crate) fn refresh(_: BorrowedFd<'_>, _: &CStr, _: Links) -> Result<()> {
+    Ok(())
+}
+
+/// As [`refresh`].
+pub(crate) fn read_directly(_: BorrowedFd<'_>) -> Result<()> {
+    Ok(())
+}
+
 /// What `getxattr` answers where there is no such attribute.
 pub(crate) const NO_ATTRIBUTE: Errno = Errno::NOATTR;
 

@@ -63,6 +63,62 @@ pub(crate) fn is_mount_point(at: BorrowedFd<'_>, name: &CStr) -> bool {
     matches!(found, Ok(Some(found)) if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
+/// Whether a device number is that of a disk, on which no other machine changes anything. Only what has no device has the major number 0
+/// ([devices.txt](https://docs.kernel.org/admin-guide/devices.html): "Unnamed devices").
+pub(crate) fn is_on_disk(device: u64) -> bool {
+    fs::major(device) != 0
+}
+
+/// Whether an open file or directory is on NFS, where other machines change names behind this one's back. No system call where the device
+/// number, if it is known, is that of a disk.
+///
+/// Other file systems are not asked. tmpfs, overlayfs and btrfs have no device number either, and nobody else changes them. CephFS
+/// takes back what it has let a client remember before it lets another one change that. FUSE and SMB keep each name for a time of its own,
+/// whatever becomes of the directory (`fuse_dentry_revalidate` in fs/fuse/dir.c, `cifs_d_revalidate` in fs/smb/client/dir.c), so that to
+/// ask would be for nothing (`tests/locks/remembered_names.rs`): there it is the mount that has to remember no names.
+///
+/// A system call that is refused says nothing, and to ask a server in vain costs time only.
+pub(crate) fn is_nfs(file: BorrowedFd<'_>, device: Option<u64>) -> bool {
+    /// NFS_SUPER_MAGIC in include/uapi/linux/magic.h
+    const NFS: u32 = 0x6969;
+    if device.is_some_and(is_on_disk) {
+        return false;
+    }
+    match way::on_file(Syscall::Fstatfs, file, || fs::fstatfs(file).map(Some)) {
+        Ok(Some(kind)) => kind.f_type as u32 == NFS,
+        Ok(None) | Err(_) => true,
+    }
+}
+
+/// Has the kernel ask the server what a directory is like by now, which makes what it remembers of the names in there right: entries,
+/// also those that say that there is nothing, are taken for "valid until their parent directory's cached attributes expire"
+/// (`lookupcache` in [nfs(5)](https://man7.org/linux/man-pages/man5/nfs.5.html); after a minute at the most, `acdirmax`), or until these
+/// are seen to have changed (`nfs_check_verifier` in fs/nfs/dir.c).
+///
+/// [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html) with AT_STATX_FORCE_SYNC. Where there is no such call (before Linux
+/// 4.11, or in a sandbox), the directory is opened, which asks as well ("Close-to-open cache consistency" in nfs(5)). For a file, it
+/// is mode and owner that are right then.
+pub(crate) fn refresh(at: BorrowedFd<'_>, path: &CStr, links: Links) -> Result<()> {
+    let follow = if links == Links::Refuse { AtFlags::SYMLINK_NOFOLLOW } else { AtFlags::empty() };
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC | follow;
+    let ask = || fs::statx(at, path, flags, StatxFlags::BASIC_STATS).map(drop);
+    match way::on_name(Syscall::Statx, at, path, ask) {
+        Err(Errno::NOSYS | Errno::PERM) => {
+            match super::open_dir(at, if path.is_empty() { c"." } else { path }, links) {
+                Err(Errno::NOTDIR | Errno::LOOP) => super::open_read(at, path).map(drop),
+                opened => opened.map(drop),
+            }
+        }
+        result => result,
+    }
+}
+
+/// Has what is read from this file come from the server (O_DIRECT).
+pub(crate) fn read_directly(file: BorrowedFd<'_>) -> Result<()> {
+    let flags = OFlags::DIRECT;
+    way::on_file(Syscall::FcntlSetfl, file, || fs::fcntl_setfl(file, flags))
+}
+
 /// What `getxattr` answers where there is no such attribute.
 pub(crate) const NO_ATTRIBUTE: Errno = Errno::NODATA;
 

@@ -48,9 +48,9 @@ pub(crate) use self::meta::Meta;
 pub(crate) use self::record_lock::{Holder, LockMode, close_copy, holder, lock, try_lock, unlock};
 pub use self::syscall::Syscall;
 pub(crate) use backend::{
-    MAX_LINKS, NO_ATTRIBUTE, is_mount_point, is_unmapped_gid, is_unmapped_uid, open_dir_without_links,
-    open_read_without_links, open_search_only, real_path, set_mode, start_write_back, stored_name, sync,
-    sync_file_system, sync_ordered,
+    MAX_LINKS, NO_ATTRIBUTE, is_mount_point, is_nfs, is_on_disk, is_unmapped_gid, is_unmapped_uid,
+    open_dir_without_links, open_read_without_links, open_search_only, read_directly, real_path, refresh, set_mode,
+    start_write_back, stored_name, sync, sync_file_system, sync_ordered,
 };
 
 pub(crate) type Result<T> = std::result::Result<T, Errno>;
@@ -160,6 +160,11 @@ pub(crate) fn read(file: impl AsFd, buf: &mut Vec<u8>) -> Result<usize> {
         buf.append(&mut part);
         Ok(read)
     })
+}
+
+/// `pread` of the first byte, for the error that it may have.
+pub(crate) fn probe(file: BorrowedFd<'_>) -> Result<()> {
+    way::on_file(Syscall::Pread, file, || rustix::io::pread(file, &mut [0; 1], 0).map(drop))
 }
 
 /// `write`; may take less than all of `bytes`.

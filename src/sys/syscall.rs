@@ -37,13 +37,16 @@ pub enum Syscall {
     Fstatat,
     /// [`fstat`](https://man7.org/linux/man-pages/man2/fstat.2.html)
     Fstat,
-    /// [`statx`](https://man7.org/linux/man-pages/man2/statx.2.html), on Linux
+    /// [`statx`](https://man7.org/linux/man-pages/man2/statx.2.html), on Linux: whether a name is a mount point, and, with
+    /// AT_STATX_FORCE_SYNC, to ask a server anew
     Statx,
     /// [`readlinkat`](https://man7.org/linux/man-pages/man2/readlinkat.2.html), on Linux also to ask /proc for the
     /// real path of an open directory
     Readlinkat,
     /// [`read`](https://man7.org/linux/man-pages/man2/read.2.html)
     Read,
+    /// [`pread`](https://man7.org/linux/man-pages/man2/pread.2.html): whether a lock is still there, on NFS
+    Pread,
     /// [`write`](https://man7.org/linux/man-pages/man2/write.2.html)
     Write,
     /// [`posix_fadvise`](https://man7.org/linux/man-pages/man2/posix_fadvise.2.html), on Linux, whose error nobody looks at
@@ -91,6 +94,8 @@ pub enum Syscall {
     FcntlGetlk,
     /// [`fcntl(F_DUPFD_CLOEXEC)`](https://man7.org/linux/man-pages/man2/F_DUPFD.2const.html): a copy of a descriptor, to be closed
     FcntlDupfd,
+    /// [`fcntl(F_SETFL, O_DIRECT)`](https://man7.org/linux/man-pages/man2/F_GETFL.2const.html), of a lock file on NFS
+    FcntlSetfl,
     /// [`fsync`](https://man7.org/linux/man-pages/man2/fsync.2.html)
     Fsync,
     /// [`syncfs`](https://man7.org/linux/man-pages/man2/syncfs.2.html), on Linux

@@ -67,7 +67,12 @@ impl Attribute {
 impl Old {
     /// Looks at what has this name. `None`: there is nothing.
     pub(crate) fn look(dir: &Dir, name: &CStr, path: &Path) -> Result<Option<Self>> {
-        let Some(meta) = stat_regular(dir, name, path)? else { return Ok(None) };
+        let Some(mut meta) = stat_regular(dir, name, path)? else { return Ok(None) };
+        // What the kernel remembers of its mode may be what let more in than the file does now.
+        if dir.freshen_file(name).map_err(|error| Error::io(path, Step::Stat, error))? {
+            let Some(now) = stat_regular(dir, name, path)? else { return Ok(None) };
+            meta = now;
+        }
         let mut old = Old { meta, access: Access::Mode, attributes: Vec::new(), may_inherit: true };
         let failed = |error| Error::io(path, Step::ReadAttributes, error);
         let names = match sys::list_attributes(dir.as_fd(), name) {

@@ -22,7 +22,7 @@ use crate::sys::{self, Errno, Fd, Meta};
 /// this process as data and to close it would drop the lock. (A link that is put there between this look and the opening is not
 /// seen.)
 pub(crate) fn stat_regular(dir: &Dir, name: &CStr, path: &Path) -> Result<Option<Meta>> {
-    match sys::stat(dir.as_fd(), name) {
+    match dir.stat(name) {
         Ok(meta) if meta.special.is_none() && is_open_lock_file(meta.identity()) => {
             let reason = "it is another name of a lock file that this process is using";
             Err(Error::InvalidPath { path: path.to_owned(), reason })

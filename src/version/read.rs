@@ -26,17 +26,17 @@ pub(crate) fn read_into(place: &Place, buf: &mut Vec<u8>) -> Result<Option<usize
 }
 
 /// Reads what is at `path` without looking up where that is. `None`: it must be looked up, to read it or to tell why that cannot be
-/// done.
+/// done, or because it is on a device that `may_be` does not take.
 ///
 /// No link of the path is followed when it is opened, so that nobody can put one there after the look at it which leads to a device.
-pub(crate) fn read_at_once(path: &Path) -> Option<Result<Vec<u8>>> {
+pub(crate) fn read_at_once(path: &Path, may_be: impl FnOnce(u64) -> bool) -> Option<Result<Vec<u8>>> {
     // Elsewhere there is no such call, so that a look would be for nothing.
     if !cfg!(linux_backend) {
         return None;
     }
     let name = CString::new(path.as_os_str().as_bytes()).ok()?;
     let meta = sys::stat(sys::cwd(), &name).ok()?;
-    if meta.special.is_some() || is_open_lock_file(meta.identity()) {
+    if meta.special.is_some() || is_open_lock_file(meta.identity()) || !may_be(meta.dev) {
         return None;
     }
     let file = sys::open_read_without_links(&name)?;

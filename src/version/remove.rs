@@ -4,26 +4,27 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::error::{Result, Step};
+use crate::lock::Held;
 use crate::path::{Dir, Place};
 use crate::settings::{Durability, Options};
 use crate::sys::{self, Errno};
 use crate::version::{check_syncable, failed_at, stat_regular, sync_dir};
 
 /// Removes a file. False: there is none.
-pub(crate) fn remove(place: &Place, options: Options) -> Result<bool> {
-    match unlink(place, options)? {
-        Some(dir) => sync_dir(dir, place.path(), options).map(|()| true),
-        None => Ok(false),
-    }
+pub(crate) fn remove(held: &Held, place: &Place, options: Options) -> Result<bool> {
+    let Some(dir) = unlink(held, place, options)? else { return Ok(false) };
+    sync_dir(dir, place.path(), options)?;
+    held.check_kept(true).map(|()| true)
 }
 
 /// The same without the sync of the directory, which is returned. `None`: there is no such file.
-pub(crate) fn unlink(place: &Place, options: Options) -> Result<Option<&Dir>> {
+pub(crate) fn unlink<'a>(held: &Held, place: &'a Place, options: Options) -> Result<Option<&'a Dir>> {
     let path: &Path = place.path();
     let Some(dir) = place.dir()? else { return Ok(None) };
     if !check_removable(place, options)? {
         return Ok(None);
     }
+    held.check_kept(false)?;
     match sys::unlink(dir.as_fd(), place.name()) {
         Ok(()) => Ok(Some(dir)),
         Err(Errno::NOENT) => Ok(None),

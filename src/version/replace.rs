@@ -192,7 +192,8 @@ impl<'lock> Replacement<'lock> {
         self.set_owner_and_mode()?;
         self.sync()?;
         self.rename()?;
-        sync_dir(self.dir, self.path, self.options)
+        sync_dir(self.dir, self.path, self.options)?;
+        self.held.check_kept(true)
     }
 
     // The steps one by one, for those who commit many.
@@ -226,7 +227,9 @@ impl<'lock> Replacement<'lock> {
         sys::sync_file_system(self.file.as_fd()).map_err(|error| self.failed(Step::Sync, error))
     }
 
+    /// Not with a lock that was lost. Afterwards that is looked at again, by whoever calls.
     pub(crate) fn rename(&mut self) -> Result<()> {
+        self.held.check_kept(false)?;
         sys::rename(self.dir.as_fd(), self.temporary.get(), self.name)
             .map_err(|error| failed_at(self.dir, self.name, self.path, Step::Rename, error))?;
         self.state = State::Renamed;

@@ -31,6 +31,11 @@ pub fn main(tests: Vec<Trial>, workers: &[(&str, Work)]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Whether this is one of the workers, which have no need to find out which tests can run.
+pub fn is_worker() -> bool {
+    env::var_os(WORKER).is_some()
+}
+
 /// A test that always runs.
 pub fn test(name: &str, body: impl FnOnce() + Send + 'static) -> Trial {
     Trial::test(name, move || {
@@ -67,6 +72,12 @@ pub fn no_mounts() -> Option<&'static str> {
 /// Why a test that serves a file system by FUSE cannot run.
 pub fn no_fuse() -> Option<&'static str> {
     no_mounts().or((!Path::new("/dev/fuse").exists()).then_some("needs /dev/fuse"))
+}
+
+/// Why a test that mounts an overlay cannot run.
+pub fn no_overlay() -> Option<&'static str> {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    no_mounts().or((!known.lines().any(|line| line.ends_with("\toverlay"))).then_some("needs overlayfs"))
 }
 
 /// Why a test that needs a program cannot run.

@@ -13,6 +13,8 @@ mod forks;
 mod inode_numbers;
 mod lock_files;
 mod on_wait;
+#[cfg(all(target_os = "linux", feature = "fault-injection"))]
+mod remembered_names;
 mod talk;
 mod turns;
 mod waits;
@@ -165,6 +167,12 @@ fn main() -> ExitCode {
                 "every_call_ends_where_inode_numbers_change_at_each_look",
                 inode_numbers::every_call_ends_where_inode_numbers_change,
             ),
+            #[cfg(all(target_os = "linux", feature = "fault-injection"))]
+            test_unless(
+                common::no_fuse(),
+                "what_a_file_system_in_fuse_lets_the_kernel_remember_no_call_makes_new",
+                remembered_names::what_fuse_remembers_no_call_makes_new,
+            ),
         ],
         &[
             ("talk", talk::talk),
@@ -192,6 +200,8 @@ fn main() -> ExitCode {
             ("increment", lock_files::increment),
             #[cfg(target_os = "linux")]
             ("call_where_inode_numbers_change", inode_numbers::call_where_inode_numbers_change),
+            #[cfg(all(target_os = "linux", feature = "fault-injection"))]
+            ("read_behind_the_kernels_back", remembered_names::read_behind_the_kernels_back),
         ],
     )
 }

@@ -210,7 +210,7 @@ mod at_each_call {
     /// The same with the directory, while this thread holds the lock of what the link leads to, so that nobody may read that.
     #[test]
     fn what_a_link_leads_to_for_a_moment_is_not_read_without_its_lock() {
-        const CALLS: usize = 16;
+        const CALLS: usize = 32;
         let mut refused = 0;
         for (put, back) in (0..CALLS).flat_map(|put| (put + 1..=CALLS).map(move |back| (put, back))) {
             let scratch = Scratch::new();

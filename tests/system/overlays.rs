@@ -8,16 +8,10 @@ use std::path::{Path, PathBuf};
 
 use atomic_file_adapter::{AtomicFileAdapter, Error};
 
-use crate::common::{Worker, hear, names, no_mounts, tell};
+use crate::common::{Worker, hear, names, tell};
 use crate::disks::Mount;
 use crate::users::{NOBODY, become_user};
 use crate::{Scratch, mode, set_mode, utf8};
-
-/// Why it cannot be mounted.
-pub(crate) fn no_overlay() -> Option<&'static str> {
-    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    no_mounts().or((!known.lines().any(|line| line.ends_with("\toverlay"))).then_some("needs overlayfs"))
-}
 
 /// Whether both layers are in one file system, which makes a difference to inode numbers, and the options of the mount ("Inode
 /// properties" in Documentation/filesystems/overlayfs.rst).

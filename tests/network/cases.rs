@@ -1,0 +1,486 @@
+//! The cases: what the two sides do, in which order, and what must come of it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::guest::{LEASE, set_wire};
+use crate::process::{How, Process, Without};
+use crate::report::{Counts, Promise};
+use crate::site::Site;
+
+pub struct Case {
+    pub name: &'static str,
+    /// What it is about, if its parts do not say.
+    promise: Promise,
+    pub run: fn(&mut Bench),
+    /// A control: something must go wrong.
+    pub must_fail: bool,
+    /// The short form has it over the newest version of NFS only.
+    pub newest: bool,
+    pub place: Place,
+}
+
+/// Where a case makes sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Everywhere,
+    Nfs,
+    NotNfs,
+}
+
+const fn case(name: &'static str, promise: Promise, run: fn(&mut Bench)) -> Case {
+    Case { name, promise, run, must_fail: false, newest: false, place: Place::Everywhere }
+}
+
+const fn control(name: &'static str, run: fn(&mut Bench)) -> Case {
+    Case { must_fail: true, newest: true, ..case(name, Promise::None, run) }.only(Place::Nfs)
+}
+
+impl Case {
+    const fn on_newest(self) -> Self {
+        Case { newest: true, ..self }
+    }
+
+    const fn only(self, place: Place) -> Self {
+        Case { place, ..self }
+    }
+}
+
+pub const CASES: &[Case] = &[
+    case("a holder keeps the other side out, and no longer when it is killed", Promise::Exclusion, exclusion),
+    case("whatever one side does to a name the other one sees, by handle", Promise::FreshReads, |bench| {
+        sequences(bench, How::Handle)
+    }),
+    case("whatever one side does to a name the other one sees, by path", Promise::FreshReads, |bench| {
+        sequences(bench, How::Path)
+    })
+    .on_newest(),
+    case("whatever one side does to a name the other one sees, by the command", Promise::FreshReads, |bench| {
+        sequences(bench, How::Command)
+    })
+    .on_newest(),
+    case("who has waited for a lock sees what its holder did, by handle", Promise::FreshReads, |bench| {
+        waiting(bench, How::Handle)
+    }),
+    case("who has waited for a lock sees what its holder did, by path", Promise::FreshReads, |bench| {
+        waiting(bench, How::Path)
+    })
+    .on_newest(),
+    case("who has waited for a lock sees what its holder did, by the command", Promise::FreshReads, |bench| {
+        waiting(bench, How::Command)
+    })
+    .on_newest(),
+    case("no count is lost, by handle", Promise::NoLostUpdate, |bench| counting(bench, How::Handle)),
+    case("no count is lost, by path", Promise::NoLostUpdate, |bench| counting(bench, How::Path)).on_newest(),
+    case("no count is lost in turns", Promise::NoLostUpdate, ping_pong).on_newest(),
+    case("no count is lost while lock files are removed", Promise::Prune, prune_in_a_loop),
+    case("a removed lock file lets nobody in beside its successor", Promise::Prune, pruned),
+    case("a renamed lock directory lets nobody in beside its successor", Promise::Exclusion, renamed_lock_directory),
+    case("the README's reader sees what the other side did", Promise::FreshReads, readme).on_newest(),
+    case("a mode that one side has set the other one keeps", Promise::NoLostUpdate, modes).on_newest(),
+    case("what a batch wrote is read together", Promise::FreshReads, batches).on_newest(),
+    case("a lock that was lost is noticed before the rename", Promise::None, lost_lease).only(Place::Nfs),
+    case("a lock that was lost is noticed after the rename", Promise::None, lost_lease_at_the_rename)
+        .on_newest()
+        .only(Place::Nfs),
+    control("control: without the remedy a name is stale", |bench| {
+        bench.without = Without::Remedy;
+        sequences(bench, How::Handle);
+    }),
+    control("control: without the remedy a mode is forgotten", |bench| {
+        bench.without = Without::Remedy;
+        // A client remembers it for a few seconds (`acregmin`), which a slow machine may take to come to the write.
+        for _ in 0..10 {
+            modes(bench);
+            if !bench.violations.is_empty() {
+                break;
+            }
+        }
+    }),
+    control("control: without the remedy who has waited misses something", |bench| {
+        bench.without = Without::Remedy;
+        waiting(bench, How::Path);
+    }),
+    control("control: without the remedy a removed lock file lets two in", |bench| {
+        bench.without = Without::Remedy;
+        pruned(bench);
+    }),
+    control("control: without the remedy a renamed lock directory lets two in", |bench| {
+        bench.without = Without::Remedy;
+        renamed_lock_directory(bench);
+    }),
+    control("control: without the remedy a lost lock is not noticed", |bench| {
+        bench.without = Without::Remedy;
+        lost_lease(bench);
+    }),
+    control("control: without the kernel's locks two are let in", |bench| {
+        bench.without = Without::Locks;
+        pruned(bench);
+    })
+    .only(Place::NotNfs),
+];
+
+/// A directory, and what was seen in it.
+pub struct Bench {
+    full: bool,
+    without: Without,
+    site: Site,
+    names: u32,
+    promise: Promise,
+    counts: Counts,
+    violations: Vec<String>,
+}
+
+impl Bench {
+    pub fn new(case: &Case, full: bool, site: Site) -> Self {
+        let (counts, violations) = (Counts::default(), Vec::new());
+        Bench { full, without: Without::Nothing, site, names: 0, promise: case.promise, counts, violations }
+    }
+
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    pub fn verdict(&self, must_fail: bool) -> Result<(), String> {
+        match (self.violations.is_empty(), must_fail) {
+            (false, false) => {
+                let some: Vec<&str> = self.violations.iter().take(8).map(String::as_str).collect();
+                Err(format!("{} violations:\n{}", self.violations.len(), some.join("\n")))
+            }
+            (true, true) => Err("the test notices nothing".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
+    /// A process on a side, 0 or 1.
+    fn process(&self, side: usize) -> Process {
+        Process::start(&self.site.sides[side], self.without)
+    }
+
+    /// A path in the directory that nobody has used yet.
+    fn new_path(&mut self) -> String {
+        self.names += 1;
+        self.names.to_string()
+    }
+
+    /// The contents of a file, on the server.
+    fn contents(&self, path: &str) -> String {
+        let path = self.site.on_server.join(path);
+        fs::read_to_string(path).map_or("none".to_owned(), |contents| format!("={contents}"))
+    }
+
+    fn judge(&mut self, seen: &str, expected: &str, what: &str) {
+        self.judge_of(self.promise, seen, expected, what);
+    }
+
+    fn judge_of(&mut self, promise: Promise, seen: &str, expected: &str, what: &str) {
+        let wrong = seen != expected;
+        self.counts.add(promise, wrong);
+        if wrong {
+            self.violations.push(format!("{what}: {seen}, not {expected}"));
+        }
+    }
+}
+
+fn exclusion(bench: &mut Bench) {
+    for _ in 0..if bench.full { 20 } else { 1 } {
+        let path = bench.new_path();
+        let (mut a, mut b) = (bench.process(0), bench.process(1));
+        a.do_it("lock", &path, "");
+        let tried = b.do_it("try", &path, "");
+        bench.judge(&tried, "taken", "a try");
+        b.begin(How::Handle, "lock", &path, "");
+        b.until_it_waits_for_a_lock();
+        a.kill();
+        let taken = b.end();
+        bench.judge_of(Promise::KilledHolder, &taken, "done", "after the death of the holder");
+    }
+}
+
+/// What is done to a file, and what it should be then.
+const VERBS: [&str; 4] = ["read", "write", "append", "delete"];
+
+/// Does it, and says what it should have answered.
+fn expected(model: &mut Option<String>, verb: &str, text: &str) -> String {
+    match verb {
+        "read" => model.as_ref().map_or("none".to_owned(), |contents| format!("={contents}")),
+        "write" => {
+            *model = Some(text.to_owned());
+            "done".to_owned()
+        }
+        "append" => {
+            model.get_or_insert_default().push_str(text);
+            "done".to_owned()
+        }
+        _ => model.take().is_some().to_string(),
+    }
+}
+
+/// Every order of three verbs on the two sides, one after the other, beginning on the second one; and a read on the first.
+fn sequences(bench: &mut Bench, how: How) {
+    let mut processes = [bench.process(0), bench.process(1)];
+    let all: Vec<(usize, &str)> = [0, 1].iter().flat_map(|side| VERBS.map(|verb| (*side, verb))).collect();
+    let mut sequences = Vec::new();
+    for first in &all[4..] {
+        for second in &all {
+            for third in &all {
+                sequences.push([*first, *second, *third]);
+            }
+        }
+    }
+    // The first has to make the second side remember something, and the second to change it elsewhere.
+    let short = |[first, second, third]: &[(usize, &str); 3]| {
+        let tells = second.0 == 0 && second.1 != "read" && third.0 == 1;
+        tells
+            && (how == How::Handle && bench.without == Without::Nothing || first.1 == "read")
+            && (how != How::Command || second.1 == "write")
+    };
+    // In a process of its own each time the command remembers nothing by itself, and each takes long.
+    let long = |[_, second, third]: &[(usize, &str); 3]| how != How::Command || second.0 == 0 && third.0 == 1;
+    sequences.retain(|sequence| if bench.full { long(sequence) } else { short(sequence) });
+    for sequence in sequences {
+        let path = bench.new_path();
+        let mut model = None;
+        for (step, (side, verb)) in sequence.iter().chain(&[(0, "read")]).enumerate() {
+            let text = format!("{step}");
+            let answer = processes[*side].does(how, verb, &path, &text);
+            let expected = expected(&mut model, verb, &text);
+            bench.judge(&answer, &expected, &format!("{sequence:?}, step {step}"));
+        }
+        let after = bench.contents(&path);
+        bench.judge_of(Promise::NoLostUpdate, &after, &expected(&mut model, "read", ""), &format!("{sequence:?}"));
+    }
+}
+
+/// The second side remembers something of the file, waits for the lock, and meanwhile the first one changes it.
+fn waiting(bench: &mut Bench, how: How) {
+    let mut processes = [bench.process(0), bench.process(1)];
+    for before in ["missing", "present"] {
+        for act in ["guard_write", "guard_delete"] {
+            for verb in VERBS {
+                let few = act == "guard_write" && verb == "append" || before == "present" && verb == "read";
+                if !bench.full && !few {
+                    continue;
+                }
+                let path = bench.new_path();
+                let [a, b] = &mut processes;
+                let mut model = None;
+                if before == "present" {
+                    expected(&mut model, "write", "old");
+                    a.do_it("write", &path, "old");
+                }
+                let remembered = b.does(how, "read", &path, "");
+                let what = format!("{before}, {act}, {verb}");
+                bench.judge(&remembered, &expected(&mut model, "read", ""), &what);
+                a.do_it("lock", &path, "");
+                b.begin(how, verb, &path, "b");
+                if how != How::Command {
+                    b.until_it_waits_for_a_lock();
+                }
+                expected(&mut model, if act == "guard_write" { "write" } else { "delete" }, "a");
+                a.do_it(act, &path, "a");
+                a.do_it("unlock", &path, "");
+                let answer = b.end();
+                bench.judge(&answer, &expected(&mut model, verb, "b"), &what);
+                let after = bench.contents(&path);
+                bench.judge_of(Promise::NoLostUpdate, &after, &expected(&mut model, "read", ""), &what);
+            }
+        }
+    }
+}
+
+fn counting(bench: &mut Bench, how: How) {
+    let (each, rounds) = if bench.full { (100, 2) } else { (5, 1) };
+    for _ in 0..rounds {
+        for start in ["missing", "present", "directory"] {
+            let mut path = bench.new_path();
+            let mut processes: Vec<Process> = [0, 1, 0, 1].map(|side| bench.process(side)).into();
+            if start == "directory" {
+                path += "/missing/file";
+            }
+            for process in &mut processes {
+                let remembered = process.does(how, "read", &path, "");
+                bench.judge(&remembered, "none", start);
+            }
+            if start == "present" {
+                processes[0].do_it("write", &path, "0");
+            }
+            for process in &mut processes {
+                process.begin(how, "count", &path, &each.to_string());
+            }
+            for process in &mut processes {
+                let answer = process.end();
+                bench.judge(&answer, "done", start);
+            }
+            let after = bench.contents(&path);
+            bench.judge(&after, &format!("={}", 4 * each), start);
+        }
+    }
+}
+
+fn ping_pong(bench: &mut Bench) {
+    for how in [How::Handle, How::Path] {
+        let path = bench.new_path();
+        let mut processes = [bench.process(0), bench.process(1)];
+        for turn in 0..if bench.full { 500 } else { 10 } {
+            let answer = processes[turn % 2].does(how, "count", &path, "1");
+            bench.judge(&answer, "done", "a turn");
+            let answer = processes[(turn + 1) % 2].does(how, "read", &path, "");
+            bench.judge(&answer, &format!("={}", turn + 1), "a look");
+        }
+    }
+}
+
+fn prune_in_a_loop(bench: &mut Bench) {
+    let each = if bench.full { 200 } else { 10 };
+    for pruner in if bench.full { &[0, 1][..] } else { &[1] } {
+        let (path, end) = (bench.new_path(), bench.new_path());
+        let mut counters = [0, 1].map(|side| bench.process(side));
+        let mut pruner = bench.process(*pruner);
+        pruner.begin(How::Handle, "prune_until", &end, "");
+        for (counter, how) in counters.iter_mut().zip([How::Handle, How::Path]) {
+            counter.begin(how, "count", &path, &each.to_string());
+        }
+        for counter in &mut counters {
+            let answer = counter.end();
+            bench.judge(&answer, "done", "a counter");
+        }
+        assert_eq!(counters[0].do_it("write", &end, ""), "done");
+        let pruned: u32 = pruner.end().parse().unwrap();
+        bench.judge(&(pruned > 0).to_string(), "true", "something was pruned");
+        let after = bench.contents(&path);
+        bench.judge(&after, &format!("={}", 2 * each), "the count");
+    }
+}
+
+/// The second side remembers the lock file, and has it open; the first one removes it, and locks its successor.
+fn pruned(bench: &mut Bench) {
+    for _ in 0..if bench.full { 50 } else { 2 } {
+        let path = bench.new_path();
+        let (mut a, mut b) = (bench.process(0), bench.process(1));
+        b.do_it("lock", &path, "");
+        b.do_it("unlock", &path, "");
+        a.do_it("prune", "", "");
+        a.do_it("lock", &path, "");
+        let tried = b.do_it("try", &path, "");
+        bench.judge(&tried, "taken", "beside the holder of the new lock file");
+    }
+}
+
+fn renamed_lock_directory(bench: &mut Bench) {
+    for n in 0..if bench.full { 50 } else { 2 } {
+        let path = bench.new_path();
+        let (mut a, mut b) = (bench.process(0), bench.process(1));
+        b.do_it("lock", &path, "");
+        b.do_it("unlock", &path, "");
+        a.do_it("rename", "locks", &format!("locks{n}"));
+        a.do_it("lock", &path, "");
+        let tried = b.do_it("try", &path, "");
+        bench.judge(&tried, "taken", "beside the holder in the new lock directory");
+    }
+}
+
+/// The second side remembers that there is nothing, or no directory, and then the reader in Python looks.
+fn readme(bench: &mut Bench) {
+    let (mut a, mut b) = (bench.process(0), bench.process(1));
+    for below in ["", "/missing/directory/file"] {
+        let path = bench.new_path() + below;
+        let remembered = b.do_it("read", &path, "");
+        bench.judge(&remembered, "none", "before");
+        a.do_it("write", &path, "new");
+        let read = b.do_it("reader", &path, "");
+        bench.judge(&read, "=new", "the reader");
+    }
+    // And what its lock file was.
+    let path = bench.new_path();
+    b.do_it("lock", &path, "");
+    b.do_it("unlock", &path, "");
+    a.do_it("prune", "", "");
+    a.do_it("lock", &path, "");
+    b.begin(How::Handle, "reader", &path, "");
+    a.do_it("guard_write", &path, "whole");
+    a.do_it("unlock", &path, "");
+    let read = b.end();
+    bench.judge(&read, "=whole", "the reader beside a writer");
+}
+
+/// The second side remembers the mode, and writes when the first one has made it narrower.
+fn modes(bench: &mut Bench) {
+    let mut processes = [bench.process(0), bench.process(1)];
+    for how in [How::Handle, How::Path] {
+        for verb in ["write", "append"] {
+            let path = bench.new_path();
+            let [a, b] = &mut processes;
+            a.do_it("write", &path, "old");
+            b.does(how, "append", &path, "b");
+            // Of a version that it has just made, a client may have to ask.
+            b.does(how, "read", &path, "");
+            let set = a.do_it("set_mode", &path, "600");
+            bench.judge(&set, "true", "setting a mode");
+            let written = b.does(how, verb, &path, "secret");
+            bench.judge(&written, "done", "a write");
+            let mode = fs::metadata(bench.site.on_server.join(&path)).unwrap().permissions().mode();
+            bench.judge(&format!("{:o}", mode & 0o777), "600", &format!("the mode after a {verb} {how:?}"));
+        }
+    }
+}
+
+fn batches(bench: &mut Bench) {
+    let mut processes = [bench.process(0), bench.process(1)];
+    for n in 0..if bench.full { 100 } else { 6 } {
+        let text = n.to_string();
+        let [a, b] = if n % 2 == 0 { [0, 1] } else { [1, 0] };
+        let done = processes[a].do_it("batch", "", &text);
+        bench.judge(&done, "done", "a batch");
+        let read = processes[b].do_it("read_many", "", "");
+        bench.judge(&read, &format!("={text} ={text}"), "after a batch");
+        if n % 3 == 2 {
+            processes[a].do_it("batch_delete", "", "");
+            let read = processes[b].do_it("read_many", "", "");
+            bench.judge(&read, "none none", "after a batch that removes");
+        }
+    }
+}
+
+/// The first side is cut off for longer than its lease while it holds the lock, and another one gets it.
+fn lost_lease(bench: &mut Bench) {
+    for verb in if bench.full { &["guard_write", "guard_delete"][..] } else { &["guard_write"] } {
+        let path = bench.new_path();
+        let (mut a, mut b) = (bench.process(0), bench.process(1));
+        a.do_it("write", &path, "old");
+        a.do_it("lock", &path, "");
+        set_wire(0, false);
+        let taken = b.do_it("lock", &path, "");
+        b.do_it("guard_write", &path, "b");
+        set_wire(0, true);
+        let answer = a.do_it(verb, &path, "a");
+        bench.judge(&taken, "done", &format!("after {LEASE} seconds"));
+        bench.judge(answer.split_whitespace().next().unwrap(), "LockLost", &answer);
+        let after = bench.contents(&path);
+        bench.judge(&after, "=b", "what the new holder wrote");
+        b.do_it("unlock", &path, "");
+        a.do_it("unlock", &path, "");
+        // And it goes on.
+        let answer = a.do_it("append", &path, "a");
+        bench.judge(&answer, "done", "afterwards");
+        let after = bench.contents(&path);
+        bench.judge(&after, "=ba", "afterwards");
+    }
+}
+
+/// The same between the last look at the lock and the rename, which is too late for more than to tell.
+fn lost_lease_at_the_rename(bench: &mut Bench) {
+    let path = bench.new_path();
+    let (mut a, mut b) = (bench.process(0), bench.process(1));
+    a.do_it("write", &path, "old");
+    a.do_it("lock", &path, "");
+    let stopped = a.do_it("guard_write_slowly", &path, "a");
+    bench.judge(&stopped, "about to rename", "a write");
+    set_wire(0, false);
+    let taken = b.do_it("lock", &path, "");
+    bench.judge(&taken, "done", "the lock");
+    set_wire(0, true);
+    let answer = a.do_it("", "", "");
+    bench.judge(&answer.starts_with("LockLost").to_string(), "true", &answer);
+    bench.judge(&answer.contains("replaced: true").to_string(), "true", &answer);
+}

@@ -1,0 +1,324 @@
+//! A process on one of the two sides: it does what it is told, a verb a line, and says what came of it.
+
+use std::collections::HashMap;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
+use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Error, ReadGuard, Result, WriteGuard};
+
+use crate::common::{Worker, hear, tell};
+use crate::site::Side;
+
+/// The command line tool, if it was built.
+const TOOL: Option<&str> = option_env!("CARGO_BIN_EXE_atomic-file");
+
+/// How a file is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    Handle,
+    Path,
+    Command,
+}
+
+impl How {
+    fn word(self) -> &'static str {
+        match self {
+            How::Handle => "handle",
+            How::Path => "path",
+            How::Command => "command",
+        }
+    }
+}
+
+/// What a process leaves out, by fault injection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Without {
+    Nothing,
+    /// What is done because the file system is NFS.
+    Remedy,
+    /// The kernel's locks: each is granted.
+    Locks,
+}
+
+impl Without {
+    const ALL: [(&str, Without); 3] =
+        [("nothing", Without::Nothing), ("remedy", Without::Remedy), ("locks", Without::Locks)];
+
+    fn calls(self) -> &'static [Syscall] {
+        match self {
+            Without::Nothing => &[],
+            Without::Remedy => &[Syscall::Statx, Syscall::Pread],
+            Without::Locks => &[Syscall::FcntlSetlk, Syscall::FcntlSetlkw],
+        }
+    }
+}
+
+/// A process on one of the two sides.
+pub struct Process {
+    worker: Worker,
+    dir: PathBuf,
+}
+
+impl Process {
+    pub fn start(side: &Side, without: Without) -> Self {
+        let exe = env::current_exe().unwrap();
+        let mut command = match side.client {
+            None => Command::new(exe),
+            Some(client) => {
+                let mut command = Command::new("nsenter");
+                command.args(["--mount", "--uts", "--net", "--target", &client.to_string()]).arg(exe);
+                command
+            }
+        };
+        let (without, _) = Without::ALL.iter().find(|(_, it)| *it == without).unwrap();
+        command.arg(side.dir.join("locks")).arg(without).args(&side.root);
+        let worker = Worker::spawn(command.env("ATOMIC_FILE_TEST_WORKER", "process"));
+        Process { worker, dir: side.dir.clone() }
+    }
+
+    /// Tells it to do something with a path in the directory, and does not wait.
+    pub fn begin(&mut self, how: How, verb: &str, path: &str, text: &str) {
+        let path = self.dir.join(path);
+        // The dot, because spaces at the end of a line are not heard.
+        self.worker.tell(&format!("{}\t{verb}\t{}\t{text}\t.", how.word(), path.display()));
+    }
+
+    /// What came of it.
+    pub fn end(&mut self) -> String {
+        let said = self.worker.hear();
+        assert!(!said.is_empty(), "the process has ended");
+        said
+    }
+
+    pub fn does(&mut self, how: How, verb: &str, path: &str, text: &str) -> String {
+        self.begin(how, verb, path, text);
+        self.end()
+    }
+
+    /// The same of a thing that can be done in one way.
+    pub fn do_it(&mut self, verb: &str, path: &str, text: &str) -> String {
+        self.does(How::Handle, verb, path, text)
+    }
+
+    /// As a crash would.
+    pub fn kill(&mut self) {
+        self.worker.kill();
+    }
+
+    /// Returns when it is in F_SETLKW. On NFS and GlusterFS no list of the kernel's has it, because it is not the kernel that it waits for.
+    pub fn until_it_waits_for_a_lock(&self) {
+        let end = Instant::now() + Duration::from_secs(60);
+        let file = format!("/proc/{}/syscall", self.worker.pid());
+        let number = libc::SYS_fcntl.to_string();
+        // Its number, the descriptor, and the operation (proc_pid_syscall(5)).
+        let waits = |call: String| {
+            let mut words = call.split_whitespace();
+            words.next() == Some(&number) && words.nth(1) == Some("0x7")
+        };
+        while !fs::read_to_string(&file).is_ok_and(waits) {
+            assert!(Instant::now() < end, "it does not wait for a lock");
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// What such a process has.
+struct State {
+    adapter: AtomicFileAdapter,
+    files: HashMap<String, AtomicFile>,
+    guards: HashMap<String, WriteGuard>,
+    shared: Vec<ReadGuard>,
+    root: Option<PathBuf>,
+}
+
+pub fn run(args: &[String]) {
+    let [lock_dir, without, root @ ..] = args else { panic!("{args:?}") };
+    let root = root.first().map(PathBuf::from);
+    let mut builder = AtomicFileAdapter::builder().lock_dir(lock_dir);
+    if let Some(root) = &root {
+        builder = builder.lock_root(root);
+    }
+    let (_, without) = Without::ALL.iter().find(|(name, _)| name == without).unwrap();
+    let (adapter, files, guards) = (builder.build().unwrap(), HashMap::new(), HashMap::new());
+    let mut state = State { adapter, files, guards, shared: Vec::new(), root };
+    loop {
+        let line = hear();
+        let words: Vec<&str> = line.split('\t').collect();
+        let [how, verb, path, text, _] = words[..] else { return };
+        let leave_out =
+            |call: &Call<'_>| if without.calls().contains(&call.syscall) { Action::Skip } else { Action::Proceed };
+        let done = match without {
+            Without::Nothing => state.do_it(how, verb, path, text),
+            _ => inject(leave_out, || state.do_it(how, verb, path, text)).0,
+        };
+        tell(&done.unwrap_or_else(|error| said(&error)));
+    }
+}
+
+fn said(error: &Error) -> String {
+    match error {
+        Error::WouldBlock { .. } => "taken".to_owned(),
+        error => format!("{error:?}").replace('\n', " "),
+    }
+}
+
+fn text_of(contents: Option<Vec<u8>>) -> String {
+    contents.map_or("none".to_owned(), |contents| format!("={}", String::from_utf8_lossy(&contents)))
+}
+
+fn number_of(contents: Option<&[u8]>) -> u64 {
+    contents.map_or(0, |old| String::from_utf8_lossy(old).trim().parse().unwrap())
+}
+
+impl State {
+    fn file(&mut self, path: &str) -> Result<AtomicFile> {
+        if !self.files.contains_key(path) {
+            self.files.insert(path.to_owned(), self.adapter.file(path)?);
+        }
+        Ok(self.files[path].clone())
+    }
+
+    fn do_it(&mut self, how: &str, verb: &str, path: &str, text: &str) -> Result<String> {
+        let done = || "done".to_owned();
+        let append = |old: Option<&[u8]>| [old.unwrap_or_default(), text.as_bytes()].concat();
+        let count = |old: Option<&[u8]>| (number_of(old) + 1).to_string().into_bytes();
+        if how == "command" {
+            return Ok(self.command(verb, path, text));
+        }
+        Ok(match (how, verb) {
+            ("handle", "read") => text_of(self.file(path)?.read()?),
+            ("handle", "write") => self.file(path)?.write(text).map(|()| done())?,
+            ("handle", "append") => self.file(path)?.update(append).map(|()| done())?,
+            ("handle", "delete") => self.file(path)?.delete().map(|was| was.to_string())?,
+            ("path", "read") => text_of(self.adapter.read_with_lock(path)?),
+            ("path", "write") => self.adapter.write_atomic(path, text).map(|()| done())?,
+            ("path", "append") => self.adapter.update(path, append).map(|()| done())?,
+            ("path", "delete") => self.adapter.delete_with_lock(path).map(|was| was.to_string())?,
+            ("handle", "count") => {
+                let file = self.file(path)?;
+                (0..text.parse::<u32>().unwrap()).try_for_each(|_| file.update(count)).map(|()| done())?
+            }
+            ("path", "count") => {
+                (0..text.parse::<u32>().unwrap()).try_for_each(|_| self.adapter.update(path, count)).map(|()| done())?
+            }
+            (_, "lock") => {
+                let guard = self.file(path)?.lock()?;
+                self.guards.insert(path.to_owned(), guard);
+                done()
+            }
+            (_, "try") => {
+                let guard = self.file(path)?.try_lock()?;
+                self.guards.insert(path.to_owned(), guard);
+                done()
+            }
+            (_, "guard_read") => text_of(self.guards[path].read()?),
+            (_, "guard_write") => self.guards[path].write(text).map(|()| done())?,
+            (_, "guard_delete") => self.guards[path].delete().map(|was| was.to_string())?,
+            // Stops before the rename until it is told to go on.
+            (_, "guard_write_slowly") => {
+                let stop = |call: &Call<'_>| {
+                    if call.syscall == Syscall::Renameat {
+                        tell("about to rename");
+                        hear();
+                    }
+                    Action::Proceed
+                };
+                let guard = &self.guards[path];
+                let text = text.to_owned();
+                inject(stop, || guard.write(text)).0.map(|()| done())?
+            }
+            (_, "set_mode") => {
+                let guard = self.file(path)?.lock()?;
+                guard.set_mode(u32::from_str_radix(text, 8).unwrap())?.to_string()
+            }
+            (_, "unlock") => {
+                self.guards.remove(path);
+                self.shared.clear();
+                done()
+            }
+            (_, "prune") => self.adapter.prune().map(|pruned| pruned.len().to_string())?,
+            // By the README's Python.
+            (_, "reader") => {
+                let (_, program) = include_str!("../../README.md").split_once("\n```python\n").unwrap();
+                let (program, _) = program.split_once("\nif __name__").unwrap();
+                let call = "sys.stdout.buffer.write(b'=' + (read_with_lock(*sys.argv[1:]) or b''))";
+                let mut python = Command::new(env::var_os("PYTHON").unwrap_or("python3".into()));
+                python.arg("-c").arg(format!("{program}\n{call}")).arg(path);
+                python.arg(self.adapter.lock_dir()).args(&self.root);
+                let output = python.stdin(Stdio::null()).output().unwrap();
+                let said = [output.stdout, output.stderr].concat();
+                String::from_utf8_lossy(&said).replace('\n', " ")
+            }
+            // Until a file with this path is there, and once more.
+            (_, "prune_until") => {
+                let (mut pruned, mut is_there) = (0, false);
+                while !is_there {
+                    is_there = Path::new(path).exists();
+                    pruned += self.adapter.prune().map(|pruned| pruned.len())?;
+                }
+                pruned.to_string()
+            }
+            (_, "batch") => {
+                let names: [PathBuf; 2] = ["one", "two"].map(|name| Path::new(path).join(name));
+                self.adapter.batch().write(&names[0], text).write(&names[1], text).commit().map(|()| done())?
+            }
+            (_, "batch_delete") => {
+                let names: [PathBuf; 2] = ["one", "two"].map(|name| Path::new(path).join(name));
+                self.adapter.batch().delete(&names[0]).delete(&names[1]).commit().map(|()| done())?
+            }
+            (_, "read_many") => {
+                let names: [PathBuf; 2] = ["one", "two"].map(|name| Path::new(path).join(name));
+                let guards = self.adapter.lock_many_shared(&names)?;
+                let [one, two] = [0, 1].map(|n: usize| guards[n].read());
+                format!("{} {}", text_of(one?), text_of(two?))
+            }
+            (_, "rename") => {
+                fs::rename(path, Path::new(path).with_file_name(text)).unwrap();
+                done()
+            }
+            (how, verb) => panic!("{how} {verb}"),
+        })
+    }
+
+    /// The same by the command.
+    fn command(&self, verb: &str, path: &str, text: &str) -> String {
+        let run = |args: &[&str]| {
+            let mut command = Command::new(TOOL.expect("needs the feature cli"));
+            command.arg("--lock-dir").arg(self.adapter.lock_dir()).stdin(Stdio::null());
+            if let Some(root) = &self.root {
+                command.arg("--lock-root").arg(root);
+            }
+            command.args(args);
+            command.output().unwrap()
+        };
+        let script = match verb {
+            "append" => format!("cat; printf %s {text}"),
+            "count" => "read n; echo $((${n:-0} + 1))".to_owned(),
+            "write" => format!("cat >/dev/null; printf %s {text}"),
+            _ => String::new(),
+        };
+        let times = if verb == "count" { text.parse().unwrap() } else { 1 };
+        for n in 1..=times {
+            let output = match verb {
+                "read" => run(&["read", "--must-exist", path]),
+                "delete" => run(&["delete", path]),
+                _ => run(&["update", path, "--", "sh", "-c", &script]),
+            };
+            let (said, complaint) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            match (verb, output.status.code()) {
+                ("read", Some(0)) => return format!("={said}"),
+                ("delete", Some(0)) => return "true".to_owned(),
+                ("read", Some(3)) => return "none".to_owned(),
+                ("delete", Some(3)) => return "false".to_owned(),
+                (_, Some(0)) if n < times => {}
+                (_, Some(0)) => return "done".to_owned(),
+                (_, status) => return format!("{status:?} {complaint}").replace('\n', " "),
+            }
+        }
+        "done".to_owned()
+    }
+}
