@@ -37,6 +37,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///     Ok(()) => {}
 ///     // Every process sees the new version; only a power cut can still undo it.
 ///     Err(Error::NotDurable { source, .. }) => eprintln!("kept for now: {source}"),
+///     // On NFS: the server had let others in before.
+///     Err(Error::LockLost { replaced: true, source, .. }) => eprintln!("written without the lock: {source}"),
 ///     // Nothing has happened. The message names the path, what was being done, and what the system said.
 ///     Err(error) => eprintln!("{error}"),
 /// }
@@ -130,7 +132,10 @@ pub enum Error {
     /// it is looked for right before a file is replaced or removed, and after it. The [crate's page](crate) says what can happen in
     /// between.
     ///
-    /// The lock is to be let go, and what was to be done begins anew.
+    /// The lock is to be let go, and what was to be done begins anew. On a mount that is `soft` ([nfs(5)]) a server that does not answer
+    /// in time looks the same.
+    ///
+    /// [nfs(5)]: https://man7.org/linux/man-pages/man5/nfs.5.html
     #[non_exhaustive]
     LockLost {
         /// The file whose lock it was.

@@ -78,7 +78,7 @@
 //! # Several machines
 //!
 //! The promise holds between clients of an NFSv4 server, with the mount options that one gets without asking, if the files and the
-//! lock directory are there, and mounted at the same paths. `tests/network` tries to break it, over NFSv4.2 and NFSv4.0, with
+//! lock directory are there, and mounted at the same paths or below a [lock root](Builder::lock_root) each. `tests/network` tries to break it, over NFSv4.2 and NFSv4.0, with
 //! Linux 6.1 on both sides. What it takes beyond the calls above, on NFS only (elsewhere it takes one `fstatfs` to know that it is
 //! not NFS, where no device number says so, which a file that is missing does not have: once a handle, and each time by path):
 //!
@@ -103,8 +103,10 @@
 //! taken the place of what others may have written meanwhile. A read does not look whether its lock is still there, nor does
 //! [`WriteGuard::set_mode`].
 //!
-//! [`prune`](AtomicFileAdapter::prune) is safe while other machines use the lock directory: whoever waits for a lock file that is removed
-//! sees that when it gets the lock. What was removed on the server after it was looked up (ESTALE) is looked up again, a few times.
+//! [`prune`](AtomicFileAdapter::prune) is safe while other machines use the lock directory, but for the same window: whoever waits for a
+//! lock file that is removed sees that when it gets the lock. What was removed on the server after it was looked up (ESTALE) is
+//! looked up again, a few times, by the verbs of a file; batches, guards that write and listings say it. A handle whose directory another machine
+//! has removed and made anew says it for good: make a new one.
 //!
 //! Not promised:
 //!

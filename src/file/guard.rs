@@ -242,12 +242,14 @@ impl WriteGuard {
     /// # Errors
     ///
     /// [`Error::NotRegularFile`], [`Error::Forked`], or a system call failed ([`Error::Io`]): the file is what it was
-    /// before. [`Error::NotDurable`]: it was replaced, and a power cut may undo that.
+    /// before. [`Error::NotDurable`]: it was replaced, and a power cut may undo that. [`Error::LockLost`], on NFS: it says
+    /// whether the file was replaced.
     ///
     /// [`Error::NotRegularFile`]: crate::Error::NotRegularFile
     /// [`Error::Forked`]: crate::Error::Forked
     /// [`Error::Io`]: crate::Error::Io
     /// [`Error::NotDurable`]: crate::Error::NotDurable
+    /// [`Error::LockLost`]: crate::Error::LockLost
     pub fn write(&self, contents: impl AsRef<[u8]>) -> Result<()> {
         self.writer()?.put_all(contents.as_ref())
     }

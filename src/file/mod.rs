@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::file::resolved::{Resolved, place_to_lock};
-use crate::lock::{Held, Home, Lock};
+use crate::lock::{Held, Lock};
 use crate::path::Place;
 use crate::settings::Config;
 use crate::sys::LockMode;
@@ -50,13 +50,8 @@ pub struct AtomicFile(pub(crate) Arc<Resolved>);
 impl AtomicFile {
     /// A handle with a lock of its own.
     pub(crate) fn new(config: &Arc<Config>, path: &Path) -> Result<Self> {
-        let mut place = place_to_lock(config, path, |_| false)?;
-        if place.is_on_nfs() {
-            // What the kernel remembers of the name may not be true any more; it may be a symbolic link by now. A directory that
-            // cannot be asked is gone, which the next look finds.
-            let _ = place.freshen(Home { device: 0, nfs: true });
-            place = place_to_lock(config, path, |_| false)?;
-        }
+        let place = place_to_lock(config, path, |_| false)?;
+        place.find_out_whether_on_nfs();
         let lock = Arc::new(Lock::of(&config.lock_dir, place.path())?);
         Ok(AtomicFile(Arc::new(Resolved { config: config.clone(), place, lock })))
     }
@@ -232,8 +227,9 @@ impl AtomicFile {
     /// # Errors
     ///
     /// Besides system calls that fail: [`Error::NotRegularFile`], [`Error::InvalidPath`] for a hard link to a lock file that this
-    /// process is using, and [`Error::Timeout`], [`Error::Deadlock`] and [`Error::LockFileDenied`] of [`lock`](Self::lock). The file is what it was before, and no temporary file is left (unless removing it fails, too),
-    /// except with [`Error::NotDurable`]. Directories that were made for the file stay.
+    /// process is using, and [`Error::Timeout`], [`Error::Deadlock`] and [`Error::LockFileDenied`] of [`lock`](Self::lock). The file
+    /// is what it was before, and no temporary file is left (unless removing it fails, too), except with [`Error::NotDurable`] and, on
+    /// NFS, with an [`Error::LockLost`] that says `replaced`. Directories that were made for the file stay.
     ///
     /// [`Durability::Full`]: crate::Durability::Full
     pub fn write(&self, contents: impl AsRef<[u8]>) -> Result<()> {

@@ -24,7 +24,10 @@ fn prune_one(dir: &Arc<LockDir>, path: &Path) -> Result<bool> {
     let lock = Lock::new(dir, path.to_owned(), path.into())?;
     match lock.acquire(LockMode::Exclusive, &Patience::none()) {
         // While the lock is held: whoever has opened the file waits for it, and will find that it is gone.
-        Ok(_held) => dir.remove(&lock.file).map(|()| true),
+        Ok(held) => {
+            held.check_kept(false)?;
+            dir.remove(&lock.file).map(|()| true)
+        }
         Err(Error::WouldBlock { .. }) => Ok(false),
         Err(error) => Err(error),
     }

@@ -63,7 +63,8 @@ pub(crate) fn is_mount_point(at: BorrowedFd<'_>, name: &CStr) -> bool {
     matches!(found, Ok(Some(found)) if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// Whether a device number is that of a disk, on which no other machine changes anything. Only what has no device has the major number 0
+/// Whether a device number is that of a disk: what is there changes behind nobody's back. (On a disk that machines share, GFS2 and OCFS2
+/// take back what a machine remembers, too.) Only what has no device has the major number 0
 /// ([devices.txt](https://docs.kernel.org/admin-guide/devices.html): "Unnamed devices").
 pub(crate) fn is_on_disk(device: u64) -> bool {
     fs::major(device) != 0

@@ -69,9 +69,14 @@ impl Old {
     pub(crate) fn look(dir: &Dir, name: &CStr, path: &Path) -> Result<Option<Self>> {
         let Some(mut meta) = stat_regular(dir, name, path)? else { return Ok(None) };
         // What the kernel remembers of its mode may be what let more in than the file does now.
-        if dir.freshen_file(name).map_err(|error| Error::io(path, Step::Stat, error))? {
-            let Some(now) = stat_regular(dir, name, path)? else { return Ok(None) };
-            meta = now;
+        match dir.freshen_file(name) {
+            Ok(false) => {}
+            Ok(true) => {
+                let Some(now) = stat_regular(dir, name, path)? else { return Ok(None) };
+                meta = now;
+            }
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(Error::io(path, Step::Stat, error)),
         }
         let mut old = Old { meta, access: Access::Mode, attributes: Vec::new(), may_inherit: true };
         let failed = |error| Error::io(path, Step::ReadAttributes, error);

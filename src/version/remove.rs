@@ -13,8 +13,8 @@ use crate::version::{check_syncable, failed_at, stat_regular, sync_dir};
 /// Removes a file. False: there is none.
 pub(crate) fn remove(held: &Held, place: &Place, options: Options) -> Result<bool> {
     let Some(dir) = unlink(held, place, options)? else { return Ok(false) };
-    sync_dir(dir, place.path(), options)?;
-    held.check_kept(true).map(|()| true)
+    let synced = sync_dir(dir, place.path(), options);
+    held.check_kept(true).and(synced).map(|()| true)
 }
 
 /// The same without the sync of the directory, which is returned. `None`: there is no such file.

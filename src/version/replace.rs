@@ -168,8 +168,9 @@ impl<'lock> Replacement<'lock> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotDurable`] if the file was replaced and the sync of its directory failed; with every other error
-    /// the file is what it was. If a write has failed before, so does the commit: part of the contents is missing.
+    /// [`Error::NotDurable`] if the file was replaced and the sync of its directory failed; on NFS also [`Error::LockLost`],
+    /// which says whether it was replaced; with every other error the file is what it was. If a write has failed before, so does
+    /// the commit: part of the contents is missing.
     ///
     /// [`AtomicFile::write`]: crate::AtomicFile::write
     pub fn commit(self) -> Result<()> {
@@ -192,8 +193,9 @@ impl<'lock> Replacement<'lock> {
         self.set_owner_and_mode()?;
         self.sync()?;
         self.rename()?;
-        sync_dir(self.dir, self.path, self.options)?;
-        self.held.check_kept(true)
+        let synced = sync_dir(self.dir, self.path, self.options);
+        // The worse of the two is told.
+        self.held.check_kept(true).and(synced)
     }
 
     // The steps one by one, for those who commit many.

@@ -83,11 +83,12 @@ fn remove_if_left(
     let by_name = Lock::of(lock_dir, &owner_path)?;
     let by_hash = owner.hash.map(|hash| Lock::of_hash(lock_dir, hash, path.into())).transpose()?;
     let locks: Vec<&Lock> = [&by_name].into_iter().chain(&by_hash).collect();
-    let _held = match lock::acquire_all(&locks, LockMode::Exclusive, &Patience::none()) {
+    let held = match lock::acquire_all(&locks, LockMode::Exclusive, &Patience::none()) {
         Ok(held) => held,
         Err(Error::WouldBlock { .. }) => return Ok(false),
         Err(error) => return Err(error),
     };
+    held.iter().try_for_each(|held| held.check_kept(false))?;
     remove_regular(dir.as_fd(), name, path)
 }
 
