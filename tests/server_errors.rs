@@ -163,3 +163,43 @@ fn other_errors_of_the_look_at_a_lock_are_not_a_loss() {
     let refuse = |call: &Call<'_>| if call.syscall == Syscall::Pread { Action::Fail(EINVAL) } else { Action::Proceed };
     inject(refuse, || file.write("new")).0.unwrap();
 }
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs Linux")]
+fn nothing_is_cleared_away_without_the_lock() {
+    let (scratch, adapter, file) = taken_for_nfs();
+    let left = scratch.path().join(common::temporary_name("file", "abcdefg"));
+    std::fs::write(&left, "").unwrap();
+    type Upkeep = fn(&AtomicFileAdapter, &Path) -> Result<Vec<PathBuf>>;
+    let verbs: [Upkeep; 2] = [|all, _| all.prune(), |all, dir| all.sweep(dir)];
+    for verb in verbs {
+        match inject(lost_from(0), || verb(&adapter, scratch.path())).0.unwrap_err() {
+            Error::Partial { done: removed, failed, .. } => {
+                assert!(removed.is_empty(), "{removed:?}");
+                assert!(matches!(failed[..], [Error::LockLost { replaced: false, .. }]), "{failed:?}");
+            }
+            error => panic!("{error}"),
+        }
+    }
+    assert!(left.exists() && file.lock_path().exists());
+    assert_eq!(adapter.sweep(scratch.path()).unwrap().len(), 1);
+    assert_eq!(adapter.prune().unwrap().len(), 1);
+}
+
+/// A version that may have been written without the lock is worse than one that may not be durable.
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs Linux")]
+fn a_lock_that_was_lost_is_told_though_the_sync_fails_too() {
+    type Change = fn(&AtomicFile) -> Result<()>;
+    for change in [(|file| file.write("new")) as Change, |file| file.delete().map(drop)] {
+        let (_scratch, _, file) = taken_for_nfs();
+        let (mut lost, mut looks) = (lost_from(1), 0);
+        let decide = move |call: &Call<'_>| {
+            looks += usize::from(call.syscall == Syscall::Pread);
+            // After the first look there is the change, and then the sync of its directory.
+            if call.syscall == Syscall::Fsync && looks == 1 { Action::Fail(EIO) } else { lost(call) }
+        };
+        let error = inject(decide, || change(&file)).0.unwrap_err();
+        assert!(matches!(error, Error::LockLost { replaced: true, .. }), "{error:?}");
+    }
+}
