@@ -149,9 +149,9 @@ impl Batch {
     ///
     /// # Errors
     ///
-    /// [`Error::Batch`], which says which files were replaced or removed before; of none of them is it known whether that
-    /// will survive a power cut. The others are what they were, and no temporary file is left (unless removing it fails, too). Its source is the error of
-    /// [`AtomicFile::write`] or [`AtomicFile::delete`].
+    /// [`Error::Batch`], which says which files were replaced or removed before; of none of them is it known whether
+    /// that will survive a power cut. The others are what they were, and no temporary file is left (unless removing it
+    /// fails, too). Its source is the error of [`AtomicFile::write`] or [`AtomicFile::delete`].
     pub fn commit(&mut self) -> Result<()> {
         let mut replaced = Vec::new();
         let failed = self.failed.take().map_or(Ok(()), Err);

@@ -21,8 +21,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong. Every variant names the file or directory that it is about.
 ///
-/// Up to and including the rename, an error means that the file is what it was before the call and that no
-/// temporary file is left (unless removing it fails, too). The errors that can come after a rename are [`Error::NotDurable`],
+/// Up to and including the rename, an error means that the file is what it was before the call and that no temporary
+/// file is left (unless removing it fails, too). The errors that can come after a rename are [`Error::NotDurable`],
 /// [`Error::LockLost`] where it says so, and, for the files that it lists as replaced, [`Error::Batch`].
 ///
 /// `From<Error> for io::Error` keeps the [`io::ErrorKind`], so a function that returns `io::Result` can use `?`.
@@ -92,12 +92,13 @@ pub enum Error {
         /// Its lock file.
         lock: PathBuf,
     },
-    /// The lock file is there and may not be opened, or not for writing, which an exclusive lock needs; or there is none and this
-    /// process may not make it. Lock files are shared state: everybody who uses the file needs to read and write them.
+    /// The lock file is there and may not be opened, or not for writing, which an exclusive lock needs; or there is
+    /// none and this process may not make it. Lock files are shared state: everybody who uses the file needs to read
+    /// and write them.
     ///
-    /// What helps: the owner of the lock file lets the others in (`chmod`), or removes it while nobody uses it; and so that it does
-    /// not come again, a lock directory that is shared, or [`lock_file_mode`]. Whoever may read the file but not use its lock file
-    /// has [`read_unlocked`].
+    /// What helps: the owner of the lock file lets the others in (`chmod`), or removes it while nobody uses it; and so
+    /// that it does not come again, a lock directory that is shared, or [`lock_file_mode`]. Whoever may read the file
+    /// but not use its lock file has [`read_unlocked`].
     ///
     /// [`lock_file_mode`]: crate::Builder::lock_file_mode
     /// [`read_unlocked`]: crate::AtomicFile::read_unlocked
@@ -117,9 +118,10 @@ pub enum Error {
     /// Waiting would never have ended: this thread holds the lock already, or holds a lock that the holder of the
     /// wanted one waits for.
     ///
-    /// Between threads of one process that is certain, and told at once. Between processes it is what the kernel says (EDEADLK); it
-    /// knows processes only and sees cycles where no thread waits for itself, so it is believed only of a thread that holds
-    /// another lock, and after the same process has been in the way for 30 seconds. The [crate's page](crate) has the details.
+    /// Between threads of one process that is certain, and told at once. Between processes it is what the kernel says
+    /// (EDEADLK); it knows processes only and sees cycles where no thread waits for itself, so it is believed only of a
+    /// thread that holds another lock, and after the same process has been in the way for 30 seconds. The [crate's
+    /// page](crate) has the details.
     #[non_exhaustive]
     Deadlock {
         /// The file whose lock was wanted.
@@ -127,21 +129,21 @@ pub enum Error {
         /// The files whose locks the calling thread holds.
         held: Vec<PathBuf>,
     },
-    /// The lock was lost while it was held: the server of a network file system has not heard from this machine for longer than its
-    /// lease, and has let others in; or, where the mount option `soft` lets requests fail, it cannot be asked. Only on NFS, where
-    /// it is looked for right before a file is replaced or removed, and after it. The [crate's page](crate) says what can happen in
-    /// between.
+    /// The lock was lost while it was held: the server of a network file system has not heard from this machine for
+    /// longer than its lease, and has let others in; or, where the mount option `soft` lets requests fail, it cannot be
+    /// asked. Only on NFS, where it is looked for right before a file is replaced or removed, and after it. The
+    /// [crate's page](crate) says what can happen in between.
     ///
-    /// The lock is to be let go, and what was to be done begins anew. On a mount that is `soft` ([nfs(5)]) a server that does not answer
-    /// in time looks the same.
+    /// The lock is to be let go, and what was to be done begins anew. On a mount that is `soft` ([nfs(5)]) a server
+    /// that does not answer in time looks the same.
     ///
     /// [nfs(5)]: https://man7.org/linux/man-pages/man5/nfs.5.html
     #[non_exhaustive]
     LockLost {
         /// The file whose lock it was.
         path: PathBuf,
-        /// False: nothing was done. True: the file was replaced or removed, maybe without the lock, and what somebody else has
-        /// written meanwhile may be lost.
+        /// False: nothing was done. True: the file was replaced or removed, maybe without the lock, and what somebody
+        /// else has written meanwhile may be lost.
         replaced: bool,
         /// What the operating system said.
         source: io::Error,
@@ -161,7 +163,8 @@ pub enum Error {
         /// What is there instead.
         kind: FileKind,
     },
-    /// The path cannot name a file: it is empty, for example, or a lock file, or a hard link to one that this process is using.
+    /// The path cannot name a file: it is empty, for example, or a lock file, or a hard link to one that this process
+    /// is using.
     #[non_exhaustive]
     InvalidPath {
         /// The path, as it was given.
@@ -179,8 +182,9 @@ pub enum Error {
         /// The first link in it.
         link: PathBuf,
     },
-    /// The path does not lead below the adapter's lock root ([`Builder::lock_root`](crate::Builder::lock_root)), so that there is no
-    /// name for its lock. A file outside needs another adapter, or a root further up that is the same directory for everybody.
+    /// The path does not lead below the adapter's lock root ([`Builder::lock_root`](crate::Builder::lock_root)), so
+    /// that there is no name for its lock. A file outside needs another adapter, or a root further up that is the same
+    /// directory for everybody.
     #[non_exhaustive]
     OutsideLockRoot {
         /// The path, as it was given.
@@ -274,8 +278,8 @@ pub enum Step {
     SetAttributes,
     /// Syncing the temporary file, or a file whose mode was changed.
     Sync,
-    /// Renaming the temporary file over the target. [`ResourceBusy`](io::ErrorKind::ResourceBusy): most likely the file itself is a
-    /// mount point, and the message says so. Mount its directory instead.
+    /// Renaming the temporary file over the target. [`ResourceBusy`](io::ErrorKind::ResourceBusy): most likely the file
+    /// itself is a mount point, and the message says so. Mount its directory instead.
     Rename,
     /// Removing the file. [`ResourceBusy`](io::ErrorKind::ResourceBusy): as [`Rename`](Self::Rename).
     Remove,
@@ -320,7 +324,8 @@ impl Error {
         Error::Io { path: path.to_owned(), step, source: source.into() }
     }
 
-    /// Whether a server has said of a file or directory that it is there no more (ESTALE), which may be about what was there before.
+    /// Whether a server has said of a file or directory that it is there no more (ESTALE), which may be about what was
+    /// there before.
     pub(crate) fn is_stale(&self) -> bool {
         matches!(self, Error::Io { source, .. } if source.raw_os_error() == Some(Errno::STALE.raw_os_error()))
     }

@@ -50,37 +50,40 @@
 //!
 //! and a `getpid` before, to notice a `fork`: 14 calls, and 8 for a read; one more where the mode cannot be had at
 //! once, because until the owner is right the temporary file is for its group and for others no more than for everybody
-//! (0640, for example). Where the file has attributes, it is that call, one more to list them, and two for each; on a system
-//! with SELinux or Smack every file has a label. An [update](AtomicFile::update) has 19, with a second `getpid` and a second look at the
-//! name after the change, which may take long, or fork.
+//! (0640, for example). Where the file has attributes, it is that call, one more to list them, and two for each; on a
+//! system with SELinux or Smack every file has a label. An [update](AtomicFile::update) has 19, with a second `getpid`
+//! and a second look at the name after the change, which may take long, or fork.
 //!
-//! More than 8 MiB is written in pieces of 8 MiB, with a `posix_fadvise` between two of them (not with [`Durability::None`]): the kernel
-//! writes back the first while the second is written. A write of 256 MiB takes about 0.7 of the time on ext4 so.
+//! More than 8 MiB is written in pieces of 8 MiB, with a `posix_fadvise` between two of them (not with
+//! [`Durability::None`]): the kernel writes back the first while the second is written. A write of 256 MiB takes about
+//! 0.7 of the time on ext4 so.
 //!
-//! By path, there is also the opening of the directory (by `openat2` with `RESOLVE_NO_SYMLINKS`) and its closing: 16 calls. A
-//! read opens the file so, and nothing else: 8 calls. That is for an absolute path without symbolic links, `.`, `..` and `//`, and for
-//! one of the last 16, whose lock files are kept open. Should a link be there now, that is seen under the lock, which is
-//! let go, and the link is followed. Where the path is relative or has `.`, `..` or `//` in it, an `openat` takes the place of
-//! the `openat2`, where it has links in it, one follows, and `/proc/self/fd/N` is asked for the real path; a read opens and closes the
-//! directory, too, then. Any other path costs a look at the name before the lock is taken.
+//! By path, there is also the opening of the directory (by `openat2` with `RESOLVE_NO_SYMLINKS`) and its closing: 16
+//! calls. A read opens the file so, and nothing else: 8 calls. That is for an absolute path without symbolic links,
+//! `.`, `..` and `//`, and for one of the last 16, whose lock files are kept open. Should a link be there now, that is
+//! seen under the lock, which is let go, and the link is followed. Where the path is relative or has `.`, `..` or `//`
+//! in it, an `openat` takes the place of the `openat2`, where it has links in it, one follows, and `/proc/self/fd/N` is
+//! asked for the real path; a read opens and closes the directory, too, then. Any other path costs a look at the name
+//! before the lock is taken.
 //!
-//! [`Durability::Ordered`] leaves out the sync of the directory, [`Durability::None`] both; on Apple's systems the syncs of [`Durability::Full`] are `fcntl(F_FULLFSYNC)`, and a path is
-//! looked up with `fcntl(F_GETPATH)`. The lock protocol, by which programs in other languages take part, is in the
-//! [README] beside the sources.
+//! [`Durability::Ordered`] leaves out the sync of the directory, [`Durability::None`] both; on Apple's systems the
+//! syncs of [`Durability::Full`] are `fcntl(F_FULLFSYNC)`, and a path is looked up with `fcntl(F_GETPATH)`. The lock
+//! protocol, by which programs in other languages take part, is in the [README] beside the sources.
 //!
 //! [`AtomicFile::read_unlocked`] leaves out the lock: `fstatat`, `openat`, `read`, `close`; and by a path that has no links
 //! in it the same with `openat2`.
 //!
-//! The manual pages: [fcntl_locking(2)], [fstatat(2)], [listxattr(2)], [openat(2)], [write(2)], [posix_fadvise(2)], [fstat(2)], [fchown(2)], [fchmod(2)],
-//! [fsync(2)], [renameat(2)], [close(2)], [getpid(2)]; by path also [openat2(2)] and [readlinkat(2)]. `fault::Syscall` has
-//! the rest of the list.
+//! The manual pages: [fcntl_locking(2)], [fstatat(2)], [listxattr(2)], [openat(2)], [write(2)], [posix_fadvise(2)],
+//! [fstat(2)], [fchown(2)], [fchmod(2)], [fsync(2)], [renameat(2)], [close(2)], [getpid(2)]; by path also [openat2(2)]
+//! and [readlinkat(2)]. `fault::Syscall` has the rest of the list.
 //!
 //! # Several machines
 //!
-//! The promise holds between clients of an NFSv4 server, with the mount options that one gets without asking, if the files and the
-//! lock directory are there, and mounted at the same paths or below a [lock root](Builder::lock_root) each. `tests/network` tries to break it, over NFSv4.2 and NFSv4.0, with
-//! Linux 6.1 on both sides. What it takes beyond the calls above, on NFS only (elsewhere it takes one `fstatfs` to know that it is
-//! not NFS, where no device number says so, which a file that is missing does not have: once a handle, and each time by path):
+//! The promise holds between clients of an NFSv4 server, with the mount options that one gets without asking, if the
+//! files and the lock directory are there, and mounted at the same paths or below a [lock root](Builder::lock_root)
+//! each. `tests/network` tries to break it, over NFSv4.2 and NFSv4.0, with Linux 6.1 on both sides. What it takes
+//! beyond the calls above, on NFS only (elsewhere it takes one `fstatfs` to know that it is not NFS, where no device
+//! number says so, which a file that is missing does not have: once a handle, and each time by path):
 //!
 //! ```text
 //! fcntl(lock, F_SETLKW, ..)
@@ -93,101 +96,107 @@
 //! pread(lock)                                            and still?
 //! ```
 //!
-//! A lock that is granted does not make right what a client remembers of names, that there is none included: these are good for as long
-//! as what it remembers of their directory, up to a minute (`lookupcache` and `acdirmax` in [nfs(5)]). So is what it remembers of a file's
-//! mode and owner, for which a write asks with one `statx` more. The contents need no such care: what was replaced is another file.
+//! A lock that is granted does not make right what a client remembers of names, that there is none included: these are
+//! good for as long as what it remembers of their directory, up to a minute (`lookupcache` and `acdirmax` in [nfs(5)]).
+//! So is what it remembers of a file's mode and owner, for which a write asks with one `statx` more. The contents need
+//! no such care: what was replaced is another file.
 //!
-//! A server that has not heard of a client for longer than its lease, 90 seconds for example, gives the client's locks to others.
-//! [`Error::LockLost`] says so before a file is replaced or removed, and nothing has happened then. A machine that is cut off, or
-//! stands still, for the whole of the lease between this look and the rename is told afterwards, with `replaced` true: its version has
-//! taken the place of what others may have written meanwhile. A read does not look whether its lock is still there, nor does
-//! [`WriteGuard::set_mode`].
+//! A server that has not heard of a client for longer than its lease, 90 seconds for example, gives the client's locks
+//! to others. [`Error::LockLost`] says so before a file is replaced or removed, and nothing has happened then. A
+//! machine that is cut off, or stands still, for the whole of the lease between this look and the rename is told
+//! afterwards, with `replaced` true: its version has taken the place of what others may have written meanwhile. A read
+//! does not look whether its lock is still there, nor does [`WriteGuard::set_mode`].
 //!
-//! [`prune`](AtomicFileAdapter::prune) is safe while other machines use the lock directory, but for the same window: whoever waits for a
-//! lock file that is removed sees that when it gets the lock. What was removed on the server after it was looked up (ESTALE) is
-//! looked up again, a few times, by the verbs of a file; batches, guards that write and listings say it. A handle whose directory another machine
-//! has removed and made anew says it for good: make a new one.
+//! [`prune`](AtomicFileAdapter::prune) is safe while other machines use the lock directory, but for the same window:
+//! whoever waits for a lock file that is removed sees that when it gets the lock. What was removed on the server after
+//! it was looked up (ESTALE) is looked up again, a few times, by the verbs of a file; batches, guards that write and
+//! listings say it. A handle whose directory another machine has removed and made anew says it for good: make a new
+//! one.
 //!
 //! Not promised:
 //!
-//! * NFSv3, whose locks are another protocol's, was not tried. `nolock` and `local_lock` ([nfs(5)]) keep locks from the server, as
-//!   `nobrl` does with SMB: then each machine is alone with them.
-//! * [`read_unlocked`](AtomicFile::read_unlocked) and [`exists`](AtomicFileAdapter::exists) may tell what was true a minute ago.
-//! * That another directory took the place of one above a file, or of one further above the lock directory than the next, is seen
-//!   within a minute only.
-//! * A file system in FUSE, and SMB, keep each name for a time of its own, and no call makes them ask. Mount them so that they keep
-//!   none (`entry_timeout=0,negative_timeout=0` where it is libfuse). Whether their record locks exclude other machines is up to
-//!   them. CephFS was not tried.
+//! * NFSv3, whose locks are another protocol's, was not tried. `nolock` and `local_lock` ([nfs(5)]) keep locks from the
+//!   server, as `nobrl` does with SMB: then each machine is alone with them.
+//! * [`read_unlocked`](AtomicFile::read_unlocked) and [`exists`](AtomicFileAdapter::exists) may tell what was true a
+//!   minute ago.
+//! * That another directory took the place of one above a file, or of one further above the lock directory than the
+//!   next, is seen within a minute only.
+//! * A file system in FUSE, and SMB, keep each name for a time of its own, and no call makes them ask. Mount them so
+//!   that they keep none (`entry_timeout=0,negative_timeout=0` where it is libfuse). Whether their record locks exclude
+//!   other machines is up to them. CephFS was not tried.
 //! * Apple's systems as clients of NFS.
 //!
 //! # What is not promised
 //!
-//! * Only programs with the same lock directory, and the same [lock root](Builder::lock_root) or none, exclude each other. The default
-//!   directory is under the current one: right for programs that are all started in one place. Others name an absolute one, by
-//!   [`with_lock_dir`](AtomicFileAdapter::with_lock_dir).
-//! * The lock directory must be trusted: whoever can write to it, or to a directory above it, can hold every lock for ever or
-//!   make programs lock different files, and by a symbolic link at `.jerry` or `.jerry/local` in a directory that all may
-//!   write to, such as `/tmp`, has the lock files of others made elsewhere. See [`Builder::lock_dir`].
+//! * Only programs with the same lock directory, and the same [lock root](Builder::lock_root) or none, exclude each
+//!   other. The default directory is under the current one: right for programs that are all started in one place.
+//!   Others name an absolute one, by [`with_lock_dir`](AtomicFileAdapter::with_lock_dir).
+//! * The lock directory must be trusted: whoever can write to it, or to a directory above it, can hold every lock for
+//!   ever or make programs lock different files, and by a symbolic link at `.jerry` or `.jerry/local` in a directory
+//!   that all may write to, such as `/tmp`, has the lock files of others made elsewhere. See [`Builder::lock_dir`].
 //! * A path is followed as the kernel follows it, links included, with the rights of the program. One that handles paths in
 //!   directories which others can write to, root above all, takes [`Builder::follow_links`] or is led elsewhere.
-//! * Record locks are advisory, not mandatory. A program that writes to the file without them writes when it likes; a reader without
-//!   them still sees whole versions, because a version is never changed, only replaced.
+//! * Record locks are advisory, not mandatory. A program that writes to the file without them writes when it likes; a
+//!   reader without them still sees whole versions, because a version is never changed, only replaced.
 //! * A program in the same process that opens and closes a lock file by itself drops the locks of this crate on it:
-//!   that is how POSIX wants it ([fcntl_locking(2)]). The crate itself refuses a path that is a hard link to a lock file which
-//!   this process is using ([`Error::InvalidPath`]). It looks before it opens: a link that somebody puts there in between, or a
-//!   lock file that is first used while another name of it is open (the `File` of [`AtomicFile::open`], for as long as it lives),
-//!   is not seen. Do not let people link to lock files whom
-//!   you do not trust (`fs.protected_hardlinks` in [proc_sys_fs(5)] keeps out those who may not read and write them).
+//!   that is how POSIX wants it ([fcntl_locking(2)]). The crate itself refuses a path that is a hard link to a lock
+//!   file which this process is using ([`Error::InvalidPath`]). It looks before it opens: a link that somebody puts
+//!   there in between, or a lock file that is first used while another name of it is open (the `File` of
+//!   [`AtomicFile::open`], for as long as it lives), is not seen. Do not let people link to lock files whom you do not
+//!   trust (`fs.protected_hardlinks` in [proc_sys_fs(5)] keeps out those who may not read and write them).
 //! * A fork is noticed by the process number. A child in a new PID namespace that has the same number there as its
 //!   parent has in its own is taken for it.
-//! * Deadlocks. Between threads of one process every cycle is told at once, also one that somebody's deadline would end.
-//!   Between processes there is the kernel's word only (EDEADLK), which knows no threads and sees cycles where no thread waits for
-//!   itself. It is believed of a thread that holds another lock, after 30 seconds in which it was said again and again and the
-//!   same process was in the way. So a real cycle of two processes is told after 30 seconds, and a cycle that is none may be told
-//!   where a thread holds a lock for longer than that, here or in that other process, while another thread of its process waits for
-//!   what leads back to this one, or has waited for it with a limit. Some cycles are never told: the kernel follows one wait of each
-//!   process and gives up after ten (`posix_locks_deadlock` in [fs/locks.c]), and who waits with a limit is not told. Where a thread
-//!   needs several locks, [`lock_many`](AtomicFileAdapter::lock_many) keeps cycles from arising.
-//! * A wait with a limit leaves a thread in F_SETLKW when it ends ([`AtomicFile::lock_timeout`]). When that is granted the lock and
-//!   nobody waits, it lets go at once. In between, somebody else who only tries finds the lock taken.
-//! * A path that was used lately and has become a symbolic link: the lock of the file that had been there may be waited for first.
-//! * A lock belongs to a path. Other names of the same file (hard links, bind mounts) have locks of their own, and after
-//!   a write by one name the other hard links keep the old version. Where a directory is mounted at several paths, in a container
-//!   and on its host for example, [`Builder::lock_root`] makes the locks the same.
-//! * A file that is a mount point itself, as a single file that was mounted into a container, can be read, but not replaced
-//!   or removed: [rename(2)] says EBUSY, and the error what to do, which is to mount its directory. Nothing is written in place instead,
-//!   because a reader could see that half done. Nor does who reads it there see what is written outside: a replacement is another
-//!   file, and the mount stays with the old one.
-//! * On overlayfs, which containers run on, all this holds from Linux 4.19 on, where an open file is the overlay's own ("ovl: stack file
-//!   ops") and a lock stays when its file is copied up; the tests have seen it on 6.18. Two containers of one image share nothing
-//!   that is in it, so a lock directory there is each one's own: that of shared files belongs beside them, on the volume. A mount with
-//!   the option `volatile` leaves out every sync (Documentation/filesystems/overlayfs.rst), and [`Durability::Full`] is
-//!   [`Durability::None`] on it.
+//! * Deadlocks. Between threads of one process every cycle is told at once, also one that somebody's deadline would
+//!   end. Between processes there is the kernel's word only (EDEADLK), which knows no threads and sees cycles where no
+//!   thread waits for itself. It is believed of a thread that holds another lock, after 30 seconds in which it was said
+//!   again and again and the same process was in the way. So a real cycle of two processes is told after 30 seconds,
+//!   and a cycle that is none may be told where a thread holds a lock for longer than that, here or in that other
+//!   process, while another thread of its process waits for what leads back to this one, or has waited for it with a
+//!   limit. Some cycles are never told: the kernel follows one wait of each process and gives up after ten
+//!   (`posix_locks_deadlock` in [fs/locks.c]), and who waits with a limit is not told. Where a thread needs several
+//!   locks, [`lock_many`](AtomicFileAdapter::lock_many) keeps cycles from arising.
+//! * A wait with a limit leaves a thread in F_SETLKW when it ends ([`AtomicFile::lock_timeout`]). When that is granted
+//!   the lock and nobody waits, it lets go at once. In between, somebody else who only tries finds the lock taken.
+//! * A path that was used lately and has become a symbolic link: the lock of the file that had been there may be waited
+//!   for first.
+//! * A lock belongs to a path. Other names of the same file (hard links, bind mounts) have locks of their own, and
+//!   after a write by one name the other hard links keep the old version. Where a directory is mounted at several
+//!   paths, in a container and on its host for example, [`Builder::lock_root`] makes the locks the same.
+//! * A file that is a mount point itself, as a single file that was mounted into a container, can be read, but not
+//!   replaced or removed: [rename(2)] says EBUSY, and the error what to do, which is to mount its directory. Nothing is
+//!   written in place instead, because a reader could see that half done. Nor does who reads it there see what is
+//!   written outside: a replacement is another file, and the mount stays with the old one.
+//! * On overlayfs, which containers run on, all this holds from Linux 4.19 on, where an open file is the overlay's own
+//!   ("ovl: stack file ops") and a lock stays when its file is copied up; the tests have seen it on 6.18. Two
+//!   containers of one image share nothing that is in it, so a lock directory there is each one's own: that of shared
+//!   files belongs beside them, on the volume. A mount with the option `volatile` leaves out every sync
+//!   (Documentation/filesystems/overlayfs.rst), and [`Durability::Full`] is [`Durability::None`] on it.
 //! * Where the file system ignores case, spell a name in one way. On Apple's systems the directories of a path and an
 //!   existing file are found by their stored names, so that `Settings` and `settings` share a lock; a file or directory
 //!   that does not exist yet has no stored name, a file with several hard links has many, and of a file's name only
 //!   ASCII letters are looked at, not other letters nor Unicode normalization. Linux's case-insensitive directories are
 //!   not looked into at all: do not mix absolute and relative paths there either.
-//! * The new version has the owner, group, mode, access control list, `user` attributes, security label (SELinux, Smack) and
-//!   capabilities of the old one, as they were when the write began. What the writer may not read or set is left out; where
-//!   that is the owner, the group or the access control list, the new version lets in fewer than the old one did, and nobody
-//!   else. Only the writer, who then owns it, gets what the owner had. A sandbox that refuses to tell of attributes makes
-//!   the new version its owner's alone. A label of SELinux or Smack that the writer may not set makes the write fail. Not carried over: `trusted` attributes, the hashes of IMA
-//!   and EVM, access control lists of NFSv4 and of Apple's systems (where a directory's list may let others in), the
-//!   directory's project id, the flags of [chattr(1)], and the time of birth.
+//! * The new version has the owner, group, mode, access control list, `user` attributes, security label (SELinux,
+//!   Smack) and capabilities of the old one, as they were when the write began. What the writer may not read or set is
+//!   left out; where that is the owner, the group or the access control list, the new version lets in fewer than the
+//!   old one did, and nobody else. Only the writer, who then owns it, gets what the owner had. A sandbox that refuses
+//!   to tell of attributes makes the new version its owner's alone. A label of SELinux or Smack that the writer may not
+//!   set makes the write fail. Not carried over: `trusted` attributes, the hashes of IMA and EVM, access control lists
+//!   of NFSv4 and of Apple's systems (where a directory's list may let others in), the directory's project id, the
+//!   flags of [chattr(1)], and the time of birth.
 //! * On NFSv4 the mode is kept and nothing else. It may be the mask of a list that the server has, and then the group gains.
-//! * A program that changes mode and list of a file without the lock while it is being replaced may find the new version with
-//!   the mode from before and without the list.
-//! * In a user namespace that does not map every id, a file of user or group 65534 is taken for one whose owner is not mapped
-//!   ([user_namespaces(7)]), and becomes the writer's: the two look the same. So it is without /proc. An id that an idmapped
-//!   mount does not map, or a sysctl `kernel.overflowuid` other than 65534, is not noticed.
+//! * A program that changes mode and list of a file without the lock while it is being replaced may find the new
+//!   version with the mode from before and without the list.
+//! * In a user namespace that does not map every id, a file of user or group 65534 is taken for one whose owner is not
+//!   mapped ([user_namespaces(7)]), and becomes the writer's: the two look the same. So it is without /proc. An id that
+//!   an idmapped mount does not map, or a sysctl `kernel.overflowuid` other than 65534, is not noticed.
 //! * A durable write syncs the directories that it makes itself, not those that another process made a moment before.
 //! * ext4 made with `fast_commit`, which is not the default: on Linux 6.18 the crash tests find torn files there, of this
 //!   crate's writes and of `sync`, `mv` and `sync` alike.
 //! * If a program without the locks puts a FIFO in the place of a file at the very moment when it is opened for reading, an
 //!   empty file is read. Otherwise what is not a regular file is refused.
-//! * Where inode numbers change at each look, as on some FUSE file systems, no lock file is ever seen to be the right one: locking
-//!   ends with an error after 1000 attempts, or at the deadline. Have the lock directory elsewhere.
+//! * Where inode numbers change at each look, as on some FUSE file systems, no lock file is ever seen to be the right
+//!   one: locking ends with an error after 1000 attempts, or at the deadline. Have the lock directory elsewhere.
 //! * Nobody can promise more for a power cut than the device keeps: one that says a flush is done when it is not loses
 //!   data.
 //!
@@ -203,9 +212,10 @@
 //! | [`LockFile`], [`LockHolder`], [`Waiting`] | who holds what, and who waits for it |
 //! | [`Error`] | what went wrong, at which [`Step`] and on which path; [`FileKind`] where there is no regular file |
 //!
-//! Whole programs: a [counter](AtomicFileAdapter::update) that processes share, [settings](AtomicFileAdapter::lock_many_shared)
-//! in layers and how to [edit](AtomicFileAdapter::try_update) them, a [cron job](AtomicFile::try_lock) that must not run
-//! twice, and, in the module `fault`, an update tested with each of its system calls failing.
+//! Whole programs: a [counter](AtomicFileAdapter::update) that processes share,
+//! [settings](AtomicFileAdapter::lock_many_shared) in layers and how to [edit](AtomicFileAdapter::try_update) them, a
+//! [cron job](AtomicFile::try_lock) that must not run twice, and, in the module `fault`, an update tested with each of
+//! its system calls failing.
 //!
 //! # Features
 //!

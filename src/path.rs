@@ -61,11 +61,11 @@ impl Dir {
         Dir { fd, syncable, nfs: OnceLock::new(), lock: OnceLock::new() }
     }
 
-    /// Has what other machines have done in the directory seen: after a lock was granted, and before a name is looked at. What the
-    /// kernel remembers of names is not made right by the lock; negative answers are remembered, too.
+    /// Has what other machines have done in the directory seen: after a lock was granted, and before a name is looked
+    /// at. What the kernel remembers of names is not made right by the lock; negative answers are remembered, too.
     ///
-    /// Where nobody knows yet what file system the directory is in, and the lock is not on NFS, [`stat`](Self::stat) does it, because
-    /// the look that it makes tells the device for nothing.
+    /// Where nobody knows yet what file system the directory is in, and the lock is not on NFS, [`stat`](Self::stat)
+    /// does it, because the look that it makes tells the device for nothing.
     fn freshen(&self, lock: Home) -> sys::Result<()> {
         let lock = self.lock.get_or_init(|| lock);
         if *self.nfs.get().unwrap_or(&lock.nfs) { sys::refresh(self.as_fd(), c"", Links::Follow) } else { Ok(()) }
@@ -91,7 +91,8 @@ impl Dir {
         sys::stat(self.as_fd(), name)
     }
 
-    /// Has what other machines have done to a file in it seen by the next look: its mode, its owner. False: there is no need.
+    /// Has what other machines have done to a file in it seen by the next look: its mode, its owner. False: there is no
+    /// need.
     pub(crate) fn freshen_file(&self, name: &CStr) -> sys::Result<bool> {
         let nfs = self.nfs.get() == Some(&true);
         if nfs { sys::refresh(self.as_fd(), name, Links::Refuse).map(|()| true) } else { Ok(false) }
@@ -129,8 +130,9 @@ impl Place {
             };
             let found = Parent::find(start.as_ref(), above, path, links)?;
             if found.missing.is_empty() {
-                // Not where a file's name may be stored in another spelling, since the canonical path is not known before the
-                // look then; nor in a directory that cannot be synced, which a change would tell of before its own look.
+                // Not where a file's name may be stored in another spelling, since the canonical path is not known
+                // before the look then; nor in a directory that cannot be synced, which a change would tell of before
+                // its own look.
                 let may_skip = cfg!(linux_backend) && found.dir.syncable;
                 if may_skip && is_known(&found.real.join(OsStr::from_bytes(name.as_bytes()))) {
                     return Ok(found.into_place(name));
@@ -158,8 +160,8 @@ impl Place {
                         start = Some(found);
                         continue;
                     }
-                    // A lock file is left alone, whatever its name: finding out how that is stored may take opening and closing
-                    // it, which would drop the locks on it.
+                    // A lock file is left alone, whatever its name: finding out how that is stored may take opening and
+                    // closing it, which would drop the locks on it.
                     Ok(meta @ Meta { special: None, .. })
                         if !is_like_lock_name(name.as_bytes()) && !is_open_lock_file(meta.identity()) =>
                     {
@@ -194,8 +196,8 @@ impl Place {
         self.dir.get().map(Dir::is_on_nfs);
     }
 
-    /// To be called when a lock was granted, before anything else: see [`Dir::freshen`]. A directory that is missing is looked for
-    /// anew, level by level, when it is needed.
+    /// To be called when a lock was granted, before anything else: see [`Dir::freshen`]. A directory that is missing is
+    /// looked for anew, level by level, when it is needed.
     pub(crate) fn freshen(&self, lock: Home) -> Result<()> {
         let Some(dir) = self.dir.get() else {
             self.lock.get_or_init(|| lock);

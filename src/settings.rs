@@ -42,17 +42,19 @@ impl Config {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Durability {
-    /// The new version is on the device when the call returns. The file is synced ([fsync(2)](https://man7.org/linux/man-pages/man2/fsync.2.html)) before the
-    /// rename and its directory after it. On Apple's systems a sync is `fcntl(F_FULLFSYNC)`, because `fsync` only hands the data to the
-    /// drive there; on a file system that does not have it (a network volume, for example) `fsync` is the best to be had.
+    /// The new version is on the device when the call returns. The file is synced
+    /// ([fsync(2)](https://man7.org/linux/man-pages/man2/fsync.2.html)) before the rename and its directory after it.
+    /// On Apple's systems a sync is `fcntl(F_FULLFSYNC)`, because `fsync` only hands the data to the drive there; on a
+    /// file system that does not have it (a network volume, for example) `fsync` is the best to be had.
     ///
     /// A file system that has no sync of directories says EINVAL or ENOTSUP to it: some FUSE servers, and SMB before
-    /// Linux 4.17. There the write is done all the same, as PostgreSQL and SQLite have it: the contents are synced, and whether the
-    /// rename survives a power cut is up to the file system, which has been told by nobody. Every other error of that sync is
-    /// [`NotDurable`](crate::Error::NotDurable). The kernel itself says that it is done where a FUSE server knows no such
-    /// request (`fuse_dir_fsync` in fs/fuse/dir.c), and of NFS and SMB, where the server has answered the rename before it returns
-    /// (`nfs_fsync_dir` in fs/nfs/dir.c, `cifs_dir_fsync` in fs/smb/client/cifsfs.c): it is as durable as the server makes it
-    /// by then, which one that exports with `async` (exports(5)) does later.
+    /// Linux 4.17. There the write is done all the same, as PostgreSQL and SQLite have it: the contents are synced, and
+    /// whether the rename survives a power cut is up to the file system, which has been told by nobody. Every other
+    /// error of that sync is [`NotDurable`](crate::Error::NotDurable). The kernel itself says that it is done where a
+    /// FUSE server knows no such request (`fuse_dir_fsync` in fs/fuse/dir.c), and of NFS and SMB, where the server has
+    /// answered the rename before it returns (`nfs_fsync_dir` in fs/nfs/dir.c, `cifs_dir_fsync` in
+    /// fs/smb/client/cifsfs.c): it is as durable as the server makes it by then, which one that exports with `async`
+    /// (exports(5)) does later.
     #[default]
     Full,
     /// After a crash the file is the old or the new version, whole; which one is not promised. The file is synced

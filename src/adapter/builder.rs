@@ -139,9 +139,9 @@ impl Builder {
         self
     }
 
-    /// How long every call may wait for a lock; then it fails with [`Error::Timeout`]. Zero tries once. What the thread holds
-    /// itself is [`Error::Deadlock`] all the same. Default: no
-    /// limit. [`AtomicFile::lock_timeout`](crate::AtomicFile::lock_timeout) overrides it for one call.
+    /// How long every call may wait for a lock; then it fails with [`Error::Timeout`]. Zero tries once. What the thread
+    /// holds itself is [`Error::Deadlock`] all the same. Default: no limit.
+    /// [`AtomicFile::lock_timeout`](crate::AtomicFile::lock_timeout) overrides it for one call.
     ///
     /// ```
     /// use std::time::Duration;
@@ -194,9 +194,9 @@ impl Builder {
     /// missing directories are made.
     ///
     /// An absolute path takes no more system calls than otherwise: `RESOLVE_NO_SYMLINKS` of
-    /// [openat2(2)](https://man7.org/linux/man-pages/man2/openat2.2.html) does it. A relative one, one with `.`, `..` or `//`
-    /// in it, and any path before Linux 5.6 or on Apple's systems is looked up name by name, with O_NOFOLLOW. Mind that
-    /// `/tmp`, `/var` and `/etc` are links themselves on macOS.
+    /// [openat2(2)](https://man7.org/linux/man-pages/man2/openat2.2.html) does it. A relative one, one with `.`, `..`
+    /// or `//` in it, and any path before Linux 5.6 or on Apple's systems is looked up name by name, with O_NOFOLLOW.
+    /// Mind that `/tmp`, `/var` and `/etc` are links themselves on macOS.
     ///
     /// It does not protect from other things that whoever can write to a directory can do there: rename directories, and put
     /// hard links or files of their own in place. Nor is it about the [lock directory](Self::lock_dir).
@@ -219,25 +219,26 @@ impl Builder {
     }
 
     /// The exact mode of new lock files, whatever the umask: the nine permission bits of
-    /// [chmod(2)](https://man7.org/linux/man-pages/man2/chmod.2.html). For files that several users share: a lock file is made by
-    /// whoever comes first, and everybody who is to read the file needs to read its lock file, everybody who is to write it
-    /// needs to read *and write* its lock file. Lock files that exist are left as they are.
+    /// [chmod(2)](https://man7.org/linux/man-pages/man2/chmod.2.html). For files that several users share: a lock file
+    /// is made by whoever comes first, and everybody who is to read the file needs to read its lock file, everybody who
+    /// is to write it needs to read *and write* its lock file. Lock files that exist are left as they are.
     ///
-    /// Default: what the lock directory says. If it is shared, that is, if its group or others may write to it, or it has the
-    /// setgid bit, new lock files have its own bits for reading and writing (git's `core.sharedRepository` is like that): 0660 in a
-    /// directory of mode 2770 or 0770, 0664 in 2775, 0666 in 1777. Otherwise they have 0666 less the umask, which is 0644 for most:
-    /// whoever comes first keeps all others from writing.
+    /// Default: what the lock directory says. If it is shared, that is, if its group or others may write to it, or it
+    /// has the setgid bit, new lock files have its own bits for reading and writing (git's `core.sharedRepository` is
+    /// like that): 0660 in a directory of mode 2770 or 0770, 0664 in 2775, 0666 in 1777. Otherwise they have 0666 less
+    /// the umask, which is 0644 for most: whoever comes first keeps all others from writing.
     ///
-    /// Where the mode gives the group more than others, the lock file gets the group of the lock directory, as it would have it from a
-    /// setgid directory ([inode(7)](https://man7.org/linux/man-pages/man7/inode.7.html)), if the process may do that (it is in that
-    /// group, or root). If it may not, the mode set here stays what it is, and by default the group gets no more than others.
+    /// Where the mode gives the group more than others, the lock file gets the group of the lock directory, as it would
+    /// have it from a setgid directory ([inode(7)](https://man7.org/linux/man-pages/man7/inode.7.html)), if the process
+    /// may do that (it is in that group, or root). If it may not, the mode set here stays what it is, and by default
+    /// the group gets no more than others.
     ///
-    /// A default access control list of the lock directory ([acl(5)](https://man7.org/linux/man-pages/man5/acl.5.html)) says by
-    /// itself whom new lock files let in; a mode that is set here takes it away from them. Who shares a directory by an access
-    /// control list gives it a default one for the lock files.
+    /// A default access control list of the lock directory ([acl(5)](https://man7.org/linux/man-pages/man5/acl.5.html))
+    /// says by itself whom new lock files let in; a mode that is set here takes it away from them. Who shares a
+    /// directory by an access control list gives it a default one for the lock files.
     ///
-    /// It is about lock files, not about the lock directory, which is made with 0777 less the umask: whoever shares it makes it before,
-    /// for example by `install -d -m 2775 -g project /srv/project/locks`.
+    /// It is about lock files, not about the lock directory, which is made with 0777 less the umask: whoever shares it
+    /// makes it before, for example by `install -d -m 2775 -g project /srv/project/locks`.
     ///
     /// ```
     /// use std::os::unix::fs::PermissionsExt;
@@ -261,17 +262,18 @@ impl Builder {
         self
     }
 
-    /// What is called when a call has to wait for a lock for longer than a moment (100 ms): to say so to a user who wonders why
-    /// nothing happens, or to write it into a log. Default: nothing.
+    /// What is called when a call has to wait for a lock for longer than a moment (100 ms): to say so to a user who
+    /// wonders why nothing happens, or to write it into a log. Default: nothing.
     ///
-    /// It is called once a call at the most, by the thread that waits, which goes on waiting when it returns, in its old place among
-    /// the threads of this process. So it should be short: as long as it lasts others have the lock, and the time limit is not
-    /// looked at. It may use this crate as any other code may; of what it waits for itself it is not told. If it panics, the call
-    /// ends with that panic and has not taken the lock. If it forks, the call ends with [`Error::Forked`] in the child.
+    /// It is called once a call at the most, by the thread that waits, which goes on waiting when it returns, in its
+    /// old place among the threads of this process. So it should be short: as long as it lasts others have the lock,
+    /// and the time limit is not looked at. It may use this crate as any other code may; of what it waits for itself it
+    /// is not told. If it panics, the call ends with that panic and has not taken the lock. If it forks, the call ends
+    /// with [`Error::Forked`] in the child.
     ///
-    /// Calls that only try ([`AtomicFile::try_lock`](crate::AtomicFile::try_lock)) do not wait and do not call it. With it, all
-    /// other calls wait as [`AtomicFile::lock_timeout`](crate::AtomicFile::lock_timeout) does, which costs a thread while they
-    /// wait for another process, and nothing otherwise.
+    /// Calls that only try ([`AtomicFile::try_lock`](crate::AtomicFile::try_lock)) do not wait and do not call it. With
+    /// it, all other calls wait as [`AtomicFile::lock_timeout`](crate::AtomicFile::lock_timeout) does, which costs a
+    /// thread while they wait for another process, and nothing otherwise.
     ///
     /// ```
     /// use atomic_file_adapter::AtomicFileAdapter;
@@ -292,29 +294,33 @@ impl Builder {
         self
     }
 
-    /// A directory below which locks are named, so that programs that see the same files by different paths have the same locks: a
-    /// container and its host (`/data` here, `/srv/data` there), or two machines that mount one export in different places. Default:
-    /// none; a lock is named after the whole canonical path, and such programs do not exclude each other, without a word.
+    /// A directory below which locks are named, so that programs that see the same files by different paths have the
+    /// same locks: a container and its host (`/data` here, `/srv/data` there), or two machines that mount one export in
+    /// different places. Default: none; a lock is named after the whole canonical path, and such programs do not
+    /// exclude each other, without a word.
     ///
-    /// With it the lock of `/srv/data/a/b` is named after `a/b`, where `/srv/data` is the root; the README's lock protocol has the rule.
-    /// It takes:
+    /// With it the lock of `/srv/data/a/b` is named after `a/b`, where `/srv/data` is the root; the README's lock
+    /// protocol has the rule. It takes:
     ///
-    /// * **The same directory as the root of all of them**, each by its own path. Nobody checks that: with roots at different depths
-    ///   the names differ, and with roots in different trees two files share a lock, which costs waiting.
+    /// * **The same directory as the root of all of them**, each by its own path. Nobody checks that: with roots at
+    ///   different depths the names differ, and with roots in different trees two files share a lock, which costs
+    ///   waiting.
     /// * **A lock directory that all of them share.** If [`lock_dir`](Self::lock_dir) sets none it is
     ///   [`DEFAULT_LOCK_DIR`](AtomicFileAdapter::DEFAULT_LOCK_DIR) below the root, and not below the current directory.
-    /// * **All or none**: an adapter with a root and one without do not exclude each other, even for one path, because the names differ.
-    /// * **Every file below the root**, by its canonical path. One that is not, be it by `..` or by a symbolic link that leads out, or
-    ///   the root itself, is [`Error::OutsideLockRoot`]; so it is in batches, and for directories in [`sweep`](AtomicFileAdapter::sweep).
-    ///   [`exists`](AtomicFileAdapter::exists) and [`read_unlocked`](AtomicFileAdapter::read_unlocked), which take no lock, are not
-    ///   kept from anything. A link with an absolute target leads out for those who have the target by another path.
+    /// * **All or none**: an adapter with a root and one without do not exclude each other, even for one path, because
+    ///   the names differ.
+    /// * **Every file below the root**, by its canonical path. One that is not, be it by `..` or by a symbolic link
+    ///   that leads out, or the root itself, is [`Error::OutsideLockRoot`]; so it is in batches, and for directories in
+    ///   [`sweep`](AtomicFileAdapter::sweep). [`exists`](AtomicFileAdapter::exists) and
+    ///   [`read_unlocked`](AtomicFileAdapter::read_unlocked), which take no lock, are not kept from anything. A link
+    ///   with an absolute target leads out for those who have the target by another path.
     ///
-    /// The root's own real path is looked up once, by [`build`](Self::build), links in it followed; a relative one begins at the
-    /// directory that is current then. It need not exist yet. Below the root a second path to a file still is a second lock: a bind
-    /// mount inside it, or a hard link.
+    /// The root's own real path is looked up once, by [`build`](Self::build), links in it followed; a relative one
+    /// begins at the directory that is current then. It need not exist yet. Below the root a second path to a file
+    /// still is a second lock: a bind mount inside it, or a hard link.
     ///
-    /// [`prune`](AtomicFileAdapter::prune) and [`locks`](AtomicFileAdapter::locks) go through the lock files, whatever they are named after.
-    /// Errors name files by their paths here.
+    /// [`prune`](AtomicFileAdapter::prune) and [`locks`](AtomicFileAdapter::locks) go through the lock files, whatever
+    /// they are named after. Errors name files by their paths here.
     ///
     /// ```
     /// use atomic_file_adapter::{AtomicFileAdapter, Error};

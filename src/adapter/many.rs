@@ -38,10 +38,10 @@ impl AtomicFileAdapter {
 
     /// Takes the shared locks of several files, or none of them, in the order of [`lock_many`](Self::lock_many).
     ///
-    /// Settings in layers, as a program that reads them: all files are locked before the first is read, so a program that
-    /// changes two of them under [`lock_many`](Self::lock_many) is not seen between the two changes (unless it dies or
-    /// fails there). To edit one, [`try_update`](Self::try_update) has an example. All programs need the same lock directory:
-    /// here, those of one user.
+    /// Settings in layers, as a program that reads them: all files are locked before the first is read, so a program
+    /// that changes two of them under [`lock_many`](Self::lock_many) is not seen between the two changes (unless it
+    /// dies or fails there). To edit one, [`try_update`](Self::try_update) has an example. All programs need the same
+    /// lock directory: here, those of one user.
     ///
     /// ```
     /// use std::collections::BTreeMap;

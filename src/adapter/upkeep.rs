@@ -37,17 +37,18 @@ impl AtomicFileAdapter {
     /// Removes the temporary files that killed writers of the file `path` have left beside it; if `path` is a directory,
     /// those of all files in it, but not of files in directories below. Returns their paths.
     ///
-    /// A writer holds its lock for as long as it has a temporary file, so one whose lock is taken at this moment is left
-    /// alone. Such files are named `.{name}.{ten of a-z and 2-7}.tmp`, where three of the ten are a check over what is before
-    /// them (the README's lock protocol says which): a file that somebody else has named like that, such as
-    /// `.notes.javascript.tmp`, is taken for one of them once in 32,768 times. They never come in anybody's way; they take
-    /// up space. A write that was killed leaves one at the most.
+    /// A writer holds its lock for as long as it has a temporary file, so one whose lock is taken at this moment is
+    /// left alone. Such files are named `.{name}.{ten of a-z and 2-7}.tmp`, where three of the ten are a check over
+    /// what is before them (the README's lock protocol says which): a file that somebody else has named like that, such
+    /// as `.notes.javascript.tmp`, is taken for one of them once in 32,768 times. They never come in anybody's way;
+    /// they take up space. A write that was killed leaves one at the most.
     ///
     /// What a process that was killed while it made the lock directory or a lock file has left there is removed, too.
     ///
-    /// The locks are those of this adapter's lock directory and of the paths as they are now. A writer that uses another
-    /// lock directory or another [lock root](crate::Builder::lock_root) is not seen, nor one whose directory was renamed since it
-    /// began, or that came to it by another path (a bind mount) without a lock root; its write fails if its temporary file is taken away.
+    /// The locks are those of this adapter's lock directory and of the paths as they are now. A writer that uses
+    /// another lock directory or another [lock root](crate::Builder::lock_root) is not seen, nor one whose directory
+    /// was renamed since it began, or that came to it by another path (a bind mount) without a lock root; its write
+    /// fails if its temporary file is taken away.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -63,9 +64,10 @@ impl AtomicFileAdapter {
     ///
     /// # Errors
     ///
-    /// The path cannot be resolved, or is outside the lock root; nothing was done. [`Error::Partial`](crate::Error::Partial): the directory, or the lock
-    /// directory, cannot be listed, a lock file not opened, or a temporary file (in the lock directory, too) not looked at
-    /// or not removed: another user's, for example. The others are removed all the same, and the error tells which.
+    /// The path cannot be resolved, or is outside the lock root; nothing was done.
+    /// [`Error::Partial`](crate::Error::Partial): the directory, or the lock directory, cannot be listed, a lock file
+    /// not opened, or a temporary file (in the lock directory, too) not looked at or not removed: another user's, for
+    /// example. The others are removed all the same, and the error tells which.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;

@@ -1,9 +1,9 @@
 //! Verbs by path: a file that is looked up for one use.
 //!
-//! A canonical path that was used lately, so that its lock is at hand, is not looked at before the lock is taken. Should a
-//! symbolic link have its name by now, the verb meets that in its own first look, under the lock, and has done nothing then;
-//! the lock is let go, and the path is followed as if it had never been used. (It may have been waited for in vain: to look before
-//! that would cost every call.)
+//! A canonical path that was used lately, so that its lock is at hand, is not looked at before the lock is taken.
+//! Should a symbolic link have its name by now, the verb meets that in its own first look, under the lock, and has done
+//! nothing then; the lock is let go, and the path is followed as if it had never been used. (It may have been waited
+//! for in vain: to look before that would cost every call.)
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -112,8 +112,8 @@ pub(crate) fn under_lock<T>(
     Ok(done)
 }
 
-/// Reads a file; with its canonical path. If `path` is that, and was used lately, it is opened as a whole: under the lock that is
-/// named after it, what it leads to without a link is the file, whichever directories are above it by now.
+/// Reads a file; with its canonical path. If `path` is that, and was used lately, it is opened as a whole: under the
+/// lock that is named after it, what it leads to without a link is the file, whichever directories are above it by now.
 pub(crate) fn read(config: &Arc<Config>, path: &Path) -> Result<(Option<Vec<u8>>, Arc<Path>)> {
     let (mode, verb) = (LockMode::Shared, |file: &Resolved, _: &Held| Ok((file.read()?, file.place.path().clone())));
     // Elsewhere no call tells that there is no link in a path.

@@ -290,8 +290,9 @@ impl WriteGuard {
     /// Changes the mode of the file, exactly, whatever the umask: permission, setuid, setgid and sticky bits, as in
     /// [chmod(2)]. False: there is no such file. The versions after this one keep it.
     ///
-    /// To write a secret, set the mode first: who may open the old version may open the new one from the moment it is made.
-    /// Other hard links of the file get the mode, too. Where the file has an access control list, the group bits are its mask ([acl(5)]).
+    /// To write a secret, set the mode first: who may open the old version may open the new one from the moment it is
+    /// made. Other hard links of the file get the mode, too. Where the file has an access control list, the group bits
+    /// are its mask ([acl(5)]).
     ///
     /// The file is changed in place, which needs the permission to read it; it is synced as the builder's
     /// [`durability`](crate::Builder::durability) says for the contents.
@@ -314,8 +315,8 @@ impl WriteGuard {
     ///
     /// # Errors
     ///
-    /// [`Error::Forked`](crate::Error::Forked), [`Error::NotRegularFile`](crate::Error::NotRegularFile), or the file cannot be opened, changed or synced. If the sync
-    /// fails, the mode has been changed.
+    /// [`Error::Forked`](crate::Error::Forked), [`Error::NotRegularFile`](crate::Error::NotRegularFile), or the file
+    /// cannot be opened, changed or synced. If the sync fails, the mode has been changed.
     ///
     /// [acl(5)]: https://man7.org/linux/man-pages/man5/acl.5.html
     /// [chmod(2)]: https://man7.org/linux/man-pages/man2/chmod.2.html

@@ -13,8 +13,9 @@ impl AtomicFile {
     /// Takes the exclusive lock, waiting for as long as the adapter's `lock_timeout` says (by default, for ever, in
     /// `fcntl(F_SETLKW)`: [fcntl_locking(2)]).
     ///
-    /// Of the threads of a process, those that wait go in in the order in which they came. Between processes the kernel decides; one
-    /// that has had the lock for 10 ms lets the others have a chance (0.07 ms) before one of its threads takes it again.
+    /// Of the threads of a process, those that wait go in in the order in which they came. Between processes the kernel
+    /// decides; one that has had the lock for 10 ms lets the others have a chance (0.07 ms) before one of its threads
+    /// takes it again.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -30,8 +31,8 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`]; [`Error::LockFileDenied`]; [`Error::Deadlock`] if the calling thread holds this lock already, or if
-    /// waiting would close a cycle; otherwise a system call failed ([`Error::Io`]).
+    /// [`Error::Timeout`]; [`Error::LockFileDenied`]; [`Error::Deadlock`] if the calling thread holds this lock
+    /// already, or if waiting would close a cycle; otherwise a system call failed ([`Error::Io`]).
     ///
     /// [`Error::Timeout`]: crate::Error::Timeout
     /// [`Error::Deadlock`]: crate::Error::Deadlock
@@ -44,9 +45,9 @@ impl AtomicFile {
 
     /// Takes the shared lock: others may hold it at the same time, writers not. Otherwise as [`lock`](Self::lock).
     ///
-    /// Of the threads of a process, a reader waits for a writer that came before it, even while other readers are inside. A thread
-    /// that holds the shared lock already gets it once more at once, whoever waits; it is let go with the last guard. A thread that
-    /// always takes it again before it lets go keeps writers out for ever.
+    /// Of the threads of a process, a reader waits for a writer that came before it, even while other readers are
+    /// inside. A thread that holds the shared lock already gets it once more at once, whoever waits; it is let go with
+    /// the last guard. A thread that always takes it again before it lets go keeps writers out for ever.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -61,29 +62,30 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// As [`lock`](Self::lock), but [`Error::Deadlock`](crate::Error::Deadlock) only if the calling thread holds the exclusive lock, or
-    /// if waiting would close a cycle.
+    /// As [`lock`](Self::lock), but [`Error::Deadlock`](crate::Error::Deadlock) only if the calling thread holds the
+    /// exclusive lock, or if waiting would close a cycle.
     pub fn lock_shared(&self) -> Result<ReadGuard> {
         self.acquire(LockMode::Shared, &self.0.config.patience()).map(ReadGuard)
     }
 
     /// Takes the exclusive lock, waiting for `timeout` at the most.
     ///
-    /// F_SETLKW knows no limit ([fcntl_locking(2)]). So if another process is in the way, the call sleeps in this process, and a
-    /// thread of the crate's own sleeps in F_SETLKW for it: it stands in the kernel's queue like everybody else, and to wait
-    /// takes no processor's time, unless the kernel sees a deadlock ([the crate's page](crate)). What that costs:
+    /// F_SETLKW knows no limit ([fcntl_locking(2)]). So if another process is in the way, the call sleeps in this
+    /// process, and a thread of the crate's own sleeps in F_SETLKW for it: it stands in the kernel's queue like
+    /// everybody else, and to wait takes no processor's time, unless the kernel sees a deadlock ([the crate's
+    /// page](crate)). What that costs:
     ///
-    /// * One thread a lock file that is waited for in this way, for as long as another process holds it: also after the time limit,
-    ///   because F_SETLKW cannot be ended from outside. Whoever comes meanwhile is served by the same thread; readers that come
-    ///   beside a writer may have a second. The lock file stays open for so long. When nobody wants the lock any more it is let go
-    ///   at once, and somebody else who tries it at that moment finds it taken.
-    /// * There are 64 such threads at the most. Beyond that, and where the system allows no more threads, the call asks again and
-    ///   again (F_SETLK), every 2 ms in the end, and may lose against processes that come and go.
-    /// * A program that has one thread has two for that time, which some calls care about (unshare(2) with CLONE_NEWUSER, for example).
-    ///   A child made by fork(2) has no such thread, and does not need it.
-    /// * The thread blocks the signals that the caller blocks at that moment, and so takes others ([pthreads(7)]: a signal for
-    ///   the process goes to any thread that does not block it). A program that waits for signals by sigwait(3) or signalfd(2)
-    ///   blocks them before it waits for a lock with a limit.
+    /// * One thread a lock file that is waited for in this way, for as long as another process holds it: also after the
+    ///   time limit, because F_SETLKW cannot be ended from outside. Whoever comes meanwhile is served by the same
+    ///   thread; readers that come beside a writer may have a second. The lock file stays open for so long. When nobody
+    ///   wants the lock any more it is let go at once, and somebody else who tries it at that moment finds it taken.
+    /// * There are 64 such threads at the most. Beyond that, and where the system allows no more threads, the call asks
+    ///   again and again (F_SETLK), every 2 ms in the end, and may lose against processes that come and go.
+    /// * A program that has one thread has two for that time, which some calls care about (unshare(2) with
+    ///   CLONE_NEWUSER, for example). A child made by fork(2) has no such thread, and does not need it.
+    /// * The thread blocks the signals that the caller blocks at that moment, and so takes others ([pthreads(7)]: a
+    ///   signal for the process goes to any thread that does not block it). A program that waits for signals by
+    ///   sigwait(3) or signalfd(2) blocks them before it waits for a lock with a limit.
     ///
     /// Nothing of this is paid by a call that need not wait for another process.
     ///
@@ -170,8 +172,8 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// [`Error::WouldBlock`] if somebody holds the lock, this thread included, or another thread of this process is taking it or waits
-    /// for it; otherwise a system call failed ([`Error::Io`]).
+    /// [`Error::WouldBlock`] if somebody holds the lock, this thread included, or another thread of this process is
+    /// taking it or waits for it; otherwise a system call failed ([`Error::Io`]).
     ///
     /// [`Error::WouldBlock`]: crate::Error::WouldBlock
     /// [`Error::Io`]: crate::Error::Io
@@ -180,8 +182,9 @@ impl AtomicFile {
         self.acquire(LockMode::Exclusive, &Patience::none()).map(WriteGuard)
     }
 
-    /// Takes the shared lock if nobody holds the exclusive one, and waits for no holder, as [`try_lock`](Self::try_lock) does. Also if
-    /// the calling thread holds the shared one already, as [`lock_shared`](Self::lock_shared) does.
+    /// Takes the shared lock if nobody holds the exclusive one, and waits for no holder, as
+    /// [`try_lock`](Self::try_lock) does. Also if the calling thread holds the shared one already, as
+    /// [`lock_shared`](Self::lock_shared) does.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;

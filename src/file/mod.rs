@@ -135,21 +135,24 @@ impl AtomicFile {
 
     /// Reads the whole file without the lock. `None`: there is no such file.
     ///
-    /// No lock file is made or opened, and nobody is waited for, at the price of [`std::fs::read`] with a look before the file is
-    /// opened: for programs that read often and need no more than some whole version, and for those that may read the file but
-    /// not use its lock file ([`Error::LockFileDenied`]). It works while others hold the exclusive lock, this very thread included.
+    /// No lock file is made or opened, and nobody is waited for, at the price of [`std::fs::read`] with a look before
+    /// the file is opened: for programs that read often and need no more than some whole version, and for those that
+    /// may read the file but not use its lock file ([`Error::LockFileDenied`]). It works while others hold the
+    /// exclusive lock, this very thread included.
     ///
     /// It is one whole version, because whoever writes makes a new file and renames it over the old one
-    /// ([rename(2)](https://man7.org/linux/man-pages/man2/rename.2.html): "there is no point at which another process attempting to
-    /// access `newpath` will find it missing"). That rests on the writers: one that changes the file in place is seen in the middle
-    /// of it. What the lock adds, and this does not have:
+    /// ([rename(2)](https://man7.org/linux/man-pages/man2/rename.2.html): "there is no point at which another process
+    /// attempting to access `newpath` will find it missing"). That rests on the writers: one that changes the file in
+    /// place is seen in the middle of it. What the lock adds, and this does not have:
     ///
-    /// * The version may not be durable yet. A writer syncs the directory after the rename, before it lets go of the lock; a power cut in
-    ///   between brings the old version back, which a reader with the lock never sees after the new one.
-    /// * Several files may not fit together: a writer that holds the locks of all of them can be between the one and the other.
+    /// * The version may not be durable yet. A writer syncs the directory after the rename, before it lets go of the
+    ///   lock; a power cut in between brings the old version back, which a reader with the lock never sees after the
+    ///   new one.
+    /// * Several files may not fit together: a writer that holds the locks of all of them can be between the one and
+    ///   the other.
     /// * What is decided by it may be out of date by then. To change the file, [`update`](Self::update) it.
-    /// * On NFS a file that another machine replaces can be missing for a moment ([`open`](Self::open) says when), and this very read, by
-    ///   which the old version is open, can be why for others.
+    /// * On NFS a file that another machine replaces can be missing for a moment ([`open`](Self::open) says when), and
+    ///   this very read, by which the old version is open, can be why for others.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -164,8 +167,8 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRegularFile`], [`Error::InvalidPath`] for a hard link to a lock file that this process is using, or a system call
-    /// failed.
+    /// [`Error::NotRegularFile`], [`Error::InvalidPath`] for a hard link to a lock file that this process is using, or
+    /// a system call failed.
     pub fn read_unlocked(&self) -> Result<Option<Vec<u8>>> {
         self.0.read()
     }
@@ -175,13 +178,14 @@ impl AtomicFile {
     /// The lock is free again when this returns. The open file stays what it is all the same, whole, because a
     /// write makes a new file and never changes an old one.
     ///
-    /// On NFS, do not keep it open for longer than need be. NFS knows no open file without a name. So while a process of the
-    /// machine that writes has the old version open, that machine's client renames it out of the way, to `.nfs` and a number, before it
-    /// renames the new one into its place (`nfs_rename` in fs/nfs/dir.c calls `nfs_sillyrename` of fs/nfs/unlink.c). For that moment the
-    /// file has no name, and who looks from another machine without the lock, by [`read_unlocked`](Self::read_unlocked) for example, is
-    /// told that there is none. With the lock nobody sees it, because the writer holds that all the while; but should the writer be
-    /// killed or its machine fail just then, the file stays missing, and the old version is what is called `.nfs`. Nothing that a writer
-    /// can do keeps its client from it. [`read`](Self::read) has closed the file before it lets go of the lock, and does no harm.
+    /// On NFS, do not keep it open for longer than need be. NFS knows no open file without a name. So while a process
+    /// of the machine that writes has the old version open, that machine's client renames it out of the way, to `.nfs`
+    /// and a number, before it renames the new one into its place (`nfs_rename` in fs/nfs/dir.c calls `nfs_sillyrename`
+    /// of fs/nfs/unlink.c). For that moment the file has no name, and who looks from another machine without the lock,
+    /// by [`read_unlocked`](Self::read_unlocked) for example, is told that there is none. With the lock nobody sees it,
+    /// because the writer holds that all the while; but should the writer be killed or its machine fail just then, the
+    /// file stays missing, and the old version is what is called `.nfs`. Nothing that a writer can do keeps its client
+    /// from it. [`read`](Self::read) has closed the file before it lets go of the lock, and does no harm.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -208,12 +212,11 @@ impl AtomicFile {
     /// Replaces the contents under an exclusive lock; makes the file, and the directories above it, if there are
     /// none.
     ///
-    /// When this returns, every reader sees the new version, and with [`Durability::Full`] it survives a power cut.
-    /// The file keeps its owner, group, mode, access control list, `user` attributes, label and capabilities where the system
-    /// lets the writer set them. Where it does not, the new version lets in fewer than the old one did; the
-    /// [crate's page](crate) has the details. Other names of it (hard
-    /// links) keep the old version. That the file itself is read-only (mode 0444) does not keep it from being replaced; its
-    /// directory must be writable.
+    /// When this returns, every reader sees the new version, and with [`Durability::Full`] it survives a power cut. The
+    /// file keeps its owner, group, mode, access control list, `user` attributes, label and capabilities where the
+    /// system lets the writer set them. Where it does not, the new version lets in fewer than the old one did; the
+    /// [crate's page](crate) has the details. Other names of it (hard links) keep the old version. That the file itself
+    /// is read-only (mode 0444) does not keep it from being replaced; its directory must be writable.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -226,10 +229,11 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// Besides system calls that fail: [`Error::NotRegularFile`], [`Error::InvalidPath`] for a hard link to a lock file that this
-    /// process is using, and [`Error::Timeout`], [`Error::Deadlock`] and [`Error::LockFileDenied`] of [`lock`](Self::lock). The file
-    /// is what it was before, and no temporary file is left (unless removing it fails, too), except with [`Error::NotDurable`] and, on
-    /// NFS, with an [`Error::LockLost`] that says `replaced`. Directories that were made for the file stay.
+    /// Besides system calls that fail: [`Error::NotRegularFile`], [`Error::InvalidPath`] for a hard link to a lock file
+    /// that this process is using, and [`Error::Timeout`], [`Error::Deadlock`] and [`Error::LockFileDenied`] of
+    /// [`lock`](Self::lock). The file is what it was before, and no temporary file is left (unless removing it fails,
+    /// too), except with [`Error::NotDurable`] and, on NFS, with an [`Error::LockLost`] that says `replaced`.
+    /// Directories that were made for the file stay.
     ///
     /// [`Durability::Full`]: crate::Durability::Full
     pub fn write(&self, contents: impl AsRef<[u8]>) -> Result<()> {

@@ -24,8 +24,8 @@ pub(crate) struct Resolved {
     pub(crate) lock: Arc<Lock>,
 }
 
-/// The place of a file that is not one of the lock files. What has the canonical path of which `is_known` says yes is not looked
-/// at: it may be a symbolic link.
+/// The place of a file that is not one of the lock files. What has the canonical path of which `is_known` says yes is
+/// not looked at: it may be a symbolic link.
 pub(super) fn place_of(config: &Config, path: &Path, mut is_known: impl FnMut(&Path) -> bool) -> Result<Place> {
     let place = look_again(|| Place::resolve_unless(path, config.links, &mut is_known))?;
     // By its name first, which costs nothing.
@@ -45,8 +45,8 @@ pub(super) fn place_to_lock(config: &Config, path: &Path, is_known: impl FnMut(&
 /// How often something is done that meets ESTALE.
 const LOOKS: usize = 5;
 
-/// Does something again that has met ESTALE: a server says it of a file or directory that was removed after it was looked up, and
-/// the next look tells what is there now. Of a directory that is gone for good it says it every time.
+/// Does something again that has met ESTALE: a server says it of a file or directory that was removed after it was
+/// looked up, and the next look tells what is there now. Of a directory that is gone for good it says it every time.
 pub(super) fn look_again<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
     for _ in 1..LOOKS {
         match look() {
@@ -75,8 +75,8 @@ impl Resolved {
         Ok(held)
     }
 
-    /// One of our own verbs under the lock. No code of a caller runs in it that could fork, so that a lock that has served is let
-    /// go without a look whether this is still the process that took it.
+    /// One of our own verbs under the lock. No code of a caller runs in it that could fork, so that a lock that has
+    /// served is let go without a look whether this is still the process that took it.
     pub(super) fn under<T>(&self, held: Held, verb: impl FnOnce(&Self, &Held) -> Result<T>) -> Result<(Held, T)> {
         match verb(self, &held) {
             Ok(done) => Ok((held, done)),

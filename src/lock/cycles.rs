@@ -1,5 +1,5 @@
-//! Who waits for whom, across lock files. Only a thread that holds a lock can be waited for, so only such a thread comes here, and
-//! only when it begins to wait.
+//! Who waits for whom, across lock files. Only a thread that holds a lock can be waited for, so only such a thread
+//! comes here, and only when it begins to wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
@@ -29,10 +29,10 @@ impl<F> Waits<F> {
 
     /// Whether a chain of threads, each waiting for the next, leads from a thread back to itself.
     ///
-    /// The lock files are looked at one after the other, and others move on meanwhile. But a thread that is found in a queue has
-    /// been there since before the search began, because nobody comes or goes in this list while it lasts; so it has let go
-    /// of nothing, and the links of a chain that is found have all been there at the same time. And none is missed: whoever
-    /// comes last finds all others of the cycle, in this list and in their queues.
+    /// The lock files are looked at one after the other, and others move on meanwhile. But a thread that is found in a
+    /// queue has been there since before the search began, because nobody comes or goes in this list while it lasts; so
+    /// it has let go of nothing, and the links of a chain that is found have all been there at the same time. And none
+    /// is missed: whoever comes last finds all others of the cycle, in this list and in their queues.
     fn lead_back_to(&self, thread: Thread) -> bool {
         let (mut seen, mut todo) = (BTreeSet::new(), vec![thread]);
         while let Some(Place { file, mode, ticket }) = todo.pop().and_then(|next| self.0.get(&next)) {

@@ -1,15 +1,16 @@
 //! Deputies: threads of the crate that sleep in F_SETLKW for those who must be able to end their wait.
 //!
-//! F_SETLKW knows no limit ([fcntl_locking(2)]), and to ask again and again (F_SETLK) loses against everybody who stands in the
-//! kernel's own queue. So a call that waits with a limit sleeps in this process, and a deputy stands in the kernel's queue for it,
-//! and for all who come to the lock file meanwhile. What it is granted goes to the first of them. If none of them is left
-//! it is let go at once.
+//! F_SETLKW knows no limit ([fcntl_locking(2)]), and to ask again and again (F_SETLK) loses against everybody who
+//! stands in the kernel's own queue. So a call that waits with a limit sleeps in this process, and a deputy stands in
+//! the kernel's queue for it, and for all who come to the lock file meanwhile. What it is granted goes to the first of
+//! them. If none of them is left it is let go at once.
 //!
-//! A deputy cannot be called back: it sleeps until the lock is free, though nobody may want it any more, and serves whoever
-//! comes meanwhile. Only a reader does not wait for one that was sent for a writer: readers elsewhere keep that one, but
-//! not the reader. Then the deputy is disowned, until the next writer waits for it again. If it comes back before that, the process
-//! may have a lock in the kernel that is more than the table knows of (never less, because its lock is exclusive), and it makes
-//! that what it should be. So there are two for a lock file at the most, one for a writer and one for readers.
+//! A deputy cannot be called back: it sleeps until the lock is free, though nobody may want it any more, and serves
+//! whoever comes meanwhile. Only a reader does not wait for one that was sent for a writer: readers elsewhere keep that
+//! one, but not the reader. Then the deputy is disowned, until the next writer waits for it again. If it comes back
+//! before that, the process may have a lock in the kernel that is more than the table knows of (never less, because its
+//! lock is exclusive), and it makes that what it should be. So there are two for a lock file at the most, one for a
+//! writer and one for readers.
 //!
 //! A deputy costs a thread and no descriptor of its own, keeps the lock file open, and is not there in a child made by fork.
 //!
@@ -98,9 +99,9 @@ impl<K: Kernel> Table<K> {
         self.dismiss(&file);
     }
 
-    /// Brings what the process has in the kernel into line with the table, after a disowned deputy was granted the exclusive lock.
-    /// These calls do not wait, and another thread's must not come between them and the look at the table: they are made under
-    /// the mutex.
+    /// Brings what the process has in the kernel into line with the table, after a disowned deputy was granted the
+    /// exclusive lock. These calls do not wait, and another thread's must not come between them and the look at the
+    /// table: they are made under the mutex.
     fn make_up<'a>(&self, mut state: Guard<'a, K>, open: &K::File) -> Guard<'a, K> {
         let bell = Arc::new(Condvar::new());
         state.disowned.push(bell.clone());

@@ -172,8 +172,8 @@ impl LockDir {
         }
     }
 
-    /// The same, as the server says, for a lock directory on NFS. Its own name is in the directory above, which may have another one of
-    /// that name by now; a change of names further above is seen when the kernel's time is over.
+    /// The same, as the server says, for a lock directory on NFS. Its own name is in the directory above, which may
+    /// have another one of that name by now; a change of names further above is seen when the kernel's time is over.
     pub(super) fn identify_anew(&self, file: &CStr) -> Result<Option<Key>> {
         for dir in self.path.parent().into_iter().chain([&*self.path]) {
             match sys::refresh(sys::cwd(), &c_path(dir)?, Links::Follow) {
@@ -198,9 +198,9 @@ impl LockDir {
         self.list_names(is_lock_name)
     }
 
-    /// The paths of what processes that were killed while they made a lock file or the `.gitignore` have left. Should one of them
-    /// be alive, and its file be removed, it makes the lock file anew; the directory goes without a `.gitignore` until the
-    /// next process comes.
+    /// The paths of what processes that were killed while they made a lock file or the `.gitignore` have left. Should
+    /// one of them be alive, and its file be removed, it makes the lock file anew; the directory goes without a
+    /// `.gitignore` until the next process comes.
     pub(crate) fn left_behind(&self) -> Result<Vec<PathBuf>> {
         self.list_names(|name| git_ignore::is_temporary_name(name) || is_temporary_lock(name))
     }
@@ -274,7 +274,8 @@ impl LockDir {
 impl Sharing {
     /// Group first, mode after: until then nobody but the owner may have rights that he is not to have.
     fn apply(self, file: &Fd) -> sys::Result<()> {
-        // What the directory's default access control list gives lock files is what its owner wants, unless the mode is to be exact.
+        // What the directory's default access control list gives lock files is what its owner wants, unless the mode is
+        // to be exact.
         let listed = sys::open_attribute(file, sys::ACCESS_LIST).is_ok();
         match listed {
             true if self.exact => sys::remove_attribute(file, sys::ACCESS_LIST)?,

@@ -58,8 +58,8 @@ pub(in super::super) trait Kernel {
 }
 
 impl<K: Kernel> Table<K> {
-    /// Takes the kernel's lock, for a thread whose turn it is. The others find it [`Phase::Busy`] meanwhile. `None`: a deputy
-    /// waits for it, or it is time to look whether the wait is over.
+    /// Takes the kernel's lock, for a thread whose turn it is. The others find it [`Phase::Busy`] meanwhile. `None`: a
+    /// deputy waits for it, or it is time to look whether the wait is over.
     pub(super) fn ask_kernel<'a>(
         &'a self,
         mut state: Guard<'a, K>,

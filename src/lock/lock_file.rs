@@ -1,6 +1,7 @@
-//! One lock file that somebody in this process uses, and all that is about it alone: who holds its lock, who waits for it, and
-//! since when. Its mutex guards that. No system call is made under it but those that wait for nobody and are rare: the closing of the
-//! file by its last user, F_GETLK, and what brings the kernel into line after a deputy that came too late.
+//! One lock file that somebody in this process uses, and all that is about it alone: who holds its lock, who waits for
+//! it, and since when. Its mutex guards that. No system call is made under it but those that wait for nobody and are
+//! rare: the closing of the file by its last user, F_GETLK, and what brings the kernel into line after a deputy that
+//! came too late.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -10,8 +11,8 @@ use super::super::sync::{Condvar, Mutex, MutexGuard};
 use super::turn::Turn;
 use crate::sys::LockMode;
 
-/// After so long without the kernel's word the next one is about another deadlock: the thread has slept in F_SETLKW meanwhile,
-/// or has not run.
+/// After so long without the kernel's word the next one is about another deadlock: the thread has slept in F_SETLKW
+/// meanwhile, or has not run.
 const DEADLOCK_FORGOTTEN: Duration = Duration::from_millis(500);
 
 /// Device and inode of a lock file.
@@ -48,8 +49,8 @@ pub(in super::super) struct LockFile<F> {
 pub(super) struct State<F> {
     /// `None` after an unlock has failed: closing the file was the way to let go.
     pub(super) file: Option<Arc<F>>,
-    /// Descriptors of the same file that were opened by mistake, or given back after `file` had been closed. Closing one drops the
-    /// process's locks on the file, so they wait until nobody uses it.
+    /// Descriptors of the same file that were opened by mistake, or given back after `file` had been closed. Closing
+    /// one drops the process's locks on the file, so they wait until nobody uses it.
     pub(super) spare: Vec<Arc<F>>,
     pub(super) phase: Phase,
     holds: Vec<Hold>,

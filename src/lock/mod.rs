@@ -208,9 +208,10 @@ impl Lock {
         }
     }
 
-    /// Before each attempt to take the lock. That the lock file was removed before it was locked happens, and may happen a few
-    /// times in a row, whatever the deadline. After that somebody removes lock files in a loop, or the file system (FUSE, for
-    /// example) has another inode number for a file at each look, so that no lock is ever seen to be the right one.
+    /// Before each attempt to take the lock. That the lock file was removed before it was locked happens, and may
+    /// happen a few times in a row, whatever the deadline. After that somebody removes lock files in a loop, or the
+    /// file system (FUSE, for example) has another inode number for a file at each look, so that no lock is ever seen
+    /// to be the right one.
     fn pause_or_give_up(&self, attempts: usize, patience: &Patience<'_>) -> Result<()> {
         if attempts < AT_ONCE {
             return Ok(());
@@ -351,7 +352,8 @@ impl Held {
         self.user.home
     }
 
-    /// An error if the lock was lost while it was held, which happens on NFS only. `replaced`: what it was to protect has been done.
+    /// An error if the lock was lost while it was held, which happens on NFS only. `replaced`: what it was to protect
+    /// has been done.
     pub(crate) fn check_kept(&self, replaced: bool) -> Result<()> {
         self.user.lost().map_or(Ok(()), |error| {
             Err(Error::LockLost { path: self.guarded.to_path_buf(), replaced, source: error.into() })

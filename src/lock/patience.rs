@@ -58,9 +58,9 @@ impl Waiting {
         &self.lock
     }
 
-    /// A process that holds the lock; this one, if one of its threads does. `None`: it has just let go, or the system cannot name
-    /// a process ([fcntl_locking(2)](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html), F_GETLK: the holder is on another
-    /// machine, in another PID namespace, or it is an open file description lock).
+    /// A process that holds the lock; this one, if one of its threads does. `None`: it has just let go, or the system
+    /// cannot name a process ([fcntl_locking(2)](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html), F_GETLK:
+    /// the holder is on another machine, in another PID namespace, or it is an open file description lock).
     pub fn holder(&self) -> Option<u32> {
         self.holder
     }
@@ -92,8 +92,8 @@ impl fmt::Debug for OnWait {
 }
 
 thread_local! {
-    /// Whether this thread is telling somebody that it waits. What it waits for meanwhile it tells nobody, or that might go on
-    /// for ever.
+    /// Whether this thread is telling somebody that it waits. What it waits for meanwhile it tells nobody, or that
+    /// might go on for ever.
     static TELLS: Cell<bool> = const { Cell::new(false) };
 }
 

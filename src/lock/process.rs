@@ -59,9 +59,9 @@ impl Process {
 
     /// The first call in a child made by fork.
     ///
-    /// One of its threads makes the table, and the others wait for it. But not by the `OnceLock`: should the child fork meanwhile,
-    /// the grandchild's copy would wait for a thread that it does not have. (So it would if the fork came while the finished
-    /// table is put in its place, which takes no system call.)
+    /// One of its threads makes the table, and the others wait for it. But not by the `OnceLock`: should the child fork
+    /// meanwhile, the grandchild's copy would wait for a thread that it does not have. (So it would if the fork came
+    /// while the finished table is put in its place, which takes no system call.)
     fn child_of(&'static self, pid: u32) -> &'static Process {
         let heir = self.heir.swap(pid, Relaxed);
         if heir != pid {
@@ -79,8 +79,8 @@ impl Process {
         }
     }
 
-    /// The process that calls, or, if that is a child made by fork that has not called before, the one it was forked from. No
-    /// system call.
+    /// The process that calls, or, if that is a child made by fork that has not called before, the one it was forked
+    /// from. No system call.
     fn latest() -> &'static Process {
         let mut process = &FIRST;
         while let Some(child) = process.child.get() {
@@ -127,9 +127,10 @@ impl User {
         Ok(User { process, file, home })
     }
 
-    /// Whether the server has taken the lock away, because it has not heard from this machine for longer than its lease; an error says
-    /// so. What is read with a lock that is gone fails with EIO (`nfs4_set_rw_stateid` in fs/nfs/nfs4proc.c; NFS_LOCK_LOST), and what is
-    /// read directly is asked of the server. ESTALE: the lock file is gone itself, and whoever comes next locks another one.
+    /// Whether the server has taken the lock away, because it has not heard from this machine for longer than its
+    /// lease; an error says so. What is read with a lock that is gone fails with EIO (`nfs4_set_rw_stateid` in
+    /// fs/nfs/nfs4proc.c; NFS_LOCK_LOST), and what is read directly is asked of the server. ESTALE: the lock file is
+    /// gone itself, and whoever comes next locks another one.
     pub(super) fn lost(&self) -> Option<Errno> {
         if !self.home.nfs {
             return None;
@@ -192,10 +193,11 @@ impl Caller {
     }
 }
 
-/// Whether this process has the lock file of this identity open, so that to close another descriptor of it would drop the lock.
+/// Whether this process has the lock file of this identity open, so that to close another descriptor of it would drop
+/// the lock.
 ///
-/// No system call where the answer is no. A child made by fork that has not called before asks what it inherited; where that says yes,
-/// or was being changed by a thread that exists in the parent only, it asks what is its own.
+/// No system call where the answer is no. A child made by fork that has not called before asks what it inherited; where
+/// that says yes, or was being changed by a thread that exists in the parent only, it asks what is its own.
 pub(crate) fn is_open_lock_file(file: Key) -> bool {
     match Process::latest().table.kernel().knows(file) {
         Some(false) => false,
@@ -206,8 +208,8 @@ pub(crate) fn is_open_lock_file(file: Key) -> bool {
 /// The kernel's record locks.
 #[derive(Debug)]
 pub(super) struct Posix {
-    /// The lock files in the table. Apart from its state, so that whoever looks at a file of another kind waits for nobody who
-    /// changes that.
+    /// The lock files in the table. Apart from its state, so that whoever looks at a file of another kind waits for
+    /// nobody who changes that.
     open: RwLock<BTreeSet<Key>>,
 }
 
@@ -267,7 +269,8 @@ impl Kernel for Posix {
     }
 
     fn give_way(&self, until: Instant) {
-        // A sleep takes half as long again as it is meant to (the timer slack of prctl(2)), and the thread is to be back in time.
+        // A sleep takes half as long again as it is meant to (the timer slack of prctl(2)), and the thread is to be
+        // back in time.
         loop {
             thread::yield_now();
             if Instant::now() >= until {

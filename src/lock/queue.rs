@@ -18,7 +18,8 @@ impl<K: Kernel> Table<K> {
     pub(in super::super) fn acquire(&self, request: &Request<'_, K::File>) -> Result<(), Refused<K>> {
         let Request { file, mode, wait, thread, holds, label, on_wait, .. } = *request;
         let mut state = file.state();
-        // It keeps out nobody whom the thread does not keep out already. Behind a writer in the queue it would wait for itself.
+        // It keeps out nobody whom the thread does not keep out already. Behind a writer in the queue it would wait for
+        // itself.
         let shared = (mode, state.phase) == (LockMode::Shared, Phase::Held(LockMode::Shared));
         if holds > 0 && shared && state.is_held_by(thread) {
             state.hold(thread, holds, label);
@@ -76,8 +77,8 @@ impl<K: Kernel> Table<K> {
                     return Some((state, result));
                 }
             }
-            // To sleep and to be woken takes longer than most of what others do here. A deputy sleeps longer, and who only tries
-            // waits for no holder.
+            // To sleep and to be woken takes longer than most of what others do here. A deputy sleeps longer, and who
+            // only tries waits for no holder.
             let is_long =
                 matches!(state.phase, Phase::Deputed(_)) || visit.drain.is_some() || (held && wait == Wait::Never);
             if visit.looks < K::LOOKS && !is_long {
@@ -165,7 +166,8 @@ impl<K: Kernel> Table<K> {
             visit.late.get_or_insert(now + SOON_FREE);
         } else if let Some(OnWait { tell, .. }) = visit.on_wait.take_if(|on_wait| on_wait.at <= now) {
             let by_thread = state.is_held();
-            // It is for the caller to say how long that takes, and what it locks meanwhile: nobody is to wait for this thread.
+            // It is for the caller to say how long that takes, and what it locks meanwhile: nobody is to wait for this
+            // thread.
             state.leave_queue(visit.ticket);
             drop(self.let_go_if_unwanted(state, file));
             if std::mem::take(&mut visit.is_listed) {

@@ -6,12 +6,13 @@
 //! the file's device and inode, so that two spellings of one lock directory meet here; it admits threads in the
 //! order of their arrival, except that readers do not wait for readers, and lets one at a time ask the kernel.
 //!
-//! What is about one lock file has a mutex of its own (`lock_file.rs`), and whoever has a handle needs no other. Two more are the
-//! table's: which lock files there are, which it takes to open or leave one; and who holds something and waits (`cycles.rs`). With a
-//! lock file's mutex one of those two may be taken, and with that of `cycles.rs` a lock file's, which that one's never is.
+//! What is about one lock file has a mutex of its own (`lock_file.rs`), and whoever has a handle needs no other. Two
+//! more are the table's: which lock files there are, which it takes to open or leave one; and who holds something and
+//! waits (`cycles.rs`). With a lock file's mutex one of those two may be taken, and with that of `cycles.rs` a lock
+//! file's, which that one's never is.
 //!
-//! A lock file is closed under its own mutex, after its last user has left: whoever opens the same file again meanwhile cannot lock it
-//! before, and closing it after that would drop the new lock.
+//! A lock file is closed under its own mutex, after its last user has left: whoever opens the same file again meanwhile
+//! cannot lock it before, and closing it after that would drop the new lock.
 //!
 //! [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
 
@@ -159,8 +160,8 @@ impl<K: Kernel> Table<K> {
         file
     }
 
-    /// Puts another descriptor in the place of one that does not allow enough. The old one stays open. False: the name leads to
-    /// another file by now, or to none.
+    /// Puts another descriptor in the place of one that does not allow enough. The old one stays open. False: the name
+    /// leads to another file by now, or to none.
     pub(super) fn reopen<E>(
         &self,
         file: &Arc<LockFile<K::File>>,
@@ -231,9 +232,9 @@ impl<K: Kernel> Table<K> {
 
     /// Closes every lock file, if nobody is using the table: for a child that has inherited it by fork.
     ///
-    /// The kernel copies the descriptors before the memory (`copy_process` in kernel/fork.c), so what another thread of the parent
-    /// opened in between is in this table only. Its number may be that of a file of the child's own by now, which is not ours to
-    /// close.
+    /// The kernel copies the descriptors before the memory (`copy_process` in kernel/fork.c), so what another thread of
+    /// the parent opened in between is in this table only. Its number may be that of a file of the child's own by now,
+    /// which is not ours to close.
     pub(super) fn close_all_if_idle(&self) {
         let Ok(mut files) = self.files.try_lock() else { return };
         for (key, entry) in mem::take(&mut files.entered) {

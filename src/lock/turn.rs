@@ -1,5 +1,5 @@
-//! Turns: a process whose threads hand a lock round, or whose readers overlap, keeps it for a turn of 10 ms. Then those readers
-//! that are inside leave before others are let in, and the kernel's lock is let go for a moment.
+//! Turns: a process whose threads hand a lock round, or whose readers overlap, keeps it for a turn of 10 ms. Then those
+//! readers that are inside leave before others are let in, and the kernel's lock is let go for a moment.
 
 use std::time::{Duration, Instant};
 

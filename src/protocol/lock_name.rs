@@ -11,8 +11,9 @@ pub(crate) const SUFFIX: &str = ".lock";
 /// Digits of a [`path_hash`].
 pub(crate) const PATH_HASH_LEN: usize = 16;
 
-/// What the lock of a canonical path is named after: the whole path, or, where programs have agreed upon a `root`, the part of it
-/// below that, with no slash before it, so that it is not the name of any absolute path. `None`: it is not below the root.
+/// What the lock of a canonical path is named after: the whole path, or, where programs have agreed upon a `root`, the
+/// part of it below that, with no slash before it, so that it is not the name of any absolute path. `None`: it is not
+/// below the root.
 pub(crate) fn named_after<'a>(canonical: &'a Path, root: Option<&Path>) -> Option<&'a Path> {
     match root {
         None => Some(canonical),

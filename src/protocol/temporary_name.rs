@@ -29,8 +29,8 @@ const ROOM: usize = NAME_MAX - b"..".len() - RANDOM_LEN - CHECK_LEN - SUFFIX.len
 const PART_OF_CHARACTER: usize = 3;
 
 thread_local! {
-    /// The random part that this thread's names have, until one of them is taken. A name that was there before is found again
-    /// sooner than a new one by most file systems, and no two threads are to meet at one.
+    /// The random part that this thread's names have, until one of them is taken. A name that was there before is found
+    /// again sooner than a new one by most file systems, and no two threads are to meet at one.
     static RANDOM: Cell<u64> = Cell::new(random());
 }
 

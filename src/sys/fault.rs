@@ -142,8 +142,8 @@ pub enum Action {
     /// Any other call is made as it is.
     Short(usize),
     /// It is not made, and says that it was. Only for calls that answer nothing else: `fsync`, `syncfs`, `F_FULLFSYNC`,
-    /// `fchmod`, `fchown`, `fsetxattr`, `fremovexattr`, `renameat`, `linkat`, `unlinkat`, `mkdirat`, taking a lock and letting go of it. Any other call
-    /// is made.
+    /// `fchmod`, `fchown`, `fsetxattr`, `fremovexattr`, `renameat`, `linkat`, `unlinkat`, `mkdirat`, taking a lock and
+    /// letting go of it. Any other call is made.
     Skip,
     /// The process dies there, by SIGKILL, before the call is made.
     Kill,

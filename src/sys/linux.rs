@@ -63,20 +63,21 @@ pub(crate) fn is_mount_point(at: BorrowedFd<'_>, name: &CStr) -> bool {
     matches!(found, Ok(Some(found)) if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// Whether a device number is that of a disk: what is there changes behind nobody's back. (On a disk that machines share, GFS2 and OCFS2
-/// take back what a machine remembers, too.) Only what has no device has the major number 0
+/// Whether a device number is that of a disk: what is there changes behind nobody's back. (On a disk that machines
+/// share, GFS2 and OCFS2 take back what a machine remembers, too.) Only what has no device has the major number 0
 /// ([devices.txt](https://docs.kernel.org/admin-guide/devices.html): "Unnamed devices").
 pub(crate) fn is_on_disk(device: u64) -> bool {
     fs::major(device) != 0
 }
 
-/// Whether an open file or directory is on NFS, where other machines change names behind this one's back. No system call where the device
-/// number, if it is known, is that of a disk.
+/// Whether an open file or directory is on NFS, where other machines change names behind this one's back. No system
+/// call where the device number, if it is known, is that of a disk.
 ///
-/// Other file systems are not asked. tmpfs, overlayfs and btrfs have no device number either, and nobody else changes them. CephFS
-/// takes back what it has let a client remember before it lets another one change that. FUSE and SMB keep each name for a time of its own,
-/// whatever becomes of the directory (`fuse_dentry_revalidate` in fs/fuse/dir.c, `cifs_d_revalidate` in fs/smb/client/dir.c), so that to
-/// ask would be for nothing (`tests/locks/remembered_names.rs`): there it is the mount that has to remember no names.
+/// Other file systems are not asked. tmpfs, overlayfs and btrfs have no device number either, and nobody else changes
+/// them. CephFS takes back what it has let a client remember before it lets another one change that. FUSE and SMB keep
+/// each name for a time of its own, whatever becomes of the directory (`fuse_dentry_revalidate` in fs/fuse/dir.c,
+/// `cifs_d_revalidate` in fs/smb/client/dir.c), so that to ask would be for nothing
+/// (`tests/locks/remembered_names.rs`): there it is the mount that has to remember no names.
 ///
 /// A system call that is refused says nothing, and to ask a server in vain costs time only.
 pub(crate) fn is_nfs(file: BorrowedFd<'_>, device: Option<u64>) -> bool {
@@ -91,14 +92,14 @@ pub(crate) fn is_nfs(file: BorrowedFd<'_>, device: Option<u64>) -> bool {
     }
 }
 
-/// Has the kernel ask the server what a directory is like by now, which makes what it remembers of the names in there right: entries,
-/// also those that say that there is nothing, are taken for "valid until their parent directory's cached attributes expire"
-/// (`lookupcache` in [nfs(5)](https://man7.org/linux/man-pages/man5/nfs.5.html); after a minute at the most, `acdirmax`), or until these
-/// are seen to have changed (`nfs_check_verifier` in fs/nfs/dir.c).
+/// Has the kernel ask the server what a directory is like by now, which makes what it remembers of the names in there
+/// right: entries, also those that say that there is nothing, are taken for "valid until their parent directory's
+/// cached attributes expire" (`lookupcache` in [nfs(5)](https://man7.org/linux/man-pages/man5/nfs.5.html); after a
+/// minute at the most, `acdirmax`), or until these are seen to have changed (`nfs_check_verifier` in fs/nfs/dir.c).
 ///
-/// [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html) with AT_STATX_FORCE_SYNC. Where there is no such call (before Linux
-/// 4.11, or in a sandbox), the directory is opened, which asks as well ("Close-to-open cache consistency" in nfs(5)). For a file, it
-/// is mode and owner that are right then.
+/// [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html) with AT_STATX_FORCE_SYNC. Where there is no such call
+/// (before Linux 4.11, or in a sandbox), the directory is opened, which asks as well ("Close-to-open cache consistency"
+/// in nfs(5)). For a file, it is mode and owner that are right then.
 pub(crate) fn refresh(at: BorrowedFd<'_>, path: &CStr, links: Links) -> Result<()> {
     let follow = if links == Links::Refuse { AtFlags::SYMLINK_NOFOLLOW } else { AtFlags::empty() };
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC | follow;
@@ -187,9 +188,9 @@ pub(crate) fn sync(file: impl AsFd) -> Result<()> {
 /// Has the kernel write back what lies between two offsets, and waits for nothing: the sync that follows finds less to do.
 ///
 /// What is meant for this is sync_file_range, which rustix 1.1 does not have.
-/// [posix_fadvise(2)](https://man7.org/linux/man-pages/man2/posix_fadvise.2.html) with POSIX_FADV_DONTNEED begins with the same
-/// (`generic_fadvise` in mm/fadvise.c), and drops clean pages after that, of which there are hardly any yet. In memory it
-/// does nothing.
+/// [posix_fadvise(2)](https://man7.org/linux/man-pages/man2/posix_fadvise.2.html) with POSIX_FADV_DONTNEED begins with
+/// the same (`generic_fadvise` in mm/fadvise.c), and drops clean pages after that, of which there are hardly any yet.
+/// In memory it does nothing.
 pub(crate) fn start_write_back(file: impl AsFd, from: u64, to: u64) {
     let len = NonZeroU64::new(to.saturating_sub(from));
     let advise = || fs::fadvise(&file, from, len, Advice::DontNeed);

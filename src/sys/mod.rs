@@ -200,11 +200,12 @@ pub(crate) fn unlink(at: BorrowedFd<'_>, name: &CStr) -> Result<()> {
 
 /// A durable sync of a directory, where the file system has one.
 ///
-/// Some have none: EINVAL is what the kernel says for them (`vfs_fsync_range` in fs/sync.c), as for SMB before Linux 4.17, and a FUSE
-/// server may say it, or ENOTSUP, by itself. (ENOSYS the kernel takes for success by itself: `fuse_dir_fsync` in fs/fuse/dir.c.) Then
-/// there is nothing to wait for, and nothing that a caller could do about it. PostgreSQL goes on after EINVAL and EBADF of a directory
-/// (`fsync_fname_ext` in src/backend/storage/file/fd.c), SQLite after any error (`unixSync` in src/os_unix.c, ticket 1657). EBADF is an
-/// error here, because on these systems it says that the descriptor is none (fsync(2)), and so is EIO.
+/// Some have none: EINVAL is what the kernel says for them (`vfs_fsync_range` in fs/sync.c), as for SMB before Linux
+/// 4.17, and a FUSE server may say it, or ENOTSUP, by itself. (ENOSYS the kernel takes for success by itself:
+/// `fuse_dir_fsync` in fs/fuse/dir.c.) Then there is nothing to wait for, and nothing that a caller could do about it.
+/// PostgreSQL goes on after EINVAL and EBADF of a directory (`fsync_fname_ext` in src/backend/storage/file/fd.c),
+/// SQLite after any error (`unixSync` in src/os_unix.c, ticket 1657). EBADF is an error here, because on these systems
+/// it says that the descriptor is none (fsync(2)), and so is EIO.
 pub(crate) fn sync_dir(dir: impl AsFd) -> Result<()> {
     match sync(dir) {
         Err(Errno::INVAL | Errno::NOTSUP) => Ok(()),

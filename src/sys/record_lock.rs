@@ -49,9 +49,9 @@ pub(crate) fn unlock(file: impl AsFd) -> Result<()> {
     fcntl_lock(Syscall::FcntlUnlock, file, FlockOperation::NonBlockingUnlock)
 }
 
-/// Closes a copy of the descriptor, by which the process loses all its record locks on the file, as by closing any descriptor of it
-/// ([fcntl_locking(2)](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html), "Advisory record locking"). Does nothing if there
-/// can be no copy (EMFILE).
+/// Closes a copy of the descriptor, by which the process loses all its record locks on the file, as by closing any
+/// descriptor of it ([fcntl_locking(2)](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html), "Advisory record
+/// locking"). Does nothing if there can be no copy (EMFILE).
 pub(crate) fn close_copy(file: impl AsFd) {
     let copy = way::on_file(Syscall::FcntlDupfd, file.as_fd(), || rustix::io::fcntl_dupfd_cloexec(&file, 0));
     drop(copy.map(Fd::from));

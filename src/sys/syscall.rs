@@ -92,7 +92,8 @@ pub enum Syscall {
     FcntlUnlock,
     /// [`fcntl(F_GETLK)`](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html): who holds a record lock
     FcntlGetlk,
-    /// [`fcntl(F_DUPFD_CLOEXEC)`](https://man7.org/linux/man-pages/man2/F_DUPFD.2const.html): a copy of a descriptor, to be closed
+    /// [`fcntl(F_DUPFD_CLOEXEC)`](https://man7.org/linux/man-pages/man2/F_DUPFD.2const.html): a copy of a descriptor,
+    /// to be closed
     FcntlDupfd,
     /// [`fcntl(F_SETFL, O_DIRECT)`](https://man7.org/linux/man-pages/man2/F_GETFL.2const.html), of a lock file on NFS
     FcntlSetfl,

@@ -1,7 +1,7 @@
 //! Who may do what with a file: its permission bits and, if it has one, its access control list, as one list of entries.
 //!
-//! [acl(5)] has the rules. A plain mode is a list of three entries. Where there are more, there is a mask, and the group bits
-//! of `st_mode` are the mask and not the entry of the owning group.
+//! [acl(5)] has the rules. A plain mode is a list of three entries. Where there are more, there is a mask, and the
+//! group bits of `st_mode` are the mask and not the entry of the owning group.
 //!
 //! [acl(5)]: https://man7.org/linux/man-pages/man5/acl.5.html
 
@@ -104,8 +104,8 @@ impl Acl {
         mode(self.owner, all, all)
     }
 
-    /// The same for a file that belongs to somebody else. Its former owner becomes one of the others, or of a group, and must
-    /// not get what the owner had not.
+    /// The same for a file that belongs to somebody else. Its former owner becomes one of the others, or of a group,
+    /// and must not get what the owner had not.
     pub(crate) fn without_owner(mut self) -> Self {
         let entries = self.users.iter_mut().chain(&mut self.groups).map(|it| &mut it.may);
         entries.chain([&mut self.group, &mut self.other]).for_each(|may| *may &= self.owner);

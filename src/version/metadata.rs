@@ -1,8 +1,8 @@
 //! What the new version takes over from the old one: owner, group, mode, access control list and attributes.
 //!
-//! The rule: the new version lets in whom the old one let in, and nobody else, from the moment at which the temporary file is
-//! made. Where the system does not allow the writer to make it so, the version is narrower and never wider. What makes that
-//! more than a copy of the mode:
+//! The rule: the new version lets in whom the old one let in, and nobody else, from the moment at which the temporary
+//! file is made. Where the system does not allow the writer to make it so, the version is narrower and never wider.
+//! What makes that more than a copy of the mode:
 //!
 //! - Where the old version has an access control list, its group bits are the list's mask ([acl(5)]).
 //! - A default access control list of the directory gives the temporary file entries that the old version does not have.
@@ -267,8 +267,9 @@ fn is_label(name: &CStr) -> bool {
     name == c"security.selinux" || name.to_bytes().starts_with(b"security.SMACK64")
 }
 
-/// What belongs to the file and not to its contents, as the hashes of IMA and EVM do (`security.ima`, `security.evm`), or to the
-/// file system, as those of overlayfs (`trusted.overlay.*`). Apple's systems have no such classes of names (xattr(7)).
+/// What belongs to the file and not to its contents, as the hashes of IMA and EVM do (`security.ima`, `security.evm`),
+/// or to the file system, as those of overlayfs (`trusted.overlay.*`). Apple's systems have no such classes of names
+/// (xattr(7)).
 fn is_carried_over(name: &CStr) -> bool {
     cfg!(apple_backend) || name.to_bytes().starts_with(b"user.") || is_label(name) || name == CAPABILITY
 }

@@ -18,9 +18,9 @@ use crate::path::Dir;
 use crate::settings::{Durability, Options};
 use crate::sys::{self, Errno, Fd, Meta};
 
-/// Looks at what has this name; an error if it is not a regular file, or one that must not be opened: to open a lock file of
-/// this process as data and to close it would drop the lock. (A link that is put there between this look and the opening is not
-/// seen.)
+/// Looks at what has this name; an error if it is not a regular file, or one that must not be opened: to open a lock
+/// file of this process as data and to close it would drop the lock. (A link that is put there between this look and
+/// the opening is not seen.)
 pub(crate) fn stat_regular(dir: &Dir, name: &CStr, path: &Path) -> Result<Option<Meta>> {
     match dir.stat(name) {
         Ok(meta) if meta.special.is_none() && is_open_lock_file(meta.identity()) => {
@@ -46,9 +46,9 @@ pub(crate) fn check_syncable(dir: &Dir, path: &Path, full: bool) -> Result<()> {
     if full && !dir.syncable { Err(Error::io(path, Step::SyncDirectory, Errno::ACCESS)) } else { Ok(()) }
 }
 
-/// The error of a rename over a file, or of its removal. A file that something is mounted on can be neither replaced nor removed
-/// (`vfs_rename` and `vfs_unlink` in fs/namei.c), which EBUSY alone tells nobody whose container has been given a single file.
-/// Some network file systems say EBUSY for reasons of their own, so the name is looked at.
+/// The error of a rename over a file, or of its removal. A file that something is mounted on can be neither replaced
+/// nor removed (`vfs_rename` and `vfs_unlink` in fs/namei.c), which EBUSY alone tells nobody whose container has been
+/// given a single file. Some network file systems say EBUSY for reasons of their own, so the name is looked at.
 pub(crate) fn failed_at(dir: &Dir, name: &CStr, path: &Path, step: Step, error: Errno) -> Error {
     if error == Errno::BUSY && sys::is_mount_point(dir.as_fd(), name) {
         let why = "it is a mount point, as a single file is that was mounted into a container, and a mount point cannot be replaced \

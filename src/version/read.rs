@@ -25,10 +25,11 @@ pub(crate) fn read_into(place: &Place, buf: &mut Vec<u8>) -> Result<Option<usize
     read_open(&file, size, buf, place.path()).map(Some)
 }
 
-/// Reads what is at `path` without looking up where that is. `None`: it must be looked up, to read it or to tell why that cannot be
-/// done, or because it is on a device that `may_be` does not take.
+/// Reads what is at `path` without looking up where that is. `None`: it must be looked up, to read it or to tell why
+/// that cannot be done, or because it is on a device that `may_be` does not take.
 ///
-/// No link of the path is followed when it is opened, so that nobody can put one there after the look at it which leads to a device.
+/// No link of the path is followed when it is opened, so that nobody can put one there after the look at it which leads
+/// to a device.
 pub(crate) fn read_at_once(path: &Path, may_be: impl FnOnce(u64) -> bool) -> Option<Result<Vec<u8>>> {
     // Elsewhere there is no such call, so that a look would be for nothing.
     if !cfg!(linux_backend) {

@@ -77,8 +77,8 @@ pub struct Replacement<'lock> {
     state: State,
 }
 
-/// So much is written before the kernel is told to write it back, while more is written: a large file takes two thirds of the
-/// time on ext4 so. A file that is no larger is left to its sync.
+/// So much is written before the kernel is told to write it back, while more is written: a large file takes two thirds
+/// of the time on ext4 so. A file that is no larger is left to its sync.
 const PIECE: usize = 8 << 20;
 
 /// As many as glibc's mkstemp tries (ATTEMPTS_MIN in sysdeps/posix/tempname.c). Names are never so unlucky: somebody makes
@@ -100,8 +100,8 @@ enum State {
 }
 
 impl<'lock> Replacement<'lock> {
-    /// Whoever calls has seen that `held` is held by this process. `lock_hash` is what its lock file is called. `anew`: as if the
-    /// file had been removed before.
+    /// Whoever calls has seen that `held` is held by this process. `lock_hash` is what its lock file is called. `anew`:
+    /// as if the file had been removed before.
     pub(crate) fn begin(
         held: &'lock Held,
         place: &'lock Place,
@@ -168,9 +168,9 @@ impl<'lock> Replacement<'lock> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotDurable`] if the file was replaced and the sync of its directory failed; on NFS also [`Error::LockLost`],
-    /// which says whether it was replaced; with every other error the file is what it was. If a write has failed before, so does
-    /// the commit: part of the contents is missing.
+    /// [`Error::NotDurable`] if the file was replaced and the sync of its directory failed; on NFS also
+    /// [`Error::LockLost`], which says whether it was replaced; with every other error the file is what it was. If a
+    /// write has failed before, so does the commit: part of the contents is missing.
     ///
     /// [`AtomicFile::write`]: crate::AtomicFile::write
     pub fn commit(self) -> Result<()> {

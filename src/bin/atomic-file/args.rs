@@ -17,22 +17,22 @@ use clap_complete::Shell;
 pub struct Cli {
     /// Directory of the lock files [default: .jerry/local/locks]
     ///
-    /// Only programs with the same one keep out of each other's way; the default is under the current directory, or under
-    /// --lock-root. It is made if there is none. It must be trusted: who can write to it, or to a directory above it, can take part in every lock, or lead it
-    /// elsewhere by a link.
+    /// Only programs with the same one keep out of each other's way; the default is under the current directory, or
+    /// under --lock-root. It is made if there is none. It must be trusted: who can write to it, or to a directory above
+    /// it, can take part in every lock, or lead it elsewhere by a link.
     #[arg(long, value_name = "DIR", global = true)]
     pub lock_dir: Option<PathBuf>,
     /// Name locks by paths below DIR, which others have at another path
     ///
-    /// A container and its host, for example, or two machines that mount one export in different places: each says where it has
-    /// the directory, and the lock of a file in it is the same. All must do so, because a lock without a root is another one. A path that
-    /// does not lead below it is refused.
+    /// A container and its host, for example, or two machines that mount one export in different places: each says
+    /// where it has the directory, and the lock of a file in it is the same. All must do so, because a lock without a
+    /// root is another one. A path that does not lead below it is refused.
     #[arg(long, value_name = "DIR", global = true)]
     pub lock_root: Option<PathBuf>,
     /// The exact mode of new lock files, in octal [default: as the directory says]
     ///
-    /// In a lock directory that is shared (its group or others may write, or it is setgid) they have its bits for reading and
-    /// writing, elsewhere 0666 less the umask. Who writes a file needs to read and write its lock file.
+    /// In a lock directory that is shared (its group or others may write, or it is setgid) they have its bits for
+    /// reading and writing, elsewhere 0666 less the umask. Who writes a file needs to read and write its lock file.
     #[arg(long, value_name = "MODE", global = true, value_parser = octal)]
     pub lock_mode: Option<u32>,
     /// Refuse a path with a symbolic link in it
@@ -94,8 +94,8 @@ pub enum Verb {
     /// lock. If CMD fails, nothing changes and its status is passed on. The output ends when nobody has it open any more, as
     /// in $(...) of a shell.
     ///
-    /// Signals are dealt with as by run. After a SIGHUP, SIGINT, SIGQUIT or SIGTERM nothing changes, however CMD ends; what it
-    /// has left in the background is not waited for then.
+    /// Signals are dealt with as by run. After a SIGHUP, SIGINT, SIGQUIT or SIGTERM nothing changes, however CMD ends;
+    /// what it has left in the background is not waited for then.
     Update {
         /// The file; it need not exist
         path: PathBuf,
@@ -112,11 +112,11 @@ pub enum Verb {
     ///
     /// CMD must not ask for the same lock itself.
     ///
-    /// This program does not end before CMD. Signals that would end it are passed on to CMD, but SIGINT and SIGQUIT are left to
-    /// it, as it has them from the terminal itself, and SIGPIPE, SIGXFSZ and real-time signals do nothing. What is ignored
-    /// when it starts, by nohup for example, stays ignored. While it is stopped the lock is held; Ctrl-Z stops CMD, too. If it
-    /// is killed with SIGKILL, or as if by a fault of its own (SIGILL, SIGBUS, SIGFPE, SIGSEGV, SIGSYS), the lock is free
-    /// although CMD goes on.
+    /// This program does not end before CMD. Signals that would end it are passed on to CMD, but SIGINT and SIGQUIT are
+    /// left to it, as it has them from the terminal itself, and SIGPIPE, SIGXFSZ and real-time signals do nothing. What
+    /// is ignored when it starts, by nohup for example, stays ignored. While it is stopped the lock is held; Ctrl-Z
+    /// stops CMD, too. If it is killed with SIGKILL, or as if by a fault of its own (SIGILL, SIGBUS, SIGFPE, SIGSEGV,
+    /// SIGSYS), the lock is free although CMD goes on.
     Run {
         /// The file; it need not exist
         path: PathBuf,
@@ -142,9 +142,9 @@ pub enum Verb {
     Locks {
         /// A JSON array of objects, for programs
         ///
-        /// Each has "path" (a string), "held" and "exclusive" (true or false), "pid" (a number, or null) and "problem" (null, or
-        /// a string; then the three are null). In a path that is not UTF-8, U+FFFD stands for what is not; the name after its
-        /// last slash is always ASCII.
+        /// Each has "path" (a string), "held" and "exclusive" (true or false), "pid" (a number, or null) and "problem"
+        /// (null, or a string; then the three are null). In a path that is not UTF-8, U+FFFD stands for what is not;
+        /// the name after its last slash is always ASCII.
         #[arg(long)]
         json: bool,
     },
