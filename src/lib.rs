@@ -123,7 +123,8 @@
 //!   next, is seen within a minute only.
 //! * A file system in FUSE, and SMB, keep each name for a time of its own, and no call makes them ask. Mount them so
 //!   that they keep none (`entry_timeout=0,negative_timeout=0` where it is libfuse). Whether their record locks exclude
-//!   other machines is up to them. CephFS was not tried.
+//!   other machines is up to them. GlusterFS, which is in FUSE, also has a cache of its own to be switched off; the
+//!   [README] has the options with which nothing was seen to go wrong. CephFS was not tried.
 //! * Apple's systems as clients of NFS.
 //!
 //! # What is not promised
