@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use crate::guest::{LEASE, set_wire};
 use crate::process::{How, Process, Without};
@@ -79,8 +80,24 @@ pub const CASES: &[Case] = &[
     case("the README's reader sees what the other side did", Promise::FreshReads, readme).on_newest(),
     case("a mode that one side has set the other one keeps", Promise::NoLostUpdate, modes).on_newest(),
     case("what a batch wrote is read together", Promise::FreshReads, batches).on_newest(),
+    case("who has waited for one of several locks sees what its holder did", Promise::FreshReads, many_waiting)
+        .on_newest(),
+    case("who has waited with locks elsewhere sees what the holder did", Promise::FreshReads, |bench| {
+        let elsewhere = tempfile::tempdir().unwrap();
+        bench.locks = elsewhere.path().join("locks");
+        waiting(bench, How::Path);
+    })
+    .on_newest()
+    .only(Place::Nfs),
+    case("a guard finds the directories that the other side has made", Promise::FreshReads, missing_directories)
+        .on_newest(),
+    case("a link that the other side has switched leads to its new file", Promise::FreshReads, switched_link)
+        .on_newest(),
     case("a lock that was lost is noticed before the rename", Promise::None, lost_lease).only(Place::Nfs),
     case("a lock that was lost is noticed after the rename", Promise::None, lost_lease_at_the_rename)
+        .on_newest()
+        .only(Place::Nfs),
+    case("a lock that was lost lets nothing be pruned", Promise::None, lost_lease_of_prune)
         .on_newest()
         .only(Place::Nfs),
     control("control: without the remedy a name is stale", |bench| {
@@ -125,6 +142,8 @@ pub struct Bench {
     full: bool,
     without: Without,
     site: Site,
+    /// The lock directory, in the directory or elsewhere on a file system that the two sides share.
+    locks: PathBuf,
     names: u32,
     promise: Promise,
     counts: Counts,
@@ -133,8 +152,11 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(case: &Case, full: bool, site: Site) -> Self {
+        // Not where the lock directory is: what has that seen anew would have the files seen anew.
+        fs::create_dir_all(site.on_server.join("files")).unwrap();
+        let (without, locks, names) = (Without::Nothing, "locks".into(), 0);
         let (counts, violations) = (Counts::default(), Vec::new());
-        Bench { full, without: Without::Nothing, site, names: 0, promise: case.promise, counts, violations }
+        Bench { full, without, site, locks, names, promise: case.promise, counts, violations }
     }
 
     pub fn counts(&self) -> &Counts {
@@ -154,13 +176,13 @@ impl Bench {
 
     /// A process on a side, 0 or 1.
     fn process(&self, side: usize) -> Process {
-        Process::start(&self.site.sides[side], self.without)
+        Process::start(&self.site.sides[side], &self.locks, self.without)
     }
 
     /// A path in the directory that nobody has used yet.
     fn new_path(&mut self) -> String {
         self.names += 1;
-        self.names.to_string()
+        format!("files/{}", self.names)
     }
 
     /// The contents of a file, on the server.
@@ -430,15 +452,90 @@ fn batches(bench: &mut Bench) {
     for n in 0..if bench.full { 100 } else { 6 } {
         let text = n.to_string();
         let [a, b] = if n % 2 == 0 { [0, 1] } else { [1, 0] };
-        let done = processes[a].do_it("batch", "", &text);
+        let done = processes[a].do_it("batch", "files", &text);
         bench.judge(&done, "done", "a batch");
-        let read = processes[b].do_it("read_many", "", "");
+        let read = processes[b].do_it("read_many", "files", "");
         bench.judge(&read, &format!("={text} ={text}"), "after a batch");
         if n % 3 == 2 {
-            processes[a].do_it("batch_delete", "", "");
-            let read = processes[b].do_it("read_many", "", "");
+            processes[a].do_it("batch_delete", "files", "");
+            let read = processes[b].do_it("read_many", "files", "");
             bench.judge(&read, "none none", "after a batch that removes");
         }
+    }
+}
+
+/// The second side remembers that two files are missing, and waits for their locks while the first one writes both.
+fn many_waiting(bench: &mut Bench) {
+    let (mut a, mut b) = (bench.process(0), bench.process(1));
+    for _ in 0..if bench.full { 20 } else { 2 } {
+        let dir = bench.new_path();
+        let names = ["one", "two"].map(|name| format!("{dir}/{name}"));
+        a.do_it("write", &format!("{dir}/other"), "");
+        let remembered = b.do_it("read_many", &dir, "");
+        bench.judge(&remembered, "none none", "before");
+        names.iter().for_each(|name| drop(a.do_it("lock", name, "")));
+        b.begin(How::Handle, "read_many", &dir, "");
+        b.until_it_waits_for_a_lock();
+        names.iter().for_each(|name| drop(a.do_it("guard_write", name, "a")));
+        names.iter().for_each(|name| drop(a.do_it("unlock", name, "")));
+        let read = b.end();
+        bench.judge(&read, "=a =a", "after waiting");
+    }
+}
+
+/// The second side remembers that there is not even a directory, and waits for the lock while the first one makes it.
+fn missing_directories(bench: &mut Bench) {
+    let (mut a, mut b) = (bench.process(0), bench.process(1));
+    for _ in 0..if bench.full { 20 } else { 2 } {
+        let path = bench.new_path() + "/missing/directory/file";
+        let remembered = b.do_it("read", &path, "");
+        bench.judge(&remembered, "none", "before");
+        a.do_it("lock", &path, "");
+        b.begin(How::Handle, "lock", &path, "");
+        b.until_it_waits_for_a_lock();
+        a.do_it("guard_write", &path, "a");
+        a.do_it("unlock", &path, "");
+        let taken = b.end();
+        bench.judge(&taken, "done", "the lock");
+        let read = b.do_it("guard_read", &path, "");
+        bench.judge(&read, "=a", "a read by the guard");
+        let deleted = b.do_it("guard_delete", &path, "");
+        bench.judge(&deleted, "true", "a removal by the guard");
+        b.do_it("unlock", &path, "");
+        let after = bench.contents(&path);
+        bench.judge(&after, "none", "after the removal");
+    }
+}
+
+/// The second side remembers where a link leads, or that there is a file, and the first one puts another link there.
+/// Then the second one gets at it in a way that it has not used: a handle that was there before would stay.
+fn switched_link(bench: &mut Bench) {
+    let (mut a, mut b) = (bench.process(0), bench.process(1));
+    // With the dot the directory is opened in a way that does not ask the server. No lock is about where a link leads, so
+    // that a path spelled so may lead where it led before, and a handle made so may stay at what was a file.
+    for (other, how, before, spelled) in [
+        (How::Path, How::Handle, "link", ""),
+        (How::Path, How::Handle, "file", ""),
+        (How::Handle, How::Path, "link", ""),
+        (How::Handle, How::Path, "file", ""),
+        (How::Handle, How::Path, "file", "./"),
+    ] {
+        let [one, two, link] = [(); 3].map(|()| bench.new_path());
+        let link = link.replace("files/", &format!("files/{spelled}"));
+        a.do_it("write", &one, "old");
+        a.do_it("write", &two, "new");
+        match before {
+            "link" => a.do_it("link", &link, &one),
+            _ => a.do_it("write", &link, "old"),
+        };
+        let what = format!("{how:?}, a {before} before, {link}");
+        let remembered = b.does(other, "read", &link, "");
+        bench.judge(&remembered, "=old", &what);
+        a.do_it("link", &link, &two);
+        let appended = b.does(how, "append", &link, "b");
+        bench.judge(&appended, "done", &what);
+        let after = [&one, &two].map(|path| bench.contents(path)).join(" ");
+        bench.judge(&after, "=old =newb", &what);
     }
 }
 
@@ -483,4 +580,21 @@ fn lost_lease_at_the_rename(bench: &mut Bench) {
     let answer = a.do_it("", "", "");
     bench.judge(&answer.starts_with("LockLost").to_string(), "true", &answer);
     bench.judge(&answer.contains("replaced: true").to_string(), "true", &answer);
+}
+
+/// The same while lock files are removed. Who removed the new holder's would let a third one in beside it.
+fn lost_lease_of_prune(bench: &mut Bench) {
+    let path = bench.new_path();
+    let (mut a, mut b, mut c) = (bench.process(0), bench.process(1), bench.process(0));
+    a.do_it("write", &path, "old");
+    let stopped = a.do_it("prune_slowly", "", "");
+    bench.judge(&stopped, "about to remove", "a removal of lock files");
+    set_wire(0, false);
+    let taken = b.do_it("lock", &path, "");
+    bench.judge(&taken, "done", "the lock");
+    set_wire(0, true);
+    let answer = a.do_it("", "", "");
+    bench.judge(&answer.contains("LockLost").to_string(), "true", &answer);
+    let tried = c.do_it("try", &path, "");
+    bench.judge(&tried, "taken", "beside the new holder");
 }

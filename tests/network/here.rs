@@ -56,7 +56,7 @@ const KINDS: [Kind; 8] = [
         missing: no_overlay,
         // The directories of the cases are in the lower layer.
         script: "mkdir layers; mount -t tmpfs tmpfs layers; mkdir layers/lower layers/upper layers/work
-            for n in $(seq 0 99); do mkdir layers/lower/case$n; done
+            for n in $(seq 0 99); do mkdir -p layers/lower/case$n/files; done
             mount -t overlay -o lowerdir=layers/lower,upperdir=layers/upper,workdir=layers/work overlay mounted",
         dirs: ON_DISK,
         breaks: false,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::env;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -64,7 +65,7 @@ pub struct Process {
 }
 
 impl Process {
-    pub fn start(side: &Side, without: Without) -> Self {
+    pub fn start(side: &Side, locks: &Path, without: Without) -> Self {
         let exe = env::current_exe().unwrap();
         let mut command = match side.client {
             None => Command::new(exe),
@@ -75,7 +76,7 @@ impl Process {
             }
         };
         let (without, _) = Without::ALL.iter().find(|(_, it)| *it == without).unwrap();
-        command.arg(side.dir.join("locks")).arg(without).args(&side.root);
+        command.arg(side.dir.join(locks)).arg(without).args(&side.root);
         let worker = Worker::spawn(command.env("ATOMIC_FILE_TEST_WORKER", "process"));
         Process { worker, dir: side.dir.clone() }
     }
@@ -241,6 +242,19 @@ impl State {
                 done()
             }
             (_, "prune") => self.adapter.prune().map(|pruned| pruned.len().to_string())?,
+            // Stops when the lock of the first lock file is held, until it is told to go on.
+            (_, "prune_slowly") => {
+                let mut has_stopped = false;
+                let stop = move |call: &Call<'_>| {
+                    if matches!(call.syscall, Syscall::Pread | Syscall::Unlinkat) && !has_stopped {
+                        has_stopped = true;
+                        tell("about to remove");
+                        hear();
+                    }
+                    Action::Proceed
+                };
+                inject(stop, || self.adapter.prune()).0.map(|pruned| pruned.len().to_string())?
+            }
             // By the README's Python.
             (_, "reader") => {
                 let (_, program) = include_str!("../../README.md").split_once("\n```python\n").unwrap();
@@ -275,6 +289,13 @@ impl State {
                 let guards = self.adapter.lock_many_shared(&names)?;
                 let [one, two] = [0, 1].map(|n: usize| guards[n].read());
                 format!("{} {}", text_of(one?), text_of(two?))
+            }
+            // To another file in its directory, in one step, whatever was there.
+            (_, "link") => {
+                let new = format!("{path}.new");
+                symlink(Path::new(text).file_name().unwrap(), &new).unwrap();
+                fs::rename(new, path).unwrap();
+                done()
             }
             (_, "rename") => {
                 fs::rename(path, Path::new(path).with_file_name(text)).unwrap();
