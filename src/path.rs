@@ -191,9 +191,9 @@ impl Place {
         self.open_dir(|_, _| Ok(()))
     }
 
-    /// Finds out whether the directory is on NFS, so that no call has to do it later.
-    pub(crate) fn find_out_whether_on_nfs(&self) {
-        self.dir.get().map(Dir::is_on_nfs);
+    /// Whether the directory is on NFS, as far as it exists. From then on no call has to find out.
+    pub(crate) fn is_on_nfs(&self) -> bool {
+        self.dir.get().is_some_and(Dir::is_on_nfs)
     }
 
     /// To be called when a lock was granted, before anything else: see [`Dir::freshen`]. A directory that is missing is

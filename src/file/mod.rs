@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::file::resolved::{Resolved, place_to_lock};
-use crate::lock::{Held, Lock};
+use crate::lock::{Held, Home, Lock};
 use crate::path::Place;
 use crate::settings::Config;
 use crate::sys::LockMode;
@@ -50,8 +50,16 @@ pub struct AtomicFile(pub(crate) Arc<Resolved>);
 impl AtomicFile {
     /// A handle with a lock of its own.
     pub(crate) fn new(config: &Arc<Config>, path: &Path) -> Result<Self> {
-        let place = place_to_lock(config, path, |_| false)?;
-        place.find_out_whether_on_nfs();
+        let mut place = place_to_lock(config, path, |_| false)?;
+        if place.is_on_nfs() {
+            // Where the directory's path is not a plain one, opening it has not had the client ask the server: what it
+            // remembers of the name may be another file or link. A directory that cannot be asked is gone, which the next
+            // look finds.
+            let _ = place.freshen(Home { device: 0, nfs: true });
+            place = place_to_lock(config, path, |_| false)?;
+            // So that its first lock counts, and no call has to find out.
+            let _ = place.is_on_nfs();
+        }
         let lock = Arc::new(Lock::of(&config.lock_dir, place.path())?);
         Ok(AtomicFile(Arc::new(Resolved { config: config.clone(), place, lock })))
     }
