@@ -119,6 +119,8 @@
 //!   server, as `nobrl` does with SMB: then each machine is alone with them.
 //! * [`read_unlocked`](AtomicFile::read_unlocked) and [`exists`](AtomicFileAdapter::exists) may tell what was true a
 //!   minute ago.
+//! * A symbolic link in the last place of a path that is relative, or has `.`, `..`, `//` or a link in it, may be
+//!   followed to where it led a minute ago, if a verb is given the path. A handle asks when it is made.
 //! * That another directory took the place of one above a file, or of one further above the lock directory than the
 //!   next, is seen within a minute only.
 //! * A file system in FUSE, and SMB, keep each name for a time of its own, and no call makes them ask. Mount them so
