@@ -18,6 +18,12 @@ impl World {
         self.held.iter().any(|held| held.file == file)
     }
 
+    /// Whether the thread holds what keeps itself out: a shared lock it may have once more.
+    pub(super) fn keeps_itself_out(&self, file: usize, shared: bool) -> bool {
+        let excludes = |guard: &Guard| !(shared && matches!(guard, Guard::Read(_)));
+        self.held.iter().any(|held| held.file == file && excludes(&held.guard))
+    }
+
     pub(super) fn next_version(&self, file: usize, contents: Vec<u8>, new_mode: u32) -> Version {
         next_version(&self.files[file], contents, new_mode)
     }

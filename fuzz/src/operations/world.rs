@@ -95,7 +95,7 @@ impl World {
                     }
                     _ => self.on(*target, faults, |file| read(file, *reading)),
                 };
-                self.judge_read(read, target.file(), self.holds(target.file()));
+                self.judge_read(read, target.file(), self.keeps_itself_out(target.file(), true));
             }
             Op::Exists(target) => {
                 let (adapter, path) = self.by_path(*target);
@@ -269,7 +269,8 @@ impl World {
                 How::SharedTimeout => Guard::Read(file.lock_shared_timeout(Duration::ZERO)?),
             })
         });
-        let holds = self.holds(target.file());
+        let shared = matches!(how, How::Shared | How::TryShared | How::SharedTimeout);
+        let holds = self.keeps_itself_out(target.file(), shared);
         match locked {
             Ok(guard) => {
                 assert!(!holds, "a thread has locked what it holds");
@@ -296,7 +297,7 @@ impl World {
                 adapter.lock_many(&paths)?.into_iter().map(Guard::Write).collect()
             })
         });
-        let would_deadlock = targets.iter().any(|target| self.holds(target.file()));
+        let would_deadlock = targets.iter().any(|target| self.keeps_itself_out(target.file(), shared));
         match guards {
             Ok(guards) => {
                 assert!(!would_deadlock, "a thread has locked what it holds");
