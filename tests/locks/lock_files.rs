@@ -78,7 +78,9 @@ pub(crate) fn a_lock_file_that_changes_costs_no_lock() {
             }
         });
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_millis(500) {
+        // What was opened by mistake stays open as long as A is held, and many systems give a process 1024 descriptors.
+        let few_are_open = || fs::read_dir("/dev/fd").unwrap().count() < 700;
+        while begun.elapsed() < Duration::from_millis(500) && few_are_open() {
             match scratch.adapter.file(scratch.path("b")).unwrap().try_lock() {
                 Ok(_) | Err(Error::WouldBlock { .. }) => {}
                 Err(error) => panic!("{error}"),
