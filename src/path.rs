@@ -236,12 +236,12 @@ impl Place {
         for name in names {
             let above = reached.as_ref().unwrap_or(base);
             before(above, name)?;
-            // A symbolic link here is not what the lock was named after.
             // As in `Dir::freshen`.
             let asked = match self.lock.get().is_some() && above.is_on_nfs() {
                 true => sys::refresh(above.as_fd(), c"", Links::Follow),
                 false => Ok(()),
             };
+            // A symbolic link here is not what the lock was named after.
             match asked.and_then(|()| Dir::open(above.as_fd(), name.as_c_str(), Links::Refuse)) {
                 Ok(dir) => reached = Some(dir),
                 Err(Errno::NOENT) => return Ok(None),

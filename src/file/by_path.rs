@@ -25,77 +25,68 @@ pub(crate) fn locked<T>(
     mode: LockMode,
     verb: impl Fn(&Resolved, &Held) -> Result<T>,
 ) -> Result<(Resolved, Held, T)> {
-    within(&config.patience(), config, path, mode, verb)
+    Call { config, path, mode, patience: &config.patience() }.locked(verb)
 }
 
-/// The same by a call that has waited already.
-fn within<T>(
-    patience: &Patience<'_>,
-    config: &Arc<Config>,
-    path: &Path,
+/// A call that locks a file by its path.
+struct Call<'a> {
+    config: &'a Arc<Config>,
+    path: &'a Path,
     mode: LockMode,
-    verb: impl Fn(&Resolved, &Held) -> Result<T>,
-) -> Result<(Resolved, Held, T)> {
-    let once = || look_again(|| locked_once(patience, config, path, mode, &verb));
-    match once() {
-        // What the kernel remembered of the name, on NFS, was not true any more; now it is.
-        Err(error) if is_link(&error) => once(),
-        done => done,
+    patience: &'a Patience<'a>,
+}
+
+impl Call<'_> {
+    fn locked<T>(&self, verb: impl Fn(&Resolved, &Held) -> Result<T>) -> Result<(Resolved, Held, T)> {
+        let once = || look_again(|| self.locked_once(&verb));
+        match once() {
+            // What the kernel remembered of the name, on NFS, was not true any more; now it is.
+            Err(error) if is_link(&error) => once(),
+            done => done,
+        }
     }
-}
 
-fn locked_once<T>(
-    patience: &Patience<'_>,
-    config: &Arc<Config>,
-    path: &Path,
-    mode: LockMode,
-    verb: impl Fn(&Resolved, &Held) -> Result<T>,
-) -> Result<(Resolved, Held, T)> {
-    let mut known = None;
-    let place = place_to_lock(config, path, |canonical| {
-        known = config.recent.get(canonical);
-        known.is_some()
-    })?;
-    let Some(lock) = known else { return seen(patience, config, place, mode, verb) };
-    let unseen = Resolved { config: config.clone(), place, lock };
-    let refused = match unseen.acquire(mode, patience) {
-        Ok(held) => match unseen.under(held, &verb) {
-            Err(error) if is_link(&error) => None,
-            done => return done.map(|(held, done)| (unseen, held, done)),
-        },
-        Err(error) => Some(error),
-    };
-    let place = anew(config, path, &unseen.lock, refused)?;
-    seen(patience, config, place, mode, verb)
-}
-
-/// The same for the place of a file that was looked at.
-fn seen<T>(
-    patience: &Patience<'_>,
-    config: &Arc<Config>,
-    place: Place,
-    mode: LockMode,
-    verb: impl Fn(&Resolved, &Held) -> Result<T>,
-) -> Result<(Resolved, Held, T)> {
-    let lock = config.recent.lock_of(&config.lock_dir, place.path())?;
-    let file = Resolved { config: config.clone(), place, lock };
-    let (held, done) = file.locked(mode, patience, verb)?;
-    Ok((file, held, done))
-}
-
-/// Looks at a path of which not all was looked at before this lock was taken, or `refused`.
-fn anew(config: &Arc<Config>, path: &Path, lock: &Arc<Lock>, refused: Option<Error>) -> Result<Place> {
-    // The child of a fork is not to take the lock that its parent waited for.
-    if let Some(error @ Error::Forked { .. }) = refused {
-        return Err(error);
+    fn locked_once<T>(&self, verb: impl Fn(&Resolved, &Held) -> Result<T>) -> Result<(Resolved, Held, T)> {
+        let mut known = None;
+        let place = place_to_lock(self.config, self.path, |canonical| {
+            known = self.config.recent.get(canonical);
+            known.is_some()
+        })?;
+        let Some(lock) = known else { return self.seen(place, verb) };
+        let unseen = Resolved { config: self.config.clone(), place, lock };
+        let refused = match unseen.acquire(self.mode, self.patience) {
+            Ok(held) => match unseen.under(held, &verb) {
+                Err(error) if is_link(&error) => None,
+                done => return done.map(|(held, done)| (unseen, held, done)),
+            },
+            Err(error) => Some(error),
+        };
+        let place = self.look_anew(&unseen.lock, refused)?;
+        self.seen(place, verb)
     }
-    let place = place_to_lock(config, path, |_| false)?;
-    match refused {
-        Some(error) if place.path() == lock.guarded() => Err(error),
-        // A lock that is not the file's any more is nobody's business.
-        _ => {
-            config.recent.forget(lock);
-            Ok(place)
+
+    /// The same for the place of a file that was looked at.
+    fn seen<T>(&self, place: Place, verb: impl Fn(&Resolved, &Held) -> Result<T>) -> Result<(Resolved, Held, T)> {
+        let lock = self.config.recent.lock_of(&self.config.lock_dir, place.path())?;
+        let file = Resolved { config: self.config.clone(), place, lock };
+        let (held, done) = file.locked(self.mode, self.patience, verb)?;
+        Ok((file, held, done))
+    }
+
+    /// Looks at a path of which not all was looked at before this lock was taken, or `refused`.
+    fn look_anew(&self, lock: &Arc<Lock>, refused: Option<Error>) -> Result<Place> {
+        // The child of a fork is not to take the lock that its parent waited for.
+        if let Some(error @ Error::Forked { .. }) = refused {
+            return Err(error);
+        }
+        let place = place_to_lock(self.config, self.path, |_| false)?;
+        match refused {
+            Some(error) if place.path() == lock.guarded() => Err(error),
+            // A lock that is not the file's any more is nobody's business.
+            _ => {
+                self.config.recent.forget(lock);
+                Ok(place)
+            }
         }
     }
 }
@@ -119,8 +110,8 @@ pub(crate) fn read(config: &Arc<Config>, path: &Path) -> Result<(Option<Vec<u8>>
     // Elsewhere no call tells that there is no link in a path.
     let may_open = cfg!(linux_backend) && is_no_lock(path);
     let Some(lock) = config.recent.get(path).filter(|_| may_open) else { return under_lock(config, path, mode, verb) };
-    let patience = &config.patience();
-    let refused = match lock.acquire(mode, patience) {
+    let call = Call { config, path, mode, patience: &config.patience() };
+    let refused = match lock.acquire(mode, call.patience) {
         Ok(held) => {
             // On NFS what is known of the path's names may not be true any more.
             let is_local = |device| held.home().is_local(device);
@@ -135,8 +126,8 @@ pub(crate) fn read(config: &Arc<Config>, path: &Path) -> Result<(Option<Vec<u8>>
         }
         Err(error) => Some(error),
     };
-    anew(config, path, &lock, refused)?;
-    let (_file, held, done) = within(patience, config, path, mode, verb)?;
+    call.look_anew(&lock, refused)?;
+    let (_file, held, done) = call.locked(verb)?;
     held.release();
     Ok(done)
 }

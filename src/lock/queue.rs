@@ -69,7 +69,7 @@ impl<K: Kernel> Table<K> {
             let now = self.kernel.now();
             let held = state.is_held();
             // All that were inside have left.
-            visit.drain = visit.drain.filter(|_| held && state.phase == Phase::Held(LockMode::Shared));
+            visit.drain = visit.drain.filter(|_| state.phase == Phase::Held(LockMode::Shared));
             if state.is_next(mode, visit.ticket, now) {
                 let answer;
                 (state, answer) = self.go_in(state, request, visit, now);

@@ -207,9 +207,8 @@ impl<K: Kernel> Table<K> {
 
     /// How this process holds the lock.
     pub(super) fn held(&self, file: &LockFile<K::File>) -> Option<LockMode> {
-        let state = file.state();
-        match state.phase {
-            Phase::Held(mode) if state.is_held() => Some(mode),
+        match file.state().phase {
+            Phase::Held(mode) => Some(mode),
             _ => None,
         }
     }
