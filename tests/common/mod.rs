@@ -8,7 +8,9 @@ use std::env;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::process::{self, Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use atomic_file_adapter::AtomicFileAdapter;
@@ -80,10 +82,32 @@ pub fn no_overlay() -> Option<&'static str> {
     no_mounts().or((!known.lines().any(|line| line.ends_with("\toverlay"))).then_some("needs overlayfs"))
 }
 
+/// Gives this thread, and those that it starts from then on, mounts of its own, which go with the last of them.
+#[cfg(target_os = "linux")]
+pub fn take_own_mounts() {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+}
+
 /// Why a test that needs a program cannot run.
 pub fn no_program(command: &str, args: &[&str], missing: &'static str) -> Option<&'static str> {
     let run = Command::new(command).args(args).stdin(Stdio::null()).output();
     (!run.is_ok_and(|output| output.status.success())).then_some(missing)
+}
+
+/// Ends the program, and says why, unless what is returned is dropped in time.
+pub fn end_after(limit: Duration, why: impl Into<String>) -> Sender<()> {
+    let (done, is_done) = channel();
+    let why = why.into();
+    thread::spawn(move || {
+        if is_done.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("{why}");
+            process::exit(101);
+        }
+    });
+    done
 }
 
 /// Another process, running one of the workers of this test program. Killed when dropped.

@@ -12,6 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::syncfs;
 use tempfile::TempDir;
 
+use crate::common::take_own_mounts;
 use crate::disk::{Disk, Image, own_descriptors};
 
 /// A file system and how it is mounted.
@@ -100,9 +101,7 @@ impl FileSystem {
 pub fn isolated<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
     let private = move || {
         own_descriptors().unwrap();
-        unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
+        take_own_mounts();
         body()
     };
     thread::spawn(private).join().unwrap_or_else(|panic| panic::resume_unwind(panic))

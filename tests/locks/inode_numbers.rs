@@ -4,10 +4,8 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
-use std::process;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -16,10 +14,8 @@ use fuser::{
     Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, OpenFlags, ReplyAttr,
     ReplyCreate, ReplyDirectory, ReplyEmpty, ReplyEntry, Request, Session,
 };
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 
-use crate::common::tell;
+use crate::common::{end_after, take_own_mounts, tell};
 use crate::{Scratch, WATCHDOG};
 
 pub(crate) fn every_call_ends_where_inode_numbers_change() {
@@ -36,16 +32,9 @@ pub(crate) fn call_where_inode_numbers_change(args: &[String]) {
     let dir = Path::new(&args[0]);
     let locks = dir.join("locks");
     std::fs::create_dir(&locks).unwrap();
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    take_own_mounts();
     // Before anything can hang: the mount hangs with the process that serves it.
-    let (_done, is_done) = channel::<()>();
-    thread::spawn(move || {
-        if is_done.recv_timeout(WATCHDOG / 2) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("a call does not end");
-            process::exit(101);
-        }
-    });
+    let _done = end_after(WATCHDOG / 2, "a call does not end");
     let session = Session::new(Changing::default(), &locks, &Config::default()).unwrap();
     thread::spawn(move || session.run());
 

@@ -21,16 +21,14 @@ mod waits;
 mod watching;
 
 use std::path::{Path, PathBuf};
-use std::process::{self, ExitCode};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
 use std::time::Duration;
 
 use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Builder, Durability};
 use libtest_mimic::Trial;
 
-use crate::common::Worker;
+use crate::common::{Worker, end_after};
 
 fn main() -> ExitCode {
     common::main(
@@ -212,13 +210,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// A test that ends the program if it hangs, and says which one it was.
 fn test(name: &'static str, body: fn()) -> Trial {
     Trial::test(name, move || {
-        let (done, is_done) = channel::<()>();
-        thread::spawn(move || {
-            if is_done.recv_timeout(WATCHDOG) == Err(RecvTimeoutError::Timeout) {
-                eprintln!("{name} hangs");
-                process::exit(101);
-            }
-        });
+        let done = end_after(WATCHDOG, format!("{name} hangs"));
         body();
         drop(done);
         Ok(())

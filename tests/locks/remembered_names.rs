@@ -14,11 +14,9 @@ use fuser::{
     Config, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags,
     ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, Request, Session,
 };
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 
 use crate::Scratch;
-use crate::common::tell;
+use crate::common::{take_own_mounts, tell};
 
 pub(crate) fn what_fuse_remembers_no_call_makes_new() {
     for (ttl, expected) in [("0", ["new", "new"]), ("36000", ["none", "none"])] {
@@ -35,8 +33,7 @@ pub(crate) fn read_behind_the_kernels_back(args: &[String]) {
     let dir = Path::new(&args[0]);
     let mounted = dir.join("mounted");
     std::fs::create_dir(&mounted).unwrap();
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    take_own_mounts();
     let is_there = Arc::new(AtomicBool::new(false));
     let ttl = Duration::from_secs(args[1].parse().unwrap());
     let session = Session::new(Remembered { is_there: is_there.clone(), ttl }, &mounted, &Config::default()).unwrap();

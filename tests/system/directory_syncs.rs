@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,10 +15,8 @@ use fuser::{
     LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen,
     ReplyWrite, Request, Session, TimeOrNow, WriteFlags,
 };
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 
-use crate::common::{Worker, tell};
+use crate::common::{Worker, end_after, take_own_mounts, tell};
 use crate::{Scratch, WRITING, utf8};
 
 pub(crate) fn where_there_is_no_sync_of_directories_a_write_is_done() {
@@ -35,16 +31,9 @@ pub(crate) fn where_there_is_no_sync_of_directories_a_write_is_done() {
 /// In a process with mounts of its own, which go when it ends.
 pub(crate) fn write_without_syncs_of_directories(args: &[String]) {
     let above = Path::new(&args[0]);
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    take_own_mounts();
     // Before anything can hang: the mount hangs with the process that serves it.
-    let (_done, is_done) = channel::<()>();
-    thread::spawn(move || {
-        if is_done.recv_timeout(Duration::from_secs(120)) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("a call does not end");
-            process::exit(101);
-        }
-    });
+    let _done = end_after(Duration::from_secs(120), "a call does not end");
     let adapter = AtomicFileAdapter::with_lock_dir(above.join("locks")).unwrap();
     for (name, answer) in [("EINVAL", Errno::EINVAL), ("ENOTSUP", Errno::ENOTSUP), ("ENOSYS", Errno::ENOSYS)] {
         let (dir, asked) = serve(above, name, answer);
