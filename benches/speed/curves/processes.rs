@@ -17,8 +17,8 @@ use crate::report::percentile;
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long a turn lasts. Asleep, so that eight processes do not wait for two processors.
 const TURN: Duration = Duration::from_micros(200);
-const TURNS_LAST: Duration = Duration::from_millis(200);
-const ROUNDS_OF_TURNS: usize = 7;
+const TURNS_LAST: Duration = Duration::from_secs(1);
+const ROUNDS_OF_TURNS: usize = 5;
 const WAIT: Duration = Duration::from_secs(3);
 
 const LOCK: &str = "lock";
