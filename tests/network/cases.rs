@@ -48,7 +48,21 @@ impl Case {
 }
 
 pub const CASES: &[Case] = &[
-    case("a holder keeps the other side out, and no longer when it is killed", Promise::Exclusion, exclusion),
+    case(
+        "a holder keeps the other side out, and no longer when it is killed, by handle",
+        Promise::Exclusion,
+        |bench| exclusion(bench, How::Handle),
+    ),
+    case("a holder keeps the other side out, and no longer when it is killed, by path", Promise::Exclusion, |bench| {
+        exclusion(bench, How::Path)
+    })
+    .on_newest(),
+    case(
+        "a holder keeps the other side out, and no longer when it is killed, by the command",
+        Promise::Exclusion,
+        |bench| exclusion(bench, How::Command),
+    )
+    .on_newest(),
     case("whatever one side does to a name the other one sees, by handle", Promise::FreshReads, |bench| {
         sequences(bench, How::Handle)
     }),
@@ -73,6 +87,7 @@ pub const CASES: &[Case] = &[
     .on_newest(),
     case("no count is lost, by handle", Promise::NoLostUpdate, |bench| counting(bench, How::Handle)),
     case("no count is lost, by path", Promise::NoLostUpdate, |bench| counting(bench, How::Path)).on_newest(),
+    case("no count is lost, by the command", Promise::NoLostUpdate, |bench| counting(bench, How::Command)).on_newest(),
     case("no count is lost in turns", Promise::NoLostUpdate, ping_pong).on_newest(),
     case("no count is lost while lock files are removed", Promise::Prune, prune_in_a_loop),
     case("a removed lock file lets nobody in beside its successor", Promise::Prune, pruned),
@@ -174,6 +189,15 @@ impl Bench {
         }
     }
 
+    /// How often: in the short form; in the long one between two machines, which are slow, and on this one.
+    fn times(&self, short: usize, machines: usize, here: usize) -> usize {
+        match (self.full, self.site.sides[0].client) {
+            (false, _) => short,
+            (true, Some(_)) => machines,
+            (true, None) => here,
+        }
+    }
+
     /// A process on a side, 0 or 1.
     fn process(&self, side: usize) -> Process {
         Process::start(&self.site.sides[side], &self.locks, self.without)
@@ -204,18 +228,26 @@ impl Bench {
     }
 }
 
-fn exclusion(bench: &mut Bench) {
-    for _ in 0..if bench.full { 20 } else { 1 } {
+/// One side is killed while it holds the lock, and the other one waits for it.
+fn exclusion(bench: &mut Bench, how: How) {
+    for _ in 0..bench.times(1, 15, 20) {
         let path = bench.new_path();
         let (mut a, mut b) = (bench.process(0), bench.process(1));
-        a.do_it("lock", &path, "");
-        let tried = b.do_it("try", &path, "");
+        let held = a.does(how, "hold", &path, "");
+        bench.judge_of(Promise::None, &held, "done", "a lock");
+        let tried = b.does(how, "try_append", &path, "b");
         bench.judge(&tried, "taken", "a try");
-        b.begin(How::Handle, "lock", &path, "");
-        b.until_it_waits_for_a_lock();
+        b.begin(how, "append", &path, "b");
+        if how != How::Command {
+            b.until_it_waits_for_a_lock();
+        }
+        let meanwhile = bench.contents(&path);
+        bench.judge(&meanwhile, "none", "beside the holder");
         a.kill();
-        let taken = b.end();
-        bench.judge_of(Promise::KilledHolder, &taken, "done", "after the death of the holder");
+        let done = b.end();
+        bench.judge_of(Promise::KilledHolder, &done, "done", "after the death of the holder");
+        let after = bench.contents(&path);
+        bench.judge_of(Promise::KilledHolder, &after, "=b", "after the death of the holder");
     }
 }
 
@@ -312,7 +344,10 @@ fn waiting(bench: &mut Bench, how: How) {
 }
 
 fn counting(bench: &mut Bench, how: How) {
-    let (each, rounds) = if bench.full { (100, 2) } else { (5, 1) };
+    let (each, rounds) = match how {
+        How::Command => (bench.times(2, 5, 10), bench.times(1, 1, 2)),
+        _ => (bench.times(5, 40, 100), bench.times(1, 1, 2)),
+    };
     for _ in 0..rounds {
         for start in ["missing", "present", "directory"] {
             let mut path = bench.new_path();
@@ -341,10 +376,11 @@ fn counting(bench: &mut Bench, how: How) {
 }
 
 fn ping_pong(bench: &mut Bench) {
-    for how in [How::Handle, How::Path] {
+    for how in [How::Handle, How::Path, How::Command] {
         let path = bench.new_path();
         let mut processes = [bench.process(0), bench.process(1)];
-        for turn in 0..if bench.full { 500 } else { 10 } {
+        let turns = if how == How::Command { bench.times(2, 30, 50) } else { bench.times(10, 150, 500) };
+        for turn in 0..turns {
             let answer = processes[turn % 2].does(how, "count", &path, "1");
             bench.judge(&answer, "done", "a turn");
             let answer = processes[(turn + 1) % 2].does(how, "read", &path, "");
@@ -354,7 +390,7 @@ fn ping_pong(bench: &mut Bench) {
 }
 
 fn prune_in_a_loop(bench: &mut Bench) {
-    let each = if bench.full { 200 } else { 10 };
+    let each = bench.times(10, 15, 200);
     for pruner in if bench.full { &[0, 1][..] } else { &[1] } {
         let (path, end) = (bench.new_path(), bench.new_path());
         let mut counters = [0, 1].map(|side| bench.process(side));
@@ -377,7 +413,7 @@ fn prune_in_a_loop(bench: &mut Bench) {
 
 /// The second side remembers the lock file, and has it open; the first one removes it, and locks its successor.
 fn pruned(bench: &mut Bench) {
-    for _ in 0..if bench.full { 50 } else { 2 } {
+    for _ in 0..bench.times(2, 25, 50) {
         let path = bench.new_path();
         let (mut a, mut b) = (bench.process(0), bench.process(1));
         b.do_it("lock", &path, "");
@@ -390,7 +426,7 @@ fn pruned(bench: &mut Bench) {
 }
 
 fn renamed_lock_directory(bench: &mut Bench) {
-    for n in 0..if bench.full { 50 } else { 2 } {
+    for n in 0..bench.times(2, 25, 50) {
         let path = bench.new_path();
         let (mut a, mut b) = (bench.process(0), bench.process(1));
         b.do_it("lock", &path, "");
@@ -449,7 +485,7 @@ fn modes(bench: &mut Bench) {
 
 fn batches(bench: &mut Bench) {
     let mut processes = [bench.process(0), bench.process(1)];
-    for n in 0..if bench.full { 100 } else { 6 } {
+    for n in 0..bench.times(6, 60, 100) {
         let text = n.to_string();
         let [a, b] = if n % 2 == 0 { [0, 1] } else { [1, 0] };
         let done = processes[a].do_it("batch", "files", &text);
@@ -467,7 +503,7 @@ fn batches(bench: &mut Bench) {
 /// The second side remembers that two files are missing, and waits for their locks while the first one writes both.
 fn many_waiting(bench: &mut Bench) {
     let (mut a, mut b) = (bench.process(0), bench.process(1));
-    for _ in 0..if bench.full { 20 } else { 2 } {
+    for _ in 0..bench.times(2, 20, 20) {
         let dir = bench.new_path();
         let names = ["one", "two"].map(|name| format!("{dir}/{name}"));
         a.do_it("write", &format!("{dir}/other"), "");
@@ -486,7 +522,7 @@ fn many_waiting(bench: &mut Bench) {
 /// The second side remembers that there is not even a directory, and waits for the lock while the first one makes it.
 fn missing_directories(bench: &mut Bench) {
     let (mut a, mut b) = (bench.process(0), bench.process(1));
-    for _ in 0..if bench.full { 20 } else { 2 } {
+    for _ in 0..bench.times(2, 20, 20) {
         let path = bench.new_path() + "/missing/directory/file";
         let remembered = b.do_it("read", &path, "");
         bench.judge(&remembered, "none", "before");

@@ -12,7 +12,7 @@ use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Error, ReadGuard, Result, WriteGuard};
 
 use crate::common::{Worker, hear, tell};
-use crate::site::Side;
+use crate::site::{Side, dies_with_us};
 
 /// The command line tool, if it was built.
 const TOOL: Option<&str> = option_env!("CARGO_BIN_EXE_atomic-file");
@@ -130,6 +130,8 @@ impl Process {
 /// What such a process has.
 struct State {
     adapter: AtomicFileAdapter,
+    /// The same, and it waits for no lock.
+    impatient: AtomicFileAdapter,
     files: HashMap<String, AtomicFile>,
     guards: HashMap<String, WriteGuard>,
     shared: Vec<ReadGuard>,
@@ -144,8 +146,9 @@ pub fn run(args: &[String]) {
         builder = builder.lock_root(root);
     }
     let (_, without) = Without::ALL.iter().find(|(name, _)| name == without).unwrap();
+    let impatient = builder.clone().lock_timeout(Duration::ZERO).build().unwrap();
     let (adapter, files, guards) = (builder.build().unwrap(), HashMap::new(), HashMap::new());
-    let mut state = State { adapter, files, guards, shared: Vec::new(), root };
+    let mut state = State { adapter, impatient, files, guards, shared: Vec::new(), root };
     loop {
         let line = hear();
         let words: Vec<&str> = line.split('\t').collect();
@@ -162,7 +165,7 @@ pub fn run(args: &[String]) {
 
 fn said(error: &Error) -> String {
     match error {
-        Error::WouldBlock { .. } => "taken".to_owned(),
+        Error::WouldBlock { .. } | Error::Timeout { .. } => "taken".to_owned(),
         error => format!("{error:?}").replace('\n', " "),
     }
 }
@@ -206,6 +209,24 @@ impl State {
             ("path", "count") => {
                 (0..text.parse::<u32>().unwrap()).try_for_each(|_| self.adapter.update(path, count)).map(|()| done())?
             }
+            // Until it is killed.
+            ("handle", "hold") => {
+                let _guard = self.file(path)?.lock()?;
+                tell("done");
+                hear()
+            }
+            ("path", "hold") => {
+                let hold = |_: Option<&[u8]>| {
+                    tell("done");
+                    hear().into_bytes()
+                };
+                self.adapter.update(path, hold).map(|()| done())?
+            }
+            ("handle", "try_append") => {
+                let guard = self.file(path)?.try_lock()?;
+                guard.write(append(guard.read()?.as_deref())).map(|()| done())?
+            }
+            ("path", "try_append") => self.impatient.update(path, append).map(|()| done())?,
             (_, "lock") => {
                 let guard = self.file(path)?.lock()?;
                 self.guards.insert(path.to_owned(), guard);
@@ -307,18 +328,26 @@ impl State {
 
     /// The same by the command.
     fn command(&self, verb: &str, path: &str, text: &str) -> String {
-        let run = |args: &[&str]| {
-            let mut command = Command::new(TOOL.expect("needs the feature cli"));
+        let command = |args: &[&str]| {
+            let mut command = dies_with_us(TOOL.expect("needs the feature cli"));
             command.arg("--lock-dir").arg(self.adapter.lock_dir()).stdin(Stdio::null());
             if let Some(root) = &self.root {
                 command.arg("--lock-root").arg(root);
             }
             command.args(args);
-            command.output().unwrap()
+            command
         };
+        if verb == "hold" {
+            // Until this process is killed, and it with it. What it runs ends when nobody is left to write to it.
+            let mut holder = command(&["run", path, "--", "sh", "-c", "echo done; cat"]);
+            let mut holder = Worker::spawn(&mut holder);
+            tell(&holder.hear());
+            return hear();
+        }
+        let run = |args: &[&str]| command(args).output().unwrap();
         let script = match verb {
-            "append" => format!("cat; printf %s {text}"),
-            "count" => "read n; echo $((${n:-0} + 1))".to_owned(),
+            "append" | "try_append" => format!("cat; printf %s {text}"),
+            "count" => "read n; printf %s $((${n:-0} + 1))".to_owned(),
             "write" => format!("cat >/dev/null; printf %s {text}"),
             _ => String::new(),
         };
@@ -327,6 +356,7 @@ impl State {
             let output = match verb {
                 "read" => run(&["read", "--must-exist", path]),
                 "delete" => run(&["delete", path]),
+                "try_append" => run(&["--timeout", "0", "update", path, "--", "sh", "-c", &script]),
                 _ => run(&["update", path, "--", "sh", "-c", &script]),
             };
             let (said, complaint) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -335,6 +365,7 @@ impl State {
                 ("delete", Some(0)) => return "true".to_owned(),
                 ("read", Some(3)) => return "none".to_owned(),
                 ("delete", Some(3)) => return "false".to_owned(),
+                ("try_append", Some(4)) => return "taken".to_owned(),
                 (_, Some(0)) if n < times => {}
                 (_, Some(0)) => return "done".to_owned(),
                 (_, status) => return format!("{status:?} {complaint}").replace('\n', " "),
