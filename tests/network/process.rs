@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
@@ -122,7 +124,7 @@ impl Process {
         };
         while !fs::read_to_string(&file).is_ok_and(waits) {
             assert!(Instant::now() < end, "it does not wait for a lock");
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 }
@@ -288,14 +290,22 @@ impl State {
                 let said = [output.stdout, output.stderr].concat();
                 String::from_utf8_lossy(&said).replace('\n', " ")
             }
-            // Until a file with this path is there, and once more.
-            (_, "prune_until") => {
-                let (mut pruned, mut is_there) = (0, false);
-                while !is_there {
-                    is_there = Path::new(path).exists();
-                    pruned += self.adapter.prune().map(|pruned| pruned.len())?;
-                }
-                pruned.to_string()
+            // Until it is told to stop, and once more.
+            (_, "prune_in_a_loop") => {
+                let (mut pruned, is_told) = (0, AtomicBool::new(false));
+                thread::scope(|scope| {
+                    scope.spawn(|| {
+                        hear();
+                        is_told.store(true, Ordering::Relaxed);
+                    });
+                    loop {
+                        let is_last = is_told.load(Ordering::Relaxed);
+                        pruned += self.adapter.prune()?.len();
+                        if is_last {
+                            return Ok(pruned.to_string());
+                        }
+                    }
+                })?
             }
             (_, "batch") => {
                 let names: [PathBuf; 2] = ["one", "two"].map(|name| Path::new(path).join(name));
