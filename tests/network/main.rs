@@ -31,7 +31,7 @@
 //! | `NETWORK` | `full`: every case as long as it is written here, not a short form of it; and the table at the end |
 //! | `NETWORK_KERNEL` | where the kernel is (`target/network-kernel`, else that of this machine) |
 //!
-//! Some words behind `--` choose the cases whose names have them: `-- GlusterFS`, `-- NFSv4.2`, `-- xfs:`.
+//! A word behind `--` chooses the cases whose names have it: `-- GlusterFS`, `-- NFSv4.2`, `-- xfs:`.
 
 #[path = "../common/mod.rs"]
 mod common;

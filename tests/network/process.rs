@@ -113,8 +113,9 @@ impl Process {
     }
 
     /// Returns when it is in F_SETLKW. On NFS and GlusterFS no list of the kernel's has it, because it is not the kernel that it waits for.
+    /// The limit is for what would never end: a virtual machine may stand still for long.
     pub fn until_it_waits_for_a_lock(&self) {
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(600);
         let file = format!("/proc/{}/syscall", self.worker.pid());
         let number = libc::SYS_fcntl.to_string();
         // Its number, the descriptor, and the operation (proc_pid_syscall(5)).
