@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::sys::{Errno, FileKind};
+use crate::sys::{self, Errno, FileKind};
 
 /// The result of every fallible call in this crate.
 ///
@@ -23,7 +23,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// Up to and including the rename, an error means that the file is what it was before the call and that no temporary
 /// file is left (unless removing it fails, too). The errors that can come after a rename are [`Error::NotDurable`],
-/// [`Error::LockLost`] where it says so, and, for the files that it lists as replaced, [`Error::Batch`].
+/// [`Error::LockLost`] where it says so, [`Error::Unfinished`], and, for the files that it lists as replaced,
+/// [`Error::Batch`].
 ///
 /// `From<Error> for io::Error` keeps the [`io::ErrorKind`], so a function that returns `io::Result` can use `?`.
 ///
@@ -202,13 +203,40 @@ pub enum Error {
         /// Why it failed.
         source: Box<Error>,
     },
-    /// [`prune`](crate::AtomicFileAdapter::prune) or [`sweep`](crate::AtomicFileAdapter::sweep) has met something that it
-    /// could not remove, or not look at, and has gone on with the rest.
+    /// Several files are being changed as one, that change is decided, and it could not be finished: some of the files may
+    /// be new and some old, and none of them is to be looked at. From whoever makes such a change, and from everybody who
+    /// takes the lock of one of these files after the one who made it has died: each of them tries to finish it first.
+    ///
+    /// What helps: what its source says is in the way, taken away. Or
+    /// [`give_up`](crate::AtomicFileAdapter::give_up), which finishes what can be and forgets the rest.
+    #[non_exhaustive]
+    Unfinished {
+        /// The file whose lock was wanted, or the first one of those that were to be changed.
+        path: PathBuf,
+        /// The intent: the file in the lock directory that says what is to be done.
+        intent: PathBuf,
+        /// What came in the way.
+        source: Box<Error>,
+    },
+    /// [`update_many`](crate::AtomicFileAdapter::update_many): the change has given another number of new versions than
+    /// there are files. Nothing was done.
+    #[non_exhaustive]
+    NewVersions {
+        /// The first file.
+        path: PathBuf,
+        /// How many files there are.
+        files: usize,
+        /// How many new versions were given.
+        given: usize,
+    },
+    /// [`prune`](crate::AtomicFileAdapter::prune), [`sweep`](crate::AtomicFileAdapter::sweep) or
+    /// [`recover`](crate::AtomicFileAdapter::recover) has met something that it could not remove, finish, or look at, and has
+    /// gone on with the rest.
     ///
     /// Its message has a line for each failure. As an [`io::Error`] it has the kind of the first.
     #[non_exhaustive]
     Partial {
-        /// What was removed, sorted.
+        /// What was removed, or finished, sorted.
         done: Vec<PathBuf>,
         /// What came in the way, an error each; never empty.
         failed: Vec<Error>,
@@ -288,6 +316,17 @@ pub enum Step {
     SyncDirectory,
     /// Looking for temporary files that were left behind.
     ListDirectory,
+    /// Marking a lock file with the name of an intent.
+    MarkLock,
+    /// Writing an intent, which says what is to be done to several files, and syncing it and the lock directory.
+    WriteIntent,
+    /// Opening or syncing the lock directory, before a change of several files is finished or a file written that was part of
+    /// one.
+    SyncLocks,
+    /// Reading or removing an intent.
+    ReadIntent,
+    /// Doing what an intent says to a file.
+    FinishChange,
 }
 
 impl fmt::Display for Step {
@@ -315,6 +354,11 @@ impl fmt::Display for Step {
             Step::Remove => "remove",
             Step::SyncDirectory => "sync the directory of",
             Step::ListDirectory => "look for temporary files in",
+            Step::MarkLock => "mark the lock file of",
+            Step::WriteIntent => "write down what is to be done to all of the files in",
+            Step::SyncLocks => "sync the lock directory",
+            Step::ReadIntent => "read or remove the intent",
+            Step::FinishChange => "finish the change of",
         })
     }
 }
@@ -322,6 +366,21 @@ impl fmt::Display for Step {
 impl Error {
     pub(crate) fn io(path: &Path, step: Step, source: impl Into<io::Error>) -> Self {
         Error::Io { path: path.to_owned(), step, source: source.into() }
+    }
+
+    /// An error that says how many descriptors the call takes, if there are too few.
+    pub(crate) fn for_files(self, files: usize) -> Self {
+        match self {
+            Error::Io { path, step, source } if source.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
+                let limit = sys::descriptor_limit();
+                let why = format!(
+                    "{files} files are changed as one, which takes a descriptor for the lock of each, one for each of their \
+                     directories, and some more, and this process may have {limit} (RLIMIT_NOFILE, `ulimit -n`): {source}"
+                );
+                Error::Io { path, step, source: io::Error::new(source.kind(), why) }
+            }
+            error => error,
+        }
     }
 
     /// Whether a server has said of a file or directory that it is there no more (ESTALE), which may be about what was
@@ -353,6 +412,8 @@ impl Error {
             | Error::InvalidPath { path, .. }
             | Error::SymbolicLink { path, .. }
             | Error::OutsideLockRoot { path, .. }
+            | Error::Unfinished { path, .. }
+            | Error::NewVersions { path, .. }
             | Error::NotUtf8 { path, .. } => path,
             Error::Batch { source, .. } => source.path(),
             Error::Partial { failed, .. } => failed.first().map_or(Path::new(""), Error::path),
@@ -385,10 +446,11 @@ impl Error {
             Error::Forked { .. }
             | Error::NotRegularFile { .. }
             | Error::InvalidPath { .. }
+            | Error::NewVersions { .. }
             | Error::OutsideLockRoot { .. } => io::ErrorKind::InvalidInput,
             Error::SymbolicLink { .. } => Errno::LOOP.kind(),
             Error::NotUtf8 { .. } => io::ErrorKind::InvalidData,
-            Error::Batch { source, .. } => source.kind(),
+            Error::Batch { source, .. } | Error::Unfinished { source, .. } => source.kind(),
             Error::Partial { failed, .. } => failed.first().map_or(io::ErrorKind::Other, Error::kind),
         }
     }
@@ -498,9 +560,20 @@ impl fmt::Display for Error {
             Error::Batch { replaced, source } => {
                 write!(f, "a batch failed after {} of its files were replaced or removed: {source}", replaced.len())
             }
+            Error::Unfinished { intent, source, .. } => write!(
+                f,
+                "{path} belongs to a change of several files that is decided and could not be finished ({}), and cannot be used \
+                 until it is: {source} (when that is mended, whoever locks the file finishes it; `recover`, `give_up`)",
+                intent.display()
+            ),
+            Error::NewVersions { files, given, .. } => write!(
+                f,
+                "a change of {files} files, {path} the first, has given {given} new versions: one a file is needed, in the same \
+                 order; nothing was done"
+            ),
             Error::Partial { done, failed } => {
                 let (removed, failures) = (done.len(), failed.len());
-                write!(f, "not everything could be removed (removed: {removed}, failed: {failures}):")?;
+                write!(f, "not everything could be done (done: {removed}, failed: {failures}):")?;
                 failed.iter().try_for_each(|error| write!(f, "\n{error}"))
             }
             Error::NotUtf8 { valid_up_to, .. } => {
@@ -517,7 +590,7 @@ impl std::error::Error for Error {
             | Error::NotDurable { source, .. }
             | Error::LockLost { source, .. }
             | Error::LockFileDenied { source, .. } => Some(source),
-            Error::Batch { source, .. } => Some(source),
+            Error::Batch { source, .. } | Error::Unfinished { source, .. } => Some(source),
             Error::Partial { failed, .. } => failed.first().map(|error| error as _),
             _ => None,
         }

@@ -77,6 +77,44 @@
 //! [fstat(2)], [fchown(2)], [fchmod(2)], [fsync(2)], [renameat(2)], [close(2)], [getpid(2)]; by path also [openat2(2)]
 //! and [readlinkat(2)]. `fault::Syscall` has the rest of the list.
 //!
+//! # All or nothing
+//!
+//! [`update_many`](AtomicFileAdapter::update_many) and [`Batch::commit_all`] change several files as one: who takes the locks
+//! of several of them together sees all of them old or all of them new, whoever dies when, and, with [`Durability::Full`],
+//! after a power cut too. What is done, with the exclusive locks of all files held:
+//!
+//! ```text
+//! temporary files beside the files, as above       each with its new version, owner and mode
+//! openat(locks, ".HASH.RANDOM.intent.RANDOM.tmp")  the intent: what is to be renamed and removed
+//! pwrite(lock, "HASH.RANDOM.intent", 2048)         the mark of each lock file
+//! fsync of all of these and of their directories   or one syncfs a file system, where there are 8 or more
+//! renameat(locks, .., "HASH.RANDOM.intent"), fsync(locks)   from here on it is decided
+//! renameat, unlinkat; fsync(dir)                   each file, then each directory
+//! unlinkat(locks, "HASH.RANDOM.intent"), fsync(locks)       before a lock is let go, so that it never comes back
+//! ftruncate(lock)                                  the marks
+//! ```
+//!
+//! Whoever takes a lock, with whichever verb, is told by the lock file's length if it is marked, which the look at its name
+//! tells in any case: nobody pays a call for it. If there is an intent of that name, its maker is dead. The lock is let
+//! go, those of all of its files are taken, and what it says is done before anything else. It is nobody's turn to undo
+//! anything: before the rename of the intent nothing has happened, and after it the change is made, by its maker or by
+//! the next who comes.
+//!
+//! * The one who finishes needs the right to change the files. Who has not is told [`Error::Unfinished`], which names the
+//!   intent. So is everybody where it cannot be finished: a directory was moved, a temporary file was removed by
+//!   somebody, a disk is full or read-only. Nothing is read or written then until somebody has mended that, or has called
+//!   [`give_up`](AtomicFileAdapter::give_up).
+//! * An intent of another user is carried out only as far as this user could have done the same: he owns the intent, and
+//!   the directory or the temporary file in it. Nobody is led to change files by others who may write to the lock
+//!   directory. Where it takes more (a removal in a directory that is shared by its group), he or root has to come, and
+//!   root can [`give_up`](AtomicFileAdapter::give_up).
+//! * A file that a program without the locks has put in a file's place before the change was finished may be replaced.
+//!   Where a directory was moved, its files can be read half changed at the new path: locks belong to paths.
+//! * All programs that use a lock directory must know of this before one of them does it, those in other languages, too.
+//! * [`Durability::Ordered`]: after a power cut each file is old or new, whole, but some may be new and some old.
+//!   [`Durability::None`]: for processes only. `Full` is refused where the lock directory or a file is in memory.
+//! * Who reads without the locks, or takes one lock after the other, may see some files new and others old.
+//!
 //! # Several machines
 //!
 //! The promise holds between clients of an NFSv4 server, with the mount options that one gets without asking, if the
@@ -134,9 +172,10 @@
 //! * Only programs with the same lock directory, and the same [lock root](Builder::lock_root) or none, exclude each
 //!   other. The default directory is under the current one: right for programs that are all started in one place.
 //!   Others name an absolute one, by [`with_lock_dir`](AtomicFileAdapter::with_lock_dir).
-//! * The lock directory must be trusted: whoever can write to it, or to a directory above it, can hold every lock for
-//!   ever or make programs lock different files, and by a symbolic link at `.jerry` or `.jerry/local` in a directory
-//!   that all may write to, such as `/tmp`, has the lock files of others made elsewhere. See [`Builder::lock_dir`].
+//! * The lock directory must be trusted: whoever can write to it, or to a directory above it, can hold every lock
+//!   for ever, make programs lock different files, or take away the intent of a change of several files that is
+//!   half done, and by a symbolic link at `.jerry` or `.jerry/local` in a directory that all may write to, such as
+//!   `/tmp`, has the lock files of others made elsewhere. See [`Builder::lock_dir`].
 //! * A path is followed as the kernel follows it, links included, with the rights of the program. One that handles paths in
 //!   directories which others can write to, root above all, takes [`Builder::follow_links`] or is led elsewhere.
 //! * Record locks are advisory, not mandatory. A program that writes to the file without them writes when it likes; a
@@ -211,8 +250,9 @@
 //! | [`AtomicFile`] | one file, looked up once: `read`, `write`, `update`, `delete`, faster, and the locks |
 //! | [`ReadGuard`], [`WriteGuard`] | a lock while it is held, for several steps under it |
 //! | [`Replacement`] | a new version that is written piece by piece |
-//! | [`Batch`] | writes and deletes of many files, which share their syncs |
+//! | [`Batch`] | writes and deletes of many files, which share their syncs, or are one change |
 //! | [`LockFile`], [`LockHolder`], [`Waiting`] | who holds what, and who waits for it |
+//! | [`Intent`] | a change of several files that somebody has not finished |
 //! | [`Error`] | what went wrong, at which [`Step`] and on which path; [`FileKind`] where there is no regular file |
 //!
 //! Whole programs: a [counter](AtomicFileAdapter::update) that processes share,
@@ -268,7 +308,7 @@ mod version;
 
 pub use crate::adapter::AtomicFileAdapter;
 pub use crate::adapter::builder::Builder;
-pub use crate::adapter::upkeep::{LockFile, LockHolder};
+pub use crate::adapter::upkeep::{Intent, LockFile, LockHolder};
 pub use crate::batch::Batch;
 pub use crate::error::{Error, Result, Step};
 pub use crate::file::AtomicFile;

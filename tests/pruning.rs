@@ -185,7 +185,7 @@ fn what_is_no_lock_file_does_not_save_the_rest() {
         });
         assert_eq!(found.collect::<Vec<_>>(), others);
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], format!("not everything could be removed (removed: {}, failed: 5):", removed.len()));
+        assert_eq!(lines[0], format!("not everything could be done (done: {}, failed: 5):", removed.len()));
         assert_eq!(lines[1..], failed.iter().map(Error::to_string).collect::<Vec<_>>());
         for (path, _) in &others {
             assert!(path.symlink_metadata().is_ok() && text.contains(path.to_str().unwrap()), "{path:?}: {text}");

@@ -144,6 +144,52 @@ mod counts {
     }
 
     #[test]
+    #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: elsewhere a path is looked up by other calls")]
+    fn two_files_changed_as_one() {
+        // Not in memory, which is refused.
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let adapter = AtomicFileAdapter::with_lock_dir(dir.path().join("locks")).unwrap();
+        let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
+        adapter.batch().write(&one, "old").write(&two, "old").commit().unwrap();
+        // Where no lock file is open, a look at the first one's name is left out; other tests have some open, or not.
+        let kept = adapter.file(dir.path().join("other")).unwrap();
+        drop(kept.lock().unwrap());
+        let mut batch = adapter.batch();
+        batch.write(&one, "new").write(&two, "new");
+        let seen = calls(|| batch.commit_all().unwrap());
+        let count = |call| seen.iter().filter(|seen| **seen == call).count();
+        // Two new versions, their directory, the intent, two marks, the lock directory; and the lock directory twice more,
+        // the directory once.
+        assert_eq!((count(Fsync), count(Syncfs)), (10, 0));
+        assert_eq!((count(Renameat), count(Unlinkat), count(Pwrite), count(Ftruncate)), (3, 1, 2, 2));
+        assert_eq!((count(FcntlSetlkw), count(FcntlUnlock), count(Fstatat), seen.len()), (2, 2, 11, 90));
+        // The marks are before the intent's rename, and go after its removal.
+        let order = [Pwrite, Fsync, Renameat, Fsync, Renameat, Fsync, Unlinkat, Fsync, Ftruncate, FcntlUnlock];
+        let mut essential: Vec<_> = seen.into_iter().filter(|call| order.contains(call)).collect();
+        essential.dedup();
+        assert_eq!(essential, order);
+    }
+
+    #[test]
+    fn a_new_lock_file_costs_one_write_more() {
+        let (dir, adapter) = scratch();
+        std::fs::create_dir(adapter.lock_dir()).unwrap();
+        let first_lock = |name: String| {
+            let file = adapter.file(dir.path().join(name)).unwrap();
+            calls(|| drop(file.lock().unwrap()))
+        };
+        // The first one prepares the directory.
+        drop(first_lock("one".into()));
+        let writes = |mode| {
+            let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            std::fs::set_permissions(adapter.lock_dir(), permissions).unwrap();
+            let seen = first_lock(format!("{mode:o}"));
+            seen.into_iter().filter(|call| [Pwrite, Write, Ftruncate].contains(call)).collect::<Vec<_>>()
+        };
+        assert_eq!((writes(0o755), writes(0o777)), (vec![Pwrite], vec![]));
+    }
+
+    #[test]
     fn the_lock_directory_is_made_once() {
         let (dir, adapter) = scratch();
         let makes_it = |name| calls(|| adapter.write_atomic(dir.path().join(name), "").unwrap()).contains(&Mkdirat);

@@ -109,8 +109,11 @@ impl Builder {
     /// for ever, or put another directory in its place, and then nobody excludes anybody. Its path is followed as the
     /// system follows any path, links included, also with [`follow_links(false)`](Self::follow_links). Where others can
     /// write to the current directory, as in `/tmp`, a link of theirs at `.jerry` or `.jerry/local` leads the default one
-    /// elsewhere, and a program of root makes a directory, empty files and a `.gitignore` there. Only the lock file itself
+    /// elsewhere, and a program of root makes a directory, lock files and a `.gitignore` there. Only the lock file itself
     /// is never a link. So a program with more rights than others names one in a directory of its own.
+    ///
+    /// Whoever may read a lock file can learn the path that it guards, which is in it for people, unless others may write to the
+    /// directory too, or there is a [`lock_file_mode`](Self::lock_file_mode).
     ///
     /// ```
     /// use atomic_file_adapter::AtomicFileAdapter;

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use crate::adapter::AtomicFileAdapter;
-use crate::error::Result;
+use crate::batch::all::Many;
+use crate::error::{Error, Result};
 use crate::file::AtomicFile;
 use crate::file::guard::{ReadGuard, WriteGuard};
 use crate::file::locking;
@@ -88,5 +89,87 @@ impl AtomicFileAdapter {
 
     fn files<P: AsRef<Path>>(&self, paths: impl IntoIterator<Item = P>) -> Result<Vec<AtomicFile>> {
         paths.into_iter().map(|path| self.file(path)).collect()
+    }
+
+    /// Reads several files, lets `change` make new versions of them, and gives each its new version: all of them or none. All
+    /// the locks are held meanwhile, so that no update of others is lost.
+    ///
+    /// `change` gets the contents in the order of `paths` and returns the new ones in the same order. `None` is a file that
+    /// does not exist, or is to be removed. A path that is there twice, by whichever names, has the same contents twice, and
+    /// the last of its new versions counts. [`Batch::commit_all`] says what is promised, and what it takes.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = tempfile::tempdir_in("/var/tmp")?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let [mine, yours] = ["mine", "yours"].map(|name| scratch.path().join(name));
+    /// # files.write_atomic(&mine, "100")?;
+    /// let amount = |old: &Option<Vec<u8>>| -> i64 {
+    ///     old.as_ref().and_then(|old| String::from_utf8_lossy(old).parse().ok()).unwrap_or(0)
+    /// };
+    /// // Nobody ever sees the money in both places, or in none.
+    /// files.update_many([&mine, &yours], |old| {
+    ///     let (mine, yours) = (amount(&old[0]) - 30, amount(&old[1]) + 30);
+    ///     vec![Some(mine.to_string().into_bytes()), Some(yours.to_string().into_bytes())]
+    /// })?;
+    /// # assert_eq!(files.read_to_string_with_lock(&yours)?.as_deref(), Some("30"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Batch::commit_all`]; [`Error::NewVersions`] if `change` does not return one version for each path.
+    ///
+    /// [`Batch::commit_all`]: crate::Batch::commit_all
+    pub fn update_many<P: AsRef<Path>>(
+        &self,
+        paths: impl IntoIterator<Item = P>,
+        change: impl FnOnce(&[Option<Vec<u8>>]) -> Vec<Option<Vec<u8>>>,
+    ) -> Result<()> {
+        self.try_update_many(paths, |old| Ok(change(old)))
+    }
+
+    /// As [`update_many`](Self::update_many), with a change that can fail: then nothing is done.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = tempfile::tempdir_in("/var/tmp")?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let [index, data] = ["index", "data"].map(|name| scratch.path().join(name));
+    /// # files.batch().write(&index, "0 5\n").write(&data, "hello").commit()?;
+    /// // Adds a record to a file and its place to the index beside it.
+    /// files.try_update_many([&index, &data], |old| -> Result<_, Box<dyn std::error::Error>> {
+    ///     let [Some(index), Some(data)] = old else { return Err("there is no data yet".into()) };
+    ///     let entry = format!("{} {}\n", data.len(), 5);
+    ///     Ok(vec![Some([index, entry.as_bytes()].concat()), Some([&data[..], b"world"].concat())])
+    /// })?;
+    /// # assert_eq!(files.read_to_string_with_lock(&index)?.as_deref(), Some("0 5\n5 5\n"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// That of the change, or as [`update_many`](Self::update_many).
+    pub fn try_update_many<P: AsRef<Path>, E: From<Error>>(
+        &self,
+        paths: impl IntoIterator<Item = P>,
+        change: impl FnOnce(&[Option<Vec<u8>>]) -> Result<Vec<Option<Vec<u8>>>, E>,
+    ) -> Result<(), E> {
+        let paths: Vec<P> = paths.into_iter().collect();
+        let (files, which) = Many::find(&self.config, paths.iter().map(AsRef::as_ref))?;
+        let held = files.lock()?;
+        let old = files.read(&held)?;
+        // A file that is there twice has two copies.
+        let old: Vec<_> = if which.len() > old.len() { which.iter().map(|n| old[*n].clone()).collect() } else { old };
+        let new = change(&old)?;
+        if new.len() != old.len() {
+            let path = paths.first().map(|path| path.as_ref().to_owned()).unwrap_or_default();
+            return Err(Error::NewVersions { path, files: old.len(), given: new.len() }.into());
+        }
+        drop(old);
+        let versions = which.into_iter().zip(new).collect();
+        Ok(files.replace(&held, versions)?)
     }
 }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::adapter::AtomicFileAdapter;
 use crate::error::Result;
-use crate::lock::upkeep;
+use crate::lock::intents;
+use crate::lock::upkeep::{self, Seen};
 use crate::sys::{Holder, LockMode};
 use crate::version::sweep;
 
@@ -12,8 +13,8 @@ impl AtomicFileAdapter {
     /// Removes the lock files that nobody holds at this moment, and returns their paths. Safe at any time: whoever is
     /// about to lock one of them notices, and makes it anew; on NFS also on another machine.
     ///
-    /// Lock files are empty, and one that is left costs nothing but its inode; there is no need to prune unless paths
-    /// come and go for ever.
+    /// A lock file has a path in it at the most, and one that is left costs next to nothing; there is no need to prune unless
+    /// paths come and go for ever.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -48,7 +49,8 @@ impl AtomicFileAdapter {
     /// The locks are those of this adapter's lock directory and of the paths as they are now. A writer that uses
     /// another lock directory or another [lock root](crate::Builder::lock_root) is not seen, nor one whose directory
     /// was renamed since it began, or that came to it by another path (a bind mount) without a lock root; its write
-    /// fails if its temporary file is taken away.
+    /// fails if its temporary file is taken away, and a change of several files that is decided cannot be finished then
+    /// ([`Error::Unfinished`](crate::Error::Unfinished)).
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -85,6 +87,72 @@ impl AtomicFileAdapter {
         sweep::sweep(&self.config, path.as_ref())
     }
 
+    /// Finishes every change of several files that somebody has decided and not finished, and returns the intents. There is
+    /// no need to call this, because whoever takes one of the locks does the same; but a program may want to know at its
+    /// start, and where lock files were removed by hand nobody would be told.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// for intent in files.recover()? {
+    ///     println!("finished what {} says", intent.display());
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The lock directory cannot be listed. [`Error::Partial`](crate::Error::Partial): some of them cannot be finished, each
+    /// for the reason that its [`Error::Unfinished`](crate::Error::Unfinished) tells. The others are finished.
+    pub fn recover(&self) -> Result<Vec<PathBuf>> {
+        intents::recover(&self.config.lock_dir, || self.config.patience())
+    }
+
+    /// Finishes what can be finished of a change of several files, removes its intent, and returns the files that are not
+    /// what the change would have made of them. For a change that nobody can finish ever: from then on the files can be used,
+    /// and do not fit together. Their temporary files are for [`sweep`](Self::sweep).
+    ///
+    /// ```no_run
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::new()?;
+    /// for intent in files.intents()? {
+    ///     for file in files.give_up(&intent.path)? {
+    ///         println!("{} was not changed", file.display());
+    ///     }
+    /// }
+    /// # Ok::<(), atomic_file_adapter::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// It is not the name of an intent, one of its locks cannot be had, or what was done cannot be synced: the intent is
+    /// still there then. That there is no such intent is no error.
+    pub fn give_up(&self, intent: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+        intents::give_up(&self.config.lock_dir, intent.as_ref(), &self.config.patience())
+    }
+
+    /// The intents in the lock directory, sorted: changes of several files that somebody is making at this moment, or has left
+    /// unfinished. [`recover`](Self::recover) tells the two apart, because it waits for the locks.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// for intent in files.intents()? {
+    ///     println!("{}: {:?}", intent.path.display(), intent.files);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The lock directory cannot be listed.
+    pub fn intents(&self) -> Result<Vec<Intent>> {
+        let intents = intents::list(&self.config.lock_dir)?.into_iter().map(|(path, files)| match files {
+            Ok(files) => Intent { path, files, problem: None },
+            Err(error) => Intent { path, files: Vec::new(), problem: Some(error.to_string()) },
+        });
+        Ok(intents.collect())
+    }
+
     /// All lock files of the lock directory, sorted by path, and who holds them at this moment.
     ///
     /// What has the name of a lock file and is none, or may not be opened, is in the list, too, with its
@@ -96,10 +164,11 @@ impl AtomicFileAdapter {
     /// # let file = files.file(scratch.path().join("settings.toml"))?;
     /// let guard = file.lock()?;
     /// for lock in files.locks()? {
+    ///     let name = lock.guards.unwrap_or(lock.path);
     ///     match (lock.problem, lock.holder) {
     ///         (Some(problem), _) => println!("{problem}"), // it names the path
-    ///         (None, Some(holder)) => println!("{}: process {:?}", lock.path.display(), holder.pid),
-    ///         (None, None) => println!("{}: free", lock.path.display()),
+    ///         (None, Some(holder)) => println!("{}: process {:?}", name.display(), holder.pid),
+    ///         (None, None) => println!("{}: free", name.display()),
     ///     }
     /// }
     /// # drop(guard);
@@ -113,17 +182,37 @@ impl AtomicFileAdapter {
         let files = upkeep::list(&self.config.lock_dir)?;
         Ok(files
             .into_iter()
-            .map(|(path, holder)| {
-                let (holder, problem) = match holder {
-                    Ok(holder) => (holder, None),
-                    Err(error) => (None, Some(error.to_string())),
-                };
-                let exclusive = |holder: &Holder| holder.mode == LockMode::Exclusive;
-                let holder = holder.map(|holder| LockHolder { exclusive: exclusive(&holder), pid: holder.pid });
-                LockFile { path, holder, problem }
+            .map(|(path, seen)| match seen {
+                Ok(Seen { holder, guards, intent }) => {
+                    let exclusive = |holder: &Holder| holder.mode == LockMode::Exclusive;
+                    let holder = holder.map(|holder| LockHolder { exclusive: exclusive(&holder), pid: holder.pid });
+                    LockFile { path, guards, holder, intent, problem: None }
+                }
+                Err(error) => {
+                    LockFile { path, guards: None, holder: None, intent: None, problem: Some(error.to_string()) }
+                }
             })
             .collect())
     }
+}
+
+/// A change of several files that is decided and not finished, from [`AtomicFileAdapter::intents`].
+///
+/// ```
+/// # let scratch = tempfile::tempdir()?;
+/// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+/// assert!(files.intents()?.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Intent {
+    /// The file in the lock directory that says what is to be done.
+    pub path: PathBuf,
+    /// The files that it is about.
+    pub files: Vec<PathBuf>,
+    /// Why that cannot be told.
+    pub problem: Option<String>,
 }
 
 /// A lock file, from [`AtomicFileAdapter::locks`].
@@ -143,8 +232,16 @@ impl AtomicFileAdapter {
 pub struct LockFile {
     /// Its path.
     pub path: PathBuf,
+    /// The path that it guards: absolute, or below the [lock root](crate::Builder::lock_root) of whoever made it. `None`: it
+    /// does not say so, or not so that its name proves it. A lock file says so unless other users share the lock directory,
+    /// or the path is longer than 2047 bytes or has a newline in it, or the disk was full, or another program made it.
+    pub guards: Option<PathBuf>,
     /// Who holds its lock. Of several processes that share it, one. `None`: nobody, unless there is a `problem`.
     pub holder: Option<LockHolder>,
+    /// The change of several files that is to be finished by whoever takes the lock next, unless the holder is making it;
+    /// see [`recover`](AtomicFileAdapter::recover). It need not exist: then it was given up before it was decided, or is
+    /// finished, and whoever takes the lock notices.
+    pub intent: Option<PathBuf>,
     /// Why nobody can tell who holds it: the message of an [`Error`](crate::Error), which names the path. It is something
     /// else than a lock file, a directory for example, or one that may not be opened.
     pub problem: Option<String>,

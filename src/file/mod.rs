@@ -3,7 +3,7 @@
 pub(crate) mod by_path;
 pub(crate) mod guard;
 pub(crate) mod locking;
-mod resolved;
+pub(crate) mod resolved;
 
 use std::fs::File;
 use std::path::Path;

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::lock::{Held, Lock, Patience};
 use crate::path::Place;
+use crate::protocol::intent::is_intent_name;
 use crate::protocol::lock_name::is_like_lock_name;
+use crate::protocol::temporary_name::TemporaryName;
 use crate::settings::Config;
 use crate::sys::LockMode;
 use crate::version::metadata::set_mode_in_place;
@@ -26,10 +28,13 @@ pub(crate) struct Resolved {
 
 /// The place of a file that is not one of the lock files. What has the canonical path of which `is_known` says yes is
 /// not looked at: it may be a symbolic link.
-pub(super) fn place_of(config: &Config, path: &Path, mut is_known: impl FnMut(&Path) -> bool) -> Result<Place> {
+pub(crate) fn place_of(config: &Config, path: &Path, mut is_known: impl FnMut(&Path) -> bool) -> Result<Place> {
     let place = look_again(|| Place::resolve_unless(path, config.links, &mut is_known))?;
     // By its name first, which costs nothing.
-    if is_like_lock_name(place.name().to_bytes()) && place.dir()?.is_some_and(|dir| config.lock_dir.is(dir.as_fd())) {
+    let name = place.name().to_bytes();
+    if (is_like_lock_name(name) || is_intent_name(name))
+        && place.dir()?.is_some_and(|dir| config.lock_dir.is(dir.as_fd()))
+    {
         return Err(Error::InvalidPath { path: path.to_owned(), reason: "it is one of the adapter's lock files" });
     }
     Ok(place)
@@ -122,7 +127,10 @@ impl Resolved {
     }
 
     pub(crate) fn writer<'lock>(&'lock self, held: &'lock Held, anew: bool) -> Result<Replacement<'lock>> {
-        look_again(|| Replacement::begin(held, &self.place, self.lock.hash(), self.config.replace, anew))
+        look_again(|| {
+            let temporary = TemporaryName::new(self.place.name(), self.lock.hash());
+            Replacement::begin(held, &self.place, temporary, self.config.replace, anew)
+        })
     }
 
     pub(crate) fn set_mode(&self, mode: u32) -> Result<bool> {

@@ -4,6 +4,7 @@
 //! running processes with a lock directory of their own.
 
 use std::ffi::{CStr, CString, OsStr};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -11,9 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::table::Key;
 use crate::error::{Error, Result, Step};
-use crate::protocol::git_ignore;
+use crate::protocol::intent::is_intent_name;
 use crate::protocol::lock_name::{hash_in, is_lock_name, named_after};
 use crate::protocol::temporary_name::{Owner, TemporaryName};
+use crate::protocol::{git_ignore, lock_contents};
 use crate::sys::{self, Errno, Fd, FileKind, Links, Meta};
 
 /// How often a lock file is looked for again after it was taken away between two steps. Somebody who removes lock
@@ -35,6 +37,8 @@ pub(crate) struct LockDir {
     /// What locks are named below, a real path.
     root: Option<PathBuf>,
     prepared: AtomicBool,
+    /// It will still be there after a power cut.
+    durable: AtomicBool,
 }
 
 /// Who may use a new lock file.
@@ -50,7 +54,13 @@ struct Sharing {
 impl LockDir {
     /// `path` must be absolute, `root` a real path.
     pub(crate) fn new(path: PathBuf, file_mode: Option<u32>, root: Option<PathBuf>) -> Self {
-        LockDir { path, file_mode: file_mode.map(|mode| mode & PERMISSIONS), root, prepared: AtomicBool::new(false) }
+        LockDir {
+            path,
+            file_mode: file_mode.map(|mode| mode & PERMISSIONS),
+            root,
+            prepared: AtomicBool::new(false),
+            durable: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -60,6 +70,49 @@ impl LockDir {
     /// What the lock of a canonical path is named after. `given` is how the caller has spelled it.
     pub(crate) fn named_after<'a>(&self, canonical: &'a Path, given: &Path) -> Result<&'a Path> {
         named_after(canonical, self.root.as_deref()).ok_or_else(|| self.outside(canonical, given))
+    }
+
+    /// What stands for a directory in an intent: its real path, or the part of it below the root.
+    pub(crate) fn named_dir(&self, real: &Path) -> PathBuf {
+        self.root.as_deref().and_then(|root| real.strip_prefix(root).ok()).unwrap_or(real).to_owned()
+    }
+
+    /// The opposite of [`named_dir`](Self::named_dir), or of [`named_after`](Self::named_after). `None`: it was named
+    /// below a root, and this directory has none, or the other way round.
+    pub(crate) fn real(&self, named: &Path) -> Option<PathBuf> {
+        match &self.root {
+            Some(root) if named.is_relative() => Some(root.join(named)),
+            None if named.is_absolute() => Some(named.to_owned()),
+            _ => None,
+        }
+    }
+
+    /// The same; an error says why not.
+    pub(super) fn real_path(&self, named: &Path) -> Result<PathBuf> {
+        self.real(named).ok_or_else(|| {
+            let why = "whoever has decided to change it names locks below another lock root, or below none";
+            Error::io(named, Step::FinishChange, io::Error::new(io::ErrorKind::InvalidInput, why))
+        })
+    }
+
+    /// The path of an intent in it.
+    pub(super) fn path_of(&self, intent: &CStr) -> PathBuf {
+        self.path.join(OsStr::from_bytes(intent.to_bytes()))
+    }
+
+    /// Opens it, to be synced.
+    pub(super) fn open_itself(&self) -> Result<Fd> {
+        let failed = |error| Error::io(&self.path, Step::SyncLocks, error);
+        sys::open_dir(sys::cwd(), &self.path, Links::Follow).map_err(failed)
+    }
+
+    pub(super) fn sync(&self, open: &Fd) -> Result<()> {
+        sys::sync_dir(open).map_err(|error| Error::io(&self.path, Step::SyncLocks, error))
+    }
+
+    /// What the change of an intent in it, of which `path` is a file, could not be finished for.
+    pub(super) fn unfinished(&self, path: &Path, intent: &CStr, source: Error) -> Error {
+        Error::Unfinished { path: path.to_owned(), intent: self.path_of(intent), source: Box::new(source) }
     }
 
     /// Whether the files in a directory can have locks.
@@ -76,22 +129,26 @@ impl LockDir {
     /// Whether an open directory is this one. A lock file in it is not to be handled as data: to open and close it would
     /// drop the locks on it, to replace it would split them.
     pub(crate) fn is(&self, dir: BorrowedFd<'_>) -> bool {
-        sys::stat_follow(sys::cwd(), &self.path)
-            .is_ok_and(|own| sys::stat_open(dir).is_ok_and(|dir| own.identity() == dir.identity()))
+        sys::stat_open(dir).is_ok_and(|dir| self.is_that(&dir))
     }
 
-    /// Opens a lock file, making it and the directory if need be.
+    /// The same of one that was looked at.
+    pub(crate) fn is_that(&self, dir: &Meta) -> bool {
+        sys::stat_follow(sys::cwd(), &self.path).is_ok_and(|own| own.identity() == dir.identity())
+    }
+
+    /// Opens the lock file of the canonical path `guarded`, making it and the directory if need be.
     ///
     /// For writing, because an exclusive record lock needs that; if that is not allowed, for reading, which is
     /// enough for a shared one.
-    pub(super) fn open(&self, file: &CStr) -> Result<(Key, OpenLock)> {
+    pub(super) fn open(&self, file: &CStr, guarded: &Path) -> Result<(Key, OpenLock)> {
         for _ in 0..ATTEMPTS {
             match self.open_existing(file)? {
                 Some(found) => return Ok(found),
                 None if self.prepared.load(Relaxed) => {}
                 None => self.prepare()?,
             }
-            match self.make_lock_file(file) {
+            match self.make_lock_file(file, guarded) {
                 Ok(fd) => return OpenLock::new(path_of(file), fd),
                 Err(Errno::EXIST) => {}
                 Err(Errno::NOENT | Errno::STALE) => self.prepare()?,
@@ -128,10 +185,14 @@ impl LockDir {
     }
 
     /// ENOENT: there is no lock directory, or somebody has swept it this moment.
-    fn make_lock_file(&self, file: &CStr) -> sys::Result<Fd> {
+    fn make_lock_file(&self, file: &CStr, guarded: &Path) -> sys::Result<Fd> {
         // O_EXCL, because with O_CREAT alone fs.protected_regular refuses an existing file of somebody else in
         // a sticky directory (`may_create_in_sticky` in fs/namei.c).
-        let Some(sharing) = self.sharing()? else { return sys::create_new(sys::cwd(), file, 0o666) };
+        let Some(sharing) = self.sharing()? else {
+            let fd = sys::create_new(sys::cwd(), file, 0o666)?;
+            self.label(&fd, file, guarded);
+            return Ok(fd);
+        };
         // Nobody may meet a lock file that does not let him in yet.
         let temporary = self.temporary_of(file)?;
         match make_whole(&temporary, sharing.mode, file, |fd| sharing.apply(fd))? {
@@ -140,6 +201,19 @@ impl LockDir {
                 let fd = sys::create_new(sys::cwd(), file, sharing.mode)?;
                 sharing.apply(&fd).map(|()| fd)
             }
+        }
+    }
+
+    /// Writes into a new lock file what it guards. For people, who may have to do without: where the disk is full, for
+    /// example, an empty lock file is as good, and part of a path has another lock file, so that it is not taken for one.
+    /// Whoever has locked and marked the file by now has written behind it.
+    fn label(&self, new: &Fd, file: &CStr, guarded: &Path) {
+        let name = path_of(file).file_name().unwrap_or_default();
+        let text =
+            named_after(guarded, self.root.as_deref()).and_then(|path| lock_contents::text(path, name.as_bytes()));
+        // Nobody is to be ended by SIGXFSZ for a text that helps people only.
+        if let Some(text) = text.filter(|text| text.len() as u64 <= sys::file_size_limit()) {
+            let _ = sys::write_at(new, &text, 0);
         }
     }
 
@@ -155,6 +229,41 @@ impl LockDir {
         Ok(Some(Sharing { mode, group: dir.gid, exact }))
     }
 
+    /// Makes an intent in the open lock directory, for all who use the lock files to read. Nobody else must write to it: it
+    /// is carried out with the rights of whoever finds it, if its owner is trusted.
+    pub(super) fn make_intent(&self, at: BorrowedFd<'_>, name: &CStr) -> sys::Result<Fd> {
+        let Some(sharing) = self.sharing()? else { return sys::create_new(at, name, 0o644) };
+        let sharing = Sharing { mode: sharing.mode & !GROUP_OR_OTHERS_WRITE, ..sharing };
+        let file = sys::create_new(at, name, sharing.mode)?;
+        // The same for what the directory's default access control list gives it.
+        let sharing = Sharing { exact: true, ..sharing };
+        match sharing.apply(&file) {
+            Ok(()) => Ok(file),
+            Err(error) => {
+                let _ = sys::unlink(at, name);
+                Err(error)
+            }
+        }
+    }
+
+    /// Has the directory survive a power cut, once: it, and those above it, may have been made a moment ago, and nobody may
+    /// have synced them into the directories above. What may not be opened others have made.
+    pub(super) fn make_durable(&self) -> Result<()> {
+        if self.durable.load(Relaxed) {
+            return Ok(());
+        }
+        for above in self.path.ancestors().skip(1) {
+            let synced = match sys::open_dir(sys::cwd(), above, Links::Follow) {
+                Ok(above) => sys::sync_dir(&above),
+                Err(Errno::ACCESS | Errno::PERM) => Ok(()),
+                Err(error) => Err(error),
+            };
+            synced.map_err(|error| Error::io(above, Step::SyncLocks, error))?;
+        }
+        self.durable.store(true, Relaxed);
+        Ok(())
+    }
+
     fn temporary_of(&self, file: &CStr) -> sys::Result<CString> {
         let name = path_of(file).file_name().unwrap_or_default().as_bytes();
         let c_name = CString::new(name).map_err(|_| Errno::INVAL)?;
@@ -164,17 +273,21 @@ impl LockDir {
     }
 
     /// Which file has this name now.
-    pub(super) fn identify(&self, file: &CStr) -> Result<Option<Key>> {
+    pub(super) fn identify(&self, file: &CStr) -> Result<Option<Meta>> {
         match sys::stat(sys::cwd(), file) {
-            Ok(meta) => Ok(Some(meta.identity())),
+            Ok(meta) => Ok(Some(meta)),
             Err(Errno::NOENT | Errno::STALE) => Ok(None),
             Err(error) => Err(Error::io(path_of(file), Step::OpenLock, error)),
         }
     }
 
+    pub(super) fn key_of(&self, file: &CStr) -> Result<Option<Key>> {
+        Ok(self.identify(file)?.map(|meta| meta.identity()))
+    }
+
     /// The same, as the server says, for a lock directory on NFS. Its own name is in the directory above, which may
     /// have another one of that name by now; a change of names further above is seen when the kernel's time is over.
-    pub(super) fn identify_anew(&self, file: &CStr) -> Result<Option<Key>> {
+    pub(super) fn identify_anew(&self, file: &CStr) -> Result<Option<Meta>> {
         for dir in self.path.parent().into_iter().chain([&*self.path]) {
             match sys::refresh(sys::cwd(), &c_path(dir)?, Links::Follow) {
                 Ok(()) => {}
@@ -205,6 +318,11 @@ impl LockDir {
         self.list_names(|name| git_ignore::is_temporary_name(name) || is_temporary_lock(name))
     }
 
+    /// The paths of all intents, sorted.
+    pub(super) fn intents(&self) -> Result<Vec<PathBuf>> {
+        self.list_names(is_intent_name)
+    }
+
     fn list_names(&self, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<PathBuf>> {
         let failed = |error| Error::io(&self.path, Step::ListLocks, error);
         let dir = match sys::open_dir(sys::cwd(), &self.path, Links::Follow) {
@@ -227,7 +345,7 @@ impl LockDir {
     ///
     /// A directory that holds anything but lock files is somebody else's, who may not want all of it hidden.
     fn prepare(&self) -> Result<()> {
-        self.make(&self.path)?;
+        self.make_dir(&self.path)?;
         // It is a convenience. Where it cannot be had that is no reason to refuse a lock; the next process tries again.
         let _ = self.hide_from_git();
         self.prepared.store(true, Relaxed);
@@ -238,7 +356,10 @@ impl LockDir {
         let failed = |error| Error::io(&self.path, Step::CreateLockDirectory, error);
         let ignore = c_path(&self.path.join(git_ignore::NAME))?;
         let is_foreign = |name: &[u8]| {
-            !is_lock_name(name) && !is_temporary_lock(name) && !name.starts_with(git_ignore::NAME.as_bytes())
+            !is_lock_name(name)
+                && !is_intent_name(name)
+                && !is_temporary_lock(name)
+                && !name.starts_with(git_ignore::NAME.as_bytes())
         };
         if sys::stat(sys::cwd(), &ignore) != Err(Errno::NOENT) || !self.list_names(is_foreign)?.is_empty() {
             return Ok(());
@@ -251,11 +372,11 @@ impl LockDir {
         make_whole(&temporary, 0o666, &ignore, write).map(drop).map_err(failed)
     }
 
-    fn make(&self, path: &Path) -> Result<()> {
+    fn make_dir(&self, path: &Path) -> Result<()> {
         let name = c_path(path)?;
         match (sys::make_dir(sys::cwd(), &name), path.parent()) {
             (Err(Errno::NOENT), Some(above)) => {
-                self.make(above)?;
+                self.make_dir(above)?;
                 match sys::make_dir(sys::cwd(), &name) {
                     Ok(()) | Err(Errno::EXIST) => Ok(()),
                     Err(error) => Err(Error::io(&self.path, Step::CreateLockDirectory, error)),
@@ -332,9 +453,9 @@ fn is_refused(error: Errno) -> bool {
     matches!(error, Errno::PERM | Errno::INVAL | Errno::NOTSUP | Errno::NOSYS)
 }
 
-/// Whether a name is that under which a lock file is made.
+/// Whether a name is that under which a lock file or an intent is made.
 fn is_temporary_lock(name: &[u8]) -> bool {
-    Owner::of(name).is_some_and(|owner| is_lock_name(owner.name))
+    Owner::of(name).is_some_and(|owner| is_lock_name(owner.name) || is_intent_name(owner.name))
 }
 
 /// An open lock file.

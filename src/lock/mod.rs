@@ -1,11 +1,15 @@
 //! Taking and releasing the lock of a path: the lock file, this process's table, and the kernel's record lock.
 
 mod dir;
+pub(crate) mod draft;
+pub(crate) mod intents;
+mod mark;
 mod patience;
 mod process;
 mod recent;
 mod table;
 pub(crate) mod upkeep;
+pub(crate) mod work;
 
 /// What the table is built on. `tests/table_model` has the same names from the model checker loom.
 mod sync {
@@ -32,6 +36,7 @@ use self::process::{Caller, Process, User};
 pub(crate) use self::recent::Recent;
 use self::table::{Key, Refusal, Request, Told, Wait};
 use crate::error::{Error, Result, Step};
+use crate::protocol::lock_contents::is_marked;
 use crate::protocol::lock_name::{SUFFIX, hash_in, lock_name};
 use crate::sys::{self, Errno, LockMode};
 
@@ -92,16 +97,24 @@ impl Lock {
 
     /// Takes the lock for the calling thread.
     pub(crate) fn acquire(&self, mode: LockMode, patience: &Patience<'_>) -> Result<Held> {
-        self.acquire_after(&BTreeSet::new(), mode, patience)
+        self.take(mode, patience).map_err(|error| self.explained(error))
     }
 
-    /// As [`acquire`](Self::acquire), for a call that has taken other locks already. One of them may be this one: two
-    /// paths can have the same lock file.
-    fn acquire_after(&self, taken: &BTreeSet<Key>, mode: LockMode, patience: &Patience<'_>) -> Result<Held> {
-        self.take(taken, mode, patience).map_err(|error| self.explained(error))
+    /// Takes the lock, and finishes what somebody has decided about the file and has not finished.
+    fn take(&self, mode: LockMode, patience: &Patience<'_>) -> Result<Held> {
+        let taken = &BTreeSet::new();
+        let held = self.take_as_it_is(taken, mode, patience)?;
+        // The look at the name has told the size.
+        if !is_marked(held.size) {
+            return Ok(held);
+        }
+        let take = || Ok(vec![self.take_as_it_is(taken, mode, patience)?]);
+        let mut held = finish_first(&[self], vec![held], take, mode, patience)?;
+        held.pop().ok_or_else(|| self.never_the_same())
     }
 
-    fn take(&self, taken: &BTreeSet<Key>, mode: LockMode, patience: &Patience<'_>) -> Result<Held> {
+    /// For a call that has `taken` other locks already. One of them may be this one: two paths can have the same lock file.
+    fn take_as_it_is(&self, taken: &BTreeSet<Key>, mode: LockMode, patience: &Patience<'_>) -> Result<Held> {
         let process = Process::current();
         let caller = Caller::of(process);
         let mut reopened = false;
@@ -131,11 +144,12 @@ impl Lock {
                 }
                 Err(refusal) => return Err(self.refused(refusal, &user, &caller, mode, patience)),
             }
-            let held = Held::new(user, caller, self.guarded.clone());
+            let mut held = Held::new(user, caller, self.guarded.clone());
             // The file may have been pruned while we waited, and the next caller would lock another one.
             let found =
                 if held.user.home.nfs { self.dir.identify_anew(&self.file) } else { self.dir.identify(&self.file) };
-            if found? == Some(held.user.file.key()) {
+            if let Some(found) = found?.filter(|found| found.identity() == held.user.file.key()) {
+                held.size = found.size;
                 return Ok(held);
             }
             self.forget(&held.user);
@@ -245,8 +259,10 @@ impl Lock {
 
     /// The lock file in the table of `process`.
     fn enter(&self, process: &'static Process) -> Result<Arc<User>> {
-        let enter =
-            || User::enter(process, || self.dir.identify(&self.file), || self.dir.open(&self.file)).map(Arc::new);
+        let enter = || {
+            User::enter(process, || self.dir.key_of(&self.file), || self.dir.open(&self.file, &self.guarded))
+                .map(Arc::new)
+        };
         let Some(mut mine) = self.mine(process) else { return enter() };
         if let Some(user) = &*mine {
             return Ok(user.clone());
@@ -301,16 +317,53 @@ impl Lock {
 /// Takes all of these locks, or none of them, in the order of the lock files' paths: whoever does the same cannot be
 /// in a cycle with this call. The answer is in the order of `locks`.
 pub(crate) fn acquire_all(locks: &[&Lock], mode: LockMode, patience: &Patience<'_>) -> Result<Vec<Held>> {
+    let held = take_all(locks, mode, patience)?;
+    if !held.iter().any(|held| is_marked(held.size)) {
+        return Ok(held);
+    }
+    finish_first(locks, held, || take_all(locks, mode, patience), mode, patience)
+}
+
+/// The same, whatever is to be finished about the files.
+fn take_all(locks: &[&Lock], mode: LockMode, patience: &Patience<'_>) -> Result<Vec<Held>> {
     let mut order: Vec<usize> = (0..locks.len()).collect();
     order.sort_by_key(|n| &locks[*n].path);
     let (mut held, mut taken) = (Vec::with_capacity(locks.len()), BTreeSet::new());
     for n in order {
-        let one = locks[n].acquire_after(&taken, mode, patience)?;
+        let one = locks[n].take_as_it_is(&taken, mode, patience).map_err(|error| locks[n].explained(error))?;
         taken.insert(one.user.file.key());
         held.push((n, one));
     }
     held.sort_by_key(|(n, _)| *n);
     Ok(held.into_iter().map(|(_, held)| held).collect())
+}
+
+/// Finishes what the marks of these lock files speak of, and takes the locks again, until there is nothing to finish.
+fn finish_first(
+    locks: &[&Lock],
+    mut held: Vec<Held>,
+    take: impl Fn() -> Result<Vec<Held>>,
+    mode: LockMode,
+    patience: &Patience<'_>,
+) -> Result<Vec<Held>> {
+    for attempt in 0..ATTEMPTS {
+        if let Some(held) = intents::heed_marks(locks, held, mode, patience)? {
+            return Ok(held);
+        }
+        if let (Wait::Until(deadline), Some(lock)) = (patience.wait(), locks.first()) {
+            if deadline <= Instant::now() {
+                return Err(lock.timeout(patience, None, false));
+            }
+        }
+        // Usually it is finished now, and this attempt is the last.
+        if attempt >= AT_ONCE {
+            std::thread::sleep(PAUSE);
+        }
+        held = take()?;
+    }
+    let guarded = locks.first().map_or(Path::new(""), |lock| &lock.guarded);
+    let why = "others hold locks of the same change again and again, so that it cannot be finished (recover)";
+    Err(Error::io(guarded, Step::FinishChange, io::Error::other(why)))
 }
 
 /// A lock that is held. Dropping it releases it.
@@ -320,12 +373,14 @@ pub(crate) struct Held {
     caller: Caller,
     guarded: Arc<Path>,
     released: bool,
+    /// Of the lock file, when the lock was taken.
+    size: u64,
 }
 
 impl Held {
     fn new(user: Arc<User>, caller: Caller, guarded: Arc<Path>) -> Self {
         caller.holds_one_more();
-        Held { user, caller, guarded, released: false }
+        Held { user, caller, guarded, released: false, size: 0 }
     }
 
     /// Lets go without a look at the process's number: only for the thread that took the lock, if no code of a caller has
@@ -347,6 +402,11 @@ impl Held {
 }
 
 impl Held {
+    /// The path that it guards.
+    pub(crate) fn guarded(&self) -> &Path {
+        &self.guarded
+    }
+
     /// The file system that the lock is in.
     pub(crate) fn home(&self) -> Home {
         self.user.home

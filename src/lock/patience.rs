@@ -122,6 +122,11 @@ impl<'a> Patience<'a> {
         }
     }
 
+    /// Whether it tries only.
+    pub(super) fn is_none(&self) -> bool {
+        self.wait == Wait::Never
+    }
+
     pub(super) fn wait(&self) -> Wait {
         self.wait
     }

@@ -1,12 +1,16 @@
 //! Looking through all lock files: removing those that nobody holds, and telling who holds the others.
 
+use std::ffi::OsStr;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::dir::OpenLock;
 use super::process::{Process, User};
-use super::{Lock, LockDir, Patience, c_path};
+use super::{Lock, LockDir, Patience, c_path, mark};
 use crate::error::{Error, Removed, Result, Step};
+use crate::protocol::lock_contents::{guarded, is_marked};
 use crate::sys::{self, Errno, Holder, LockMode};
 
 /// Removes the lock files that nobody holds, and returns their paths.
@@ -33,29 +37,49 @@ fn prune_one(dir: &Arc<LockDir>, path: &Path) -> Result<bool> {
     }
 }
 
-/// All lock files, and of those that are held, how and by whom; an error for what is no lock file or may not be opened.
-pub(crate) fn list(dir: &Arc<LockDir>) -> Result<Vec<(PathBuf, Result<Option<Holder>>)>> {
+/// What a look at a lock file tells.
+pub(crate) struct Seen {
+    /// How it is held and by whom, if it is.
+    pub(crate) holder: Option<Holder>,
+    /// What it is named after, if that is in it.
+    pub(crate) guards: Option<PathBuf>,
+    /// The intent that it is marked with.
+    pub(crate) intent: Option<PathBuf>,
+}
+
+/// All lock files; an error for what is no lock file or may not be opened.
+pub(crate) fn list(dir: &Arc<LockDir>) -> Result<Vec<(PathBuf, Result<Seen>)>> {
     let mut found = Vec::new();
     for path in dir.list()? {
-        match holder(dir, &path) {
+        match look(dir, &path) {
             // It was pruned meanwhile.
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-            holder => found.push((path, holder)),
+            seen => found.push((path, seen)),
         }
     }
     Ok(found)
 }
 
-fn holder(dir: &Arc<LockDir>, path: &Path) -> Result<Option<Holder>> {
+fn look(dir: &Arc<LockDir>, path: &Path) -> Result<Seen> {
     let process = Process::current();
     let file = c_path(path)?;
     let failed = |error| Error::io(path, Step::OpenLock, error);
     // Through the table, because closing a descriptor of our own would drop the locks that this process holds.
     let gone = || failed(Errno::NOENT);
-    let user = User::enter(process, || dir.identify(&file), || dir.open_existing(&file)?.ok_or_else(gone))?;
-    if let Some(mode) = process.table.held(&user.file) {
-        return Ok(Some(Holder { mode, pid: Some(sys::pid()) }));
-    }
-    let asked = process.table.with_file(&user.file, |file| sys::holder(file.as_fd(), LockMode::Exclusive));
-    asked.transpose().map_err(failed).map(Option::flatten)
+    let user = User::enter(process, || dir.key_of(&file), || dir.open_existing(&file)?.ok_or_else(gone))?;
+    let ask = |file: &OpenLock| -> sys::Result<Seen> {
+        let holder = match process.table.held(&user.file) {
+            Some(mode) => Some(Holder { mode, pid: Some(sys::pid()) }),
+            None => sys::holder(file.as_fd(), LockMode::Exclusive)?,
+        };
+        let size = sys::stat_open(file)?.size;
+        let text = mark::text_in(file, size)?;
+        let guards = guarded(&text, path.file_name().unwrap_or_default().as_bytes()).map(Path::to_owned);
+        let intent = if is_marked(size) { mark::name_in(file)? } else { None };
+        let intent = intent.map(|name| dir.path().join(OsStr::from_bytes(name.to_bytes())));
+        Ok(Seen { holder, guards, intent })
+    };
+    // Closed meanwhile, because an unlock failed.
+    let nothing = || Ok(Seen { holder: None, guards: None, intent: None });
+    process.table.with_file(&user.file, ask).unwrap_or_else(nothing).map_err(failed)
 }

@@ -39,6 +39,25 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
+fn write_digits(mut number: u64, digits: &mut [u8]) {
+    for digit in digits {
+        *digit = DIGITS[(number % 32) as usize];
+        number /= 32;
+    }
+}
+
+/// So many digits, as they are in a temporary name, that nobody has had before.
+pub(crate) fn random_digits<const N: usize>() -> [u8; N] {
+    let mut digits = [0; N];
+    write_digits(random(), &mut digits);
+    digits
+}
+
+/// Whether they may be such digits.
+pub(crate) fn are_digits(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| DIGITS.contains(byte))
+}
+
 /// On the stack: a warm write allocates nothing.
 pub(crate) struct TemporaryName {
     bytes: [u8; NAME_MAX + 1],
@@ -75,6 +94,13 @@ impl TemporaryName {
         temporary
     }
 
+    /// The same with a random part that no other name of this thread has.
+    pub(crate) fn fresh(name: &CStr, hash: &[u8]) -> Self {
+        let mut temporary = Self::new(name, hash);
+        temporary.set_random(random());
+        temporary
+    }
+
     fn push(&mut self, bytes: &[u8]) {
         self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
         self.len += bytes.len();
@@ -86,14 +112,11 @@ impl TemporaryName {
         self.set_random(RANDOM.get());
     }
 
-    fn set_random(&mut self, mut random: u64) {
+    fn set_random(&mut self, random: u64) {
         let end = self.len - SUFFIX.len();
         let (checked, check) = self.bytes[..end].split_at_mut(end - CHECK_LEN);
         let random_digits = checked.len() - RANDOM_LEN;
-        for byte in &mut checked[random_digits..] {
-            *byte = DIGITS[(random % 32) as usize];
-            random /= 32;
-        }
+        write_digits(random, &mut checked[random_digits..]);
         check.copy_from_slice(&check_of(checked));
     }
 
@@ -125,7 +148,7 @@ impl<'a> Owner<'a> {
         let (checked, check) = rest.split_last_chunk()?;
         let (rest, random) = checked.split_last_chunk::<RANDOM_LEN>()?;
         let name = rest.strip_prefix(b".")?.strip_suffix(b".").filter(|name| !name.is_empty())?;
-        if !random.iter().all(|digit| DIGITS.contains(digit)) || *check != check_of(checked) {
+        if !are_digits(random) || *check != check_of(checked) {
             return None;
         }
         let (before, hash) = name.split_at_checked(name.len().saturating_sub(PATH_HASH_LEN))?;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use rustix::fs::{self, Mode, OFlags, Stat};
 use rustix::path::Arg;
 
-use super::{Errno, Fd, Links, Result, Syscall, way};
+use super::{Errno, Fd, InodeAndBirth, Links, Meta, Result, Syscall, way};
 
 /// As many symbolic links as the kernel follows in one path (MAXSYMLINKS in bsd/sys/param.h); then ELOOP.
 pub(crate) const MAX_LINKS: usize = 32;
@@ -50,6 +50,39 @@ pub(crate) fn is_mount_point(_: BorrowedFd<'_>, _: &CStr) -> bool {
 /// Nobody asks further here.
 pub(crate) fn is_on_disk(_: u64) -> bool {
     true
+}
+
+/// Nobody looks.
+pub(crate) fn check_changeable(_: BorrowedFd<'_>) -> Result<()> {
+    Ok(())
+}
+
+/// Which file has a name, or which directory is open if the name is empty: its inode number and when it was made (stat(2)).
+pub(crate) fn inode_and_birth(at: BorrowedFd<'_>, name: &CStr) -> Result<InodeAndBirth> {
+    let name = if name.is_empty() { c"." } else { name };
+    let look = || fs::statat(at, name, fs::AtFlags::SYMLINK_NOFOLLOW);
+    let found = way::on_name(Syscall::Fstatat, at, name, look)?;
+    let nanoseconds = u32::try_from(found.st_birthtime_nsec).unwrap_or(0);
+    Ok((found.st_ino, Some((found.st_birthtime, nanoseconds))))
+}
+
+/// The same. Whether it can be removed nobody looks here.
+pub(crate) fn look_before_removal(
+    at: BorrowedFd<'_>,
+    _: &Meta,
+    name: &CStr,
+) -> Result<(InodeAndBirth, Option<(Errno, &'static str)>)> {
+    Ok((inode_and_birth(at, name)?, None))
+}
+
+/// A disk in memory looks like any other here.
+pub(crate) fn is_in_memory(_: BorrowedFd<'_>) -> bool {
+    false
+}
+
+/// Nobody has looked here.
+pub(crate) fn syncs_parents(_: BorrowedFd<'_>) -> bool {
+    false
 }
 
 /// What Apple's NFS client remembers of names nobody has measured yet.

@@ -7,11 +7,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use rustix::fs::{self, Advice, AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, StatxAttributes, StatxFlags};
+use rustix::fs::{self, Access, Advice, AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, StatxAttributes, StatxFlags};
 use rustix::path::Arg;
 use rustix::system::uname;
 
-use super::{Errno, Fd, Links, Result, Syscall, way};
+use super::{Errno, Fd, InodeAndBirth, Links, Meta, Result, Syscall, way};
 
 /// As many symbolic links as the kernel follows in one path (MAXSYMLINKS in include/linux/namei.h); then ELOOP.
 pub(crate) const MAX_LINKS: usize = 40;
@@ -63,6 +63,70 @@ pub(crate) fn is_mount_point(at: BorrowedFd<'_>, name: &CStr) -> bool {
     matches!(found, Ok(Some(found)) if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
+/// Whether this process may make and remove names in a directory, as far as can be told: [faccessat2(2)] with the effective
+/// ids. A kernel without that call (before 5.8) says yes.
+///
+/// [faccessat2(2)]: https://man7.org/linux/man-pages/man2/access.2.html
+pub(crate) fn check_changeable(dir: BorrowedFd<'_>) -> Result<()> {
+    let ask = || fs::accessat(dir, c".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
+    match way::on_file(Syscall::Faccessat, dir, ask) {
+        Err(error @ (Errno::ACCESS | Errno::ROFS)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Which file has a name, or which directory is open if the name is empty: its inode number and when it was made, if the file
+/// system tells (STATX_BTIME of [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html)).
+pub(crate) fn inode_and_birth(at: BorrowedFd<'_>, name: &CStr) -> Result<InodeAndBirth> {
+    look(at, name).map(|look| look.which)
+}
+
+/// The same, and why it cannot be removed or renamed over, as far as a look tells: a mount point, a file with one of the
+/// attributes i and a ([chattr(1)](https://man7.org/linux/man-pages/man1/chattr.1.html)), another user's file in a directory
+/// with the sticky bit (`may_delete` in fs/namei.c). `dir` is the directory.
+pub(crate) fn look_before_removal(
+    at: BorrowedFd<'_>,
+    dir: &Meta,
+    name: &CStr,
+) -> Result<(InodeAndBirth, Option<(Errno, &'static str)>)> {
+    const STICKY: u32 = 0o1000;
+    let Look { which, uid, attributes } = look(at, name)?;
+    let is_others = || dir.mode & STICKY != 0 && ![0, uid, dir.uid].contains(&super::effective_uid());
+    let why = if attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        Some((Errno::BUSY, super::MOUNT_POINT))
+    } else if attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND) {
+        Some((Errno::PERM, "it has the attribute i or a (chattr(1)), and cannot be replaced or removed"))
+    } else if is_others() {
+        Some((Errno::PERM, "it belongs to somebody else, in a directory with the sticky bit"))
+    } else {
+        None
+    };
+    Ok((which, why))
+}
+
+struct Look {
+    which: InodeAndBirth,
+    uid: u32,
+    attributes: StatxAttributes,
+}
+
+fn look(at: BorrowedFd<'_>, name: &CStr) -> Result<Look> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
+    let ask = || fs::statx(at, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME).map(Some);
+    let found = match way::on_name(Syscall::Statx, at, name, ask) {
+        // Before Linux 4.11, or a sandbox that does not know the call.
+        Err(Errno::NOSYS | Errno::PERM) => None,
+        found => found?,
+    };
+    let Some(found) = found else {
+        let meta = if name.is_empty() { super::stat_open(at)? } else { super::stat(at, name)? };
+        return Ok(Look { which: (meta.ino, None), uid: meta.uid, attributes: StatxAttributes::empty() });
+    };
+    let is_told = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::BTIME);
+    let born = is_told.then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec));
+    Ok(Look { which: (found.stx_ino, born), uid: found.stx_uid, attributes: found.stx_attributes })
+}
+
 /// Whether a device number is that of a disk: what is there changes behind nobody's back. (On a disk that machines
 /// share, GFS2 and OCFS2 take back what a machine remembers, too.) Only what has no device has the major number 0
 /// ([devices.txt](https://docs.kernel.org/admin-guide/devices.html): "Unnamed devices").
@@ -90,6 +154,30 @@ pub(crate) fn is_nfs(file: BorrowedFd<'_>, device: Option<u64>) -> bool {
         Ok(Some(kind)) => kind.f_type as u32 == NFS,
         Ok(None) | Err(_) => true,
     }
+}
+
+/// Whether a file is in a file system that is in memory only (tmpfs(5), ramfs), so that a power cut takes it. One that lies on
+/// top of such a one, as overlayfs does, is not told.
+pub(crate) fn is_in_memory(file: BorrowedFd<'_>) -> bool {
+    /// TMPFS_MAGIC and RAMFS_MAGIC in include/uapi/linux/magic.h
+    const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58F6];
+    is_of_kind(file, &IN_MEMORY)
+}
+
+/// Whether the sync of a new directory is known to be one of its names in the directories above, too: POSIX does not say so, but
+/// the crash tests have seen it there.
+pub(crate) fn syncs_parents(dir: BorrowedFd<'_>) -> bool {
+    is_of_kind(dir, &TESTED)
+}
+
+/// The file systems whose crash states the tests look at: EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC and BTRFS_SUPER_MAGIC in
+/// include/uapi/linux/magic.h.
+const TESTED: [u32; 3] = [0xEF53, 0x5846_5342, 0x9123_683E];
+
+fn is_of_kind(file: BorrowedFd<'_>, kinds: &[u32]) -> bool {
+    let kind = way::on_file(Syscall::Fstatfs, file, || fs::fstatfs(file).map(Some));
+    // The word is signed on some machines and wider on others; the numbers have 32 bits.
+    matches!(kind, Ok(Some(kind)) if kinds.contains(&(kind.f_type as u32)))
 }
 
 /// Has the kernel ask the server what a directory is like by now, which makes what it remembers of the names in there
@@ -217,12 +305,7 @@ pub(crate) fn set_mode(file: impl AsFd, mode: u32) -> Result<()> {
 /// crash states the tests look at. (ext4 without a journal has the same number. It flushes before the last of its metadata
 /// is written, but then no rename is safe on it anyway.)
 pub(crate) fn sync_file_system(file: BorrowedFd<'_>) -> Result<bool> {
-    /// EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC and BTRFS_SUPER_MAGIC in include/uapi/linux/magic.h.
-    const TESTED: [u32; 3] = [0xEF53, 0x5846_5342, 0x9123_683E];
-    let kind = way::on_file(Syscall::Fstatfs, file, || fs::fstatfs(file).map(Some));
-    // The word is signed on some machines and wider on others; the numbers have 32 bits.
-    let tested = matches!(kind, Ok(Some(kind)) if TESTED.contains(&(kind.f_type as u32)));
-    if !tested || !reports_errors_of_syncfs() {
+    if !is_of_kind(file, &TESTED) || !reports_errors_of_syncfs() {
         return Ok(false);
     }
     match way::on_file(Syscall::Syncfs, file, || fs::syncfs(file)) {

@@ -48,9 +48,10 @@ pub(crate) use self::meta::Meta;
 pub(crate) use self::record_lock::{Holder, LockMode, close_copy, holder, lock, try_lock, unlock};
 pub use self::syscall::Syscall;
 pub(crate) use backend::{
-    MAX_LINKS, NO_ATTRIBUTE, is_mount_point, is_nfs, is_on_disk, is_unmapped_gid, is_unmapped_uid,
-    open_dir_without_links, open_read_without_links, open_search_only, read_directly, real_path, refresh, set_mode,
-    start_write_back, stored_name, sync, sync_file_system, sync_ordered,
+    MAX_LINKS, NO_ATTRIBUTE, check_changeable, inode_and_birth, is_in_memory, is_mount_point, is_nfs, is_on_disk,
+    is_unmapped_gid, is_unmapped_uid, look_before_removal, open_dir_without_links, open_read_without_links,
+    open_search_only, read_directly, real_path, refresh, set_mode, start_write_back, stored_name, sync,
+    sync_file_system, sync_ordered, syncs_parents,
 };
 
 pub(crate) type Result<T> = std::result::Result<T, Errno>;
@@ -59,6 +60,13 @@ pub(crate) type Result<T> = std::result::Result<T, Errno>;
 pub(crate) fn cwd() -> BorrowedFd<'static> {
     CWD
 }
+
+/// An inode number, and when that inode was made: seconds and nanoseconds, if the file system tells.
+pub(crate) type InodeAndBirth = (u64, Option<(i64, u32)>);
+
+/// What a file is that something was mounted on.
+pub(crate) const MOUNT_POINT: &str = "it is a mount point, as a single file is that was mounted into a container, and a mount \
+                                      point cannot be replaced or removed (EBUSY): mount its directory instead";
 
 /// How the text of a link in Linux's /proc ends if what it leads to was removed (`d_path` in fs/d_path.c).
 pub(crate) const REMOVED: &[u8] = b" (deleted)";
@@ -167,6 +175,21 @@ pub(crate) fn probe(file: BorrowedFd<'_>) -> Result<()> {
     way::on_file(Syscall::Pread, file, || rustix::io::pread(file, &mut [0; 1], 0).map(drop))
 }
 
+/// `pread` into `buf` from `offset` on; may read less than there is. 0: the end of the file.
+pub(crate) fn read_at(file: impl AsFd, buf: &mut [u8], offset: u64) -> Result<usize> {
+    way::on_bytes(Syscall::Pread, file.as_fd(), buf.len(), |len| rustix::io::pread(&file, &mut buf[..len], offset))
+}
+
+/// `pwrite`; may take less than all of `bytes`.
+pub(crate) fn write_at(file: impl AsFd, bytes: &[u8], offset: u64) -> Result<usize> {
+    way::on_bytes(Syscall::Pwrite, file.as_fd(), bytes.len(), |len| rustix::io::pwrite(&file, &bytes[..len], offset))
+}
+
+/// `ftruncate`.
+pub(crate) fn truncate(file: impl AsFd, len: u64) -> Result<()> {
+    way::on_file(Syscall::Ftruncate, file.as_fd(), || fs::ftruncate(&file, len))
+}
+
 /// `write`; may take less than all of `bytes`.
 pub(crate) fn write(file: impl AsFd, bytes: &[u8]) -> Result<usize> {
     way::on_bytes(Syscall::Write, file.as_fd(), bytes.len(), |len| rustix::io::write(&file, &bytes[..len]))
@@ -239,6 +262,12 @@ pub(crate) fn pid() -> u32 {
 /// `geteuid`.
 pub(crate) fn effective_uid() -> u32 {
     way::infallible(Syscall::Geteuid, process::geteuid).as_raw()
+}
+
+/// `getrlimit(RLIMIT_FSIZE)`: how long a file may get by this process. What would make one longer is answered by a signal
+/// that ends the process, SIGXFSZ ([getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html)).
+pub(crate) fn file_size_limit() -> u64 {
+    way::infallible(Syscall::Getrlimit, || process::getrlimit(process::Resource::Fsize)).current.unwrap_or(u64::MAX)
 }
 
 /// `getrlimit(RLIMIT_NOFILE)`: how many descriptors this process may have open.

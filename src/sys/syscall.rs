@@ -40,13 +40,20 @@ pub enum Syscall {
     /// [`statx`](https://man7.org/linux/man-pages/man2/statx.2.html), on Linux: whether a name is a mount point, and, with
     /// AT_STATX_FORCE_SYNC, to ask a server anew
     Statx,
+    /// [`faccessat2`](https://man7.org/linux/man-pages/man2/access.2.html), on Linux: whether a directory may be changed
+    Faccessat,
     /// [`readlinkat`](https://man7.org/linux/man-pages/man2/readlinkat.2.html), on Linux also to ask /proc for the
     /// real path of an open directory
     Readlinkat,
     /// [`read`](https://man7.org/linux/man-pages/man2/read.2.html)
     Read,
-    /// [`pread`](https://man7.org/linux/man-pages/man2/pread.2.html): whether a lock is still there, on NFS
+    /// [`pread`](https://man7.org/linux/man-pages/man2/pread.2.html): whether a lock is still there, on NFS, and what is in a
+    /// lock file
     Pread,
+    /// [`pwrite`](https://man7.org/linux/man-pages/man2/pwrite.2.html): the path and the mark in a lock file
+    Pwrite,
+    /// [`ftruncate`](https://man7.org/linux/man-pages/man2/ftruncate.2.html): takes the mark away
+    Ftruncate,
     /// [`write`](https://man7.org/linux/man-pages/man2/write.2.html)
     Write,
     /// [`posix_fadvise`](https://man7.org/linux/man-pages/man2/posix_fadvise.2.html), on Linux, whose error nobody looks at

@@ -6,6 +6,7 @@ pub(crate) mod read;
 pub(crate) mod remove;
 pub(crate) mod replace;
 pub(crate) mod sweep;
+pub(crate) mod together;
 
 use std::ffi::CStr;
 use std::io;
@@ -51,9 +52,7 @@ pub(crate) fn check_syncable(dir: &Dir, path: &Path, full: bool) -> Result<()> {
 /// given a single file. Some network file systems say EBUSY for reasons of their own, so the name is looked at.
 pub(crate) fn failed_at(dir: &Dir, name: &CStr, path: &Path, step: Step, error: Errno) -> Error {
     if error == Errno::BUSY && sys::is_mount_point(dir.as_fd(), name) {
-        let why = "it is a mount point, as a single file is that was mounted into a container, and a mount point cannot be replaced \
-                   or removed (EBUSY): mount its directory instead";
-        return Error::io(path, step, io::Error::new(io::ErrorKind::ResourceBusy, why));
+        return Error::io(path, step, io::Error::new(io::ErrorKind::ResourceBusy, sys::MOUNT_POINT));
     }
     Error::io(path, step, error)
 }

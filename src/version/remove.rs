@@ -7,7 +7,7 @@ use crate::error::{Result, Step};
 use crate::lock::Held;
 use crate::path::{Dir, Place};
 use crate::settings::{Durability, Options};
-use crate::sys::{self, Errno};
+use crate::sys::{self, Errno, Meta};
 use crate::version::{check_syncable, failed_at, stat_regular, sync_dir};
 
 /// Removes a file. False: there is none.
@@ -21,7 +21,7 @@ pub(crate) fn remove(held: &Held, place: &Place, options: Options) -> Result<boo
 pub(crate) fn unlink<'a>(held: &Held, place: &'a Place, options: Options) -> Result<Option<&'a Dir>> {
     let path: &Path = place.path();
     let Some(dir) = place.dir()? else { return Ok(None) };
-    if !check_removable(place, options)? {
+    if check_removable(place, options)?.is_none() {
         return Ok(None);
     }
     held.check_kept(false)?;
@@ -32,9 +32,9 @@ pub(crate) fn unlink<'a>(held: &Held, place: &'a Place, options: Options) -> Res
     }
 }
 
-/// Whether there is a file to remove, and its removal can be made durable; an error if it cannot.
-pub(crate) fn check_removable(place: &Place, options: Options) -> Result<bool> {
-    let Some(dir) = place.dir()? else { return Ok(false) };
+/// The file that is to be removed, if there is one; an error if its removal cannot be made durable.
+pub(crate) fn check_removable(place: &Place, options: Options) -> Result<Option<Meta>> {
+    let Some(dir) = place.dir()? else { return Ok(None) };
     check_syncable(dir, place.path(), options.durability == Durability::Full)?;
-    Ok(stat_regular(dir, place.name(), place.path())?.is_some())
+    stat_regular(dir, place.name(), place.path())
 }

@@ -18,7 +18,7 @@
 //! [chown(2)]: https://man7.org/linux/man-pages/man2/chown.2.html
 //! [fsync(2)]: https://man7.org/linux/man-pages/man2/fsync.2.html
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -28,8 +28,9 @@ use crate::lock::Held;
 use crate::path::{Dir, Place};
 use crate::protocol::temporary_name::TemporaryName;
 use crate::settings::{Durability, Options};
-use crate::sys::{self, Errno, Fd};
+use crate::sys::{self, Errno, Fd, Meta};
 use crate::version::metadata::{self, Old};
+use crate::version::together::{Unsynced, What};
 use crate::version::{check_syncable, failed_at, stat_regular, sync, sync_dir};
 
 /// A new version of a file, while it is being written: from [`WriteGuard::writer`].
@@ -62,19 +63,36 @@ use crate::version::{check_syncable, failed_at, stat_regular, sync, sync_dir};
 /// [`WriteGuard::writer`]: crate::WriteGuard::writer
 #[derive(Debug)]
 pub struct Replacement<'lock> {
-    held: &'lock Held,
     path: &'lock Path,
-    dir: &'lock Dir,
     name: &'lock CStr,
     options: Options,
     /// The version that the new one takes after.
     old: Option<Old>,
+    /// Before `file`, so that it is removed first and closed after.
+    temporary: Temporary<'lock>,
     file: Fd,
-    temporary: TemporaryName,
     written: u64,
     /// Up to where the kernel has been told to write back.
     sent: u64,
-    state: State,
+    /// A write has failed, so the contents are not what the caller meant them to be.
+    is_incomplete: bool,
+}
+
+/// The name of a temporary file, which is removed unless it has become, or is to become, the file's.
+#[derive(Debug)]
+struct Temporary<'lock> {
+    held: &'lock Held,
+    dir: &'lock Dir,
+    name: TemporaryName,
+    is_kept: bool,
+}
+
+/// A new version of which all is written, and which somebody else will rename or remove.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    pub(crate) file: Fd,
+    pub(crate) temporary: CString,
+    pub(crate) meta: Meta,
 }
 
 /// So much is written before the kernel is told to write it back, while more is written: a large file takes two thirds
@@ -91,21 +109,13 @@ fn all_taken(path: &Path) -> io::Error {
     io::Error::new(io::ErrorKind::AlreadyExists, why)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Writing,
-    /// A write has failed, so the contents are not what the caller meant them to be.
-    Failed,
-    Renamed,
-}
-
 impl<'lock> Replacement<'lock> {
-    /// Whoever calls has seen that `held` is held by this process. `lock_hash` is what its lock file is called. `anew`:
-    /// as if the file had been removed before.
+    /// Whoever calls has seen that `held` is held by this process. `temporary` is made of what its lock file is called.
+    /// `anew`: as if the file had been removed before.
     pub(crate) fn begin(
         held: &'lock Held,
         place: &'lock Place,
-        lock_hash: &[u8],
+        mut temporary: TemporaryName,
         options: Options,
         anew: bool,
     ) -> Result<Self> {
@@ -120,7 +130,6 @@ impl<'lock> Replacement<'lock> {
             Old::look(dir, place.name(), path)?
         };
         let mode = metadata::mode_at_first(old.as_ref(), options);
-        let mut temporary = TemporaryName::new(place.name(), lock_hash);
         let mut taken = 0;
         let file = loop {
             match sys::create_new(dir.as_fd(), temporary.get(), mode) {
@@ -134,10 +143,10 @@ impl<'lock> Replacement<'lock> {
             }
             temporary.change();
         };
-        let state = State::Writing;
         let name = place.name();
+        let temporary = Temporary { held, dir, name: temporary, is_kept: false };
         let replacement =
-            Replacement { held, path, dir, name, options, old, file, temporary, written: 0, sent: 0, state };
+            Replacement { path, name, options, old, temporary, file, written: 0, sent: 0, is_incomplete: false };
         if let Some(old) = &replacement.old {
             metadata::begin(&replacement.file, old, path)?;
         }
@@ -175,8 +184,8 @@ impl<'lock> Replacement<'lock> {
     /// [`AtomicFile::write`]: crate::AtomicFile::write
     pub fn commit(self) -> Result<()> {
         // After a fork, the child's copy would replace the file without the lock.
-        self.held.check()?;
-        if self.state == State::Failed {
+        self.temporary.held.check()?;
+        if self.is_incomplete {
             let why = io::Error::other("an earlier write to it failed, so it is not complete");
             return Err(self.failed(Step::Write, why));
         }
@@ -193,9 +202,9 @@ impl<'lock> Replacement<'lock> {
         self.set_owner_and_mode()?;
         self.sync()?;
         self.rename()?;
-        let synced = sync_dir(self.dir, self.path, self.options);
+        let synced = sync_dir(self.temporary.dir, self.path, self.options);
         // The worse of the two is told.
-        self.held.check_kept(true).and(synced)
+        self.temporary.held.check_kept(true).and(synced)
     }
 
     // The steps one by one, for those who commit many.
@@ -218,24 +227,28 @@ impl<'lock> Replacement<'lock> {
         sync(&self.file, self.path, self.options)
     }
 
-    /// A number of the file system that the file is in.
-    pub(crate) fn device(&self) -> Result<u64> {
+    /// The temporary file, for a sync together with others.
+    pub(crate) fn unsynced(&self) -> Result<Unsynced<'_>> {
         let meta = sys::stat_open(&self.file).map_err(|error| self.failed(Step::Stat, error))?;
-        Ok(meta.dev)
-    }
-
-    /// Syncs everything in that file system; false where only a sync of the file itself will do.
-    pub(crate) fn sync_file_system(&self) -> Result<bool> {
-        sys::sync_file_system(self.file.as_fd()).map_err(|error| self.failed(Step::Sync, error))
+        Ok(Unsynced { device: meta.dev, what: What::File(&self.file), path: self.path })
     }
 
     /// Not with a lock that was lost. Afterwards that is looked at again, by whoever calls.
     pub(crate) fn rename(&mut self) -> Result<()> {
-        self.held.check_kept(false)?;
-        sys::rename(self.dir.as_fd(), self.temporary.get(), self.name)
-            .map_err(|error| failed_at(self.dir, self.name, self.path, Step::Rename, error))?;
-        self.state = State::Renamed;
+        let Temporary { held, dir, ref name, .. } = self.temporary;
+        held.check_kept(false)?;
+        sys::rename(dir.as_fd(), name.get(), self.name)
+            .map_err(|error| failed_at(dir, self.name, self.path, Step::Rename, error))?;
+        self.temporary.is_kept = true;
         Ok(())
+    }
+
+    /// Leaves it to somebody else to rename or to remove the temporary file.
+    pub(crate) fn stage(self) -> Result<Staged> {
+        let meta = sys::stat_open(&self.file).map_err(|error| self.failed(Step::Stat, error))?;
+        let Replacement { mut temporary, file, .. } = self;
+        temporary.is_kept = true;
+        Ok(Staged { file, temporary: temporary.name.get().to_owned(), meta })
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<usize> {
@@ -251,7 +264,7 @@ impl<'lock> Replacement<'lock> {
             }
             Err(error) => error.into(),
         };
-        self.state = State::Failed;
+        self.is_incomplete = true;
         Err(self.failed(Step::Write, error))
     }
 
@@ -263,7 +276,7 @@ impl<'lock> Replacement<'lock> {
 impl Write for Replacement<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // After a fork, both copies would write to one file.
-        self.held.check()?;
+        self.temporary.held.check()?;
         Ok(self.put(bytes)?)
     }
 
@@ -273,12 +286,12 @@ impl Write for Replacement<'_> {
     }
 }
 
-impl Drop for Replacement<'_> {
+impl Drop for Temporary<'_> {
     fn drop(&mut self) {
         // A child made by fork has a copy of this; the temporary file is its parent's.
-        if self.state != State::Renamed && self.held.check().is_ok() {
+        if !self.is_kept && self.held.check().is_ok() {
             // There is nobody to tell, and an error to come or a panic under way to be told already.
-            let _ = sys::unlink(self.dir.as_fd(), self.temporary.get());
+            let _ = sys::unlink(self.dir.as_fd(), self.name.get());
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::error::{Error, Removed, Result, Step};
 use crate::lock::{self, Lock, LockDir, Patience, c_path};
 use crate::path::{Dir, Place, directory};
+use crate::protocol::intent::{is_intent_name, lock_hash_in};
 use crate::protocol::lock_name::path_hash;
 use crate::protocol::temporary_name::Owner;
 use crate::settings::Config;
@@ -35,7 +36,7 @@ pub(crate) fn sweep(config: &Config, path: &Path) -> Result<Vec<PathBuf>> {
     }
     match lock_dir.left_behind() {
         Ok(left) => left.into_iter().for_each(|path| {
-            let swept = c_path(&path).and_then(|name| remove_regular(sys::cwd(), &name, &path));
+            let swept = c_path(&path).and_then(|name| remove_if_no_intent(lock_dir, &name, &path));
             removed.note(path, swept);
         }),
         Err(error) => removed.failed.push(error),
@@ -90,6 +91,20 @@ fn remove_if_left(
     };
     held.iter().try_for_each(|held| held.check_kept(false))?;
     remove_regular(dir.as_fd(), name, path)
+}
+
+/// Removes what was left in the lock directory: an intent that was not decided only if nobody is about to decide it.
+fn remove_if_no_intent(lock_dir: &Arc<LockDir>, name: &CStr, path: &Path) -> Result<bool> {
+    let owner = path.file_name().and_then(|name| Owner::of(name.as_bytes())).map(|owner| owner.name);
+    let Some(intent) = owner.filter(|name| is_intent_name(name)) else {
+        return remove_regular(sys::cwd(), name, path);
+    };
+    let lock = Lock::of_hash(lock_dir, lock_hash_in(intent), path.into())?;
+    match lock.acquire(LockMode::Exclusive, &Patience::none()) {
+        Ok(_held) => remove_regular(sys::cwd(), name, path),
+        Err(Error::WouldBlock { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// We never make anything else. False: it is something else, or it is gone.

@@ -1,4 +1,6 @@
-//! Many files at once, with the syncs shared.
+//! Many files at once, with the syncs shared; all or nothing in `all.rs`.
+
+pub(crate) mod all;
 
 use std::collections::HashMap;
 use std::mem;
@@ -15,6 +17,7 @@ use crate::sys;
 use crate::version::remove::{check_removable, unlink};
 use crate::version::replace::Replacement;
 use crate::version::sync_dir;
+use crate::version::together::sync_together;
 
 /// As many files are in work at a time, at the most.
 const AT_A_TIME: u64 = 128;
@@ -23,15 +26,12 @@ const AT_A_TIME: u64 = 128;
 /// and its temporary file, and a fourth if its directory was missing; half of them are left to others.
 const DESCRIPTORS: u64 = 8;
 
-/// From so many files in one file system on, all of it is synced at once instead of each file.
-const MANY: usize = 8;
-
 /// Writes and deletes of any number of files, which share their syncs. From [`AtomicFileAdapter::batch`].
 ///
 /// For each file, it is what [`write_atomic`](crate::AtomicFileAdapter::write_atomic) or
 /// [`delete_with_lock`](crate::AtomicFileAdapter::delete_with_lock) is: the old version or the new one, and durable when
-/// [`commit`](Self::commit) returns. Across files it promises no atomicity: others see some of them replaced before the
-/// rest, and after a crash some may be new and some old.
+/// [`commit`](Self::commit) returns. Across files that promises no atomicity: others see some of them replaced before the
+/// rest, and after a crash some may be new and some old. [`commit_all`](Self::commit_all) does, and takes longer.
 ///
 /// What it saves is flushes of the device: the new versions are written first, then synced together, then renamed, and
 /// each directory is synced once. This is done for up to 128 files at a time, so that no lock is held for long and
@@ -185,7 +185,7 @@ fn commit(config: &Arc<Config>, changes: &mut [Change], replaced: &mut Vec<PathB
             None => {
                 latest.insert(file.path().into(), files.len());
                 files.push(file);
-                versions.push(Version { contents: new, anew: false });
+                versions.push(Version::new(new));
             }
         }
     }
@@ -194,7 +194,7 @@ fn commit(config: &Arc<Config>, changes: &mut [Change], replaced: &mut Vec<PathB
     for ((file, guard), version) in files.iter().zip(&guards).zip(&versions) {
         new.push(prepare(config, file, guard, version)?);
     }
-    sync_together(config, &new)?;
+    sync_new(config, &new)?;
     let mut dirs = Vec::new();
     let renamed = rename_all(config, &files, &guards, new, &mut dirs, replaced);
     // Also if a rename has failed: what was replaced must be durable.
@@ -212,6 +212,10 @@ struct Version {
 }
 
 impl Version {
+    fn new(contents: Option<Vec<u8>>) -> Self {
+        Version { contents, anew: false }
+    }
+
     fn then(&mut self, contents: Option<Vec<u8>>) {
         self.anew |= self.contents.is_none();
         self.contents = contents;
@@ -235,21 +239,12 @@ fn prepare<'a>(
 }
 
 /// Syncs the new versions.
-fn sync_together(config: &Config, new: &[Option<Replacement<'_>>]) -> Result<()> {
+fn sync_new(config: &Config, new: &[Option<Replacement<'_>>]) -> Result<()> {
     if config.replace.durability == Durability::None {
         return Ok(());
     }
-    let mut by_device: HashMap<u64, Vec<&Replacement<'_>>> = HashMap::new();
-    for replacement in new.iter().flatten() {
-        by_device.entry(replacement.device()?).or_default().push(replacement);
-    }
-    for replacements in by_device.values() {
-        let all_at_once = replacements.len() >= MANY && replacements[0].sync_file_system()?;
-        if !all_at_once {
-            replacements.iter().try_for_each(|replacement| replacement.sync())?;
-        }
-    }
-    Ok(())
+    let unsynced = new.iter().flatten().map(Replacement::unsynced).collect::<Result<Vec<_>>>()?;
+    sync_together(unsynced, config.replace)
 }
 
 /// A directory in which something was changed.

@@ -1,0 +1,156 @@
+//! Deciding a change of several files.
+
+use std::ffi::CString;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::work::{Dirs, End, Work};
+use super::{Held, LockDir};
+use crate::error::{Error, Result, Step};
+use crate::protocol::intent::{Change, Intent, LARGEST, NAME_LEN, new_name};
+use crate::protocol::lock_contents::MARK;
+use crate::protocol::temporary_name::TemporaryName;
+use crate::sys::{self, Errno, Fd};
+
+/// A change that is written down. Dropped before it is decided, it has not happened.
+#[derive(Debug)]
+pub(crate) struct Draft<'a> {
+    dir: &'a Arc<LockDir>,
+    /// The lock directory.
+    at: Fd,
+    device: u64,
+    /// In the order of the intent's changes.
+    held: &'a [&'a Held],
+    intent: Intent,
+    name: CString,
+    temporary: TemporaryName,
+    file: Fd,
+    /// What came of the sync of the lock directory by which it was decided.
+    decided: Option<sys::Result<()>>,
+    /// The removal of the intent may not survive a power cut: whoever takes a lock next has to sync it before all else.
+    marks_stay: bool,
+}
+
+impl<'a> Draft<'a> {
+    /// Writes an intent under a temporary name, and marks the lock files, which are those of its files. `lock_hash` is what
+    /// the first of them is called.
+    pub(crate) fn write(
+        dir: &'a Arc<LockDir>,
+        held: &'a [&'a Held],
+        lock_hash: &[u8],
+        full: bool,
+        changes: Vec<Change>,
+    ) -> Result<Self> {
+        let failed = |error: Errno| Error::io(dir.path(), Step::WriteIntent, error);
+        let intent = Intent { inode: u64::MAX, full, changes };
+        let longest = intent.to_bytes().len() as u64;
+        // Better than SIGXFSZ, which would end the process.
+        if sys::file_size_limit() < (MARK + NAME_LEN as u64).max(longest) || longest > LARGEST {
+            return Err(failed(Errno::FBIG));
+        }
+        let at = dir.open_itself()?;
+        if intent.full && sys::is_in_memory(at.as_fd()) {
+            return Err(in_memory(dir.path()));
+        }
+        if intent.full && !sys::syncs_parents(at.as_fd()) {
+            dir.make_durable()?;
+        }
+        let device = sys::stat_open(&at).map_err(failed)?.dev;
+        let name = CString::new(new_name(lock_hash)).map_err(|_| failed(Errno::INVAL))?;
+        let temporary = TemporaryName::fresh(&name, lock_hash);
+        let file = dir.make_intent(at.as_fd(), temporary.get()).map_err(failed)?;
+        let mut draft =
+            Draft { dir, at, device, held, intent, name, temporary, file, decided: None, marks_stay: false };
+        draft.intent.inode = sys::stat_open(&draft.file).map_err(failed)?.ino;
+        let bytes = draft.intent.to_bytes();
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            match sys::write(&draft.file, rest).map_err(failed)? {
+                0 => return Err(failed(Errno::NOSPC)),
+                written => rest = &rest[written..],
+            }
+        }
+        for held in draft.held {
+            let marked = held.set_mark(draft.name.to_bytes());
+            marked.map_err(|error| Error::io(&held.guarded, Step::MarkLock, error))?;
+        }
+        Ok(draft)
+    }
+
+    /// The intent and the lock directory, for their sync.
+    pub(crate) fn unsynced(&self) -> [(u64, &Fd, &Path); 2] {
+        [&self.file, &self.at].map(|fd| (self.device, fd, self.dir.path()))
+    }
+
+    /// Decides the change. All that it speaks of has been synced, if it is to survive a power cut.
+    pub(crate) fn decide(&mut self) -> Result<()> {
+        self.held.iter().try_for_each(|held| held.check_kept(false))?;
+        let failed = |error: Errno| Error::io(self.dir.path(), Step::WriteIntent, error);
+        if let Err(error) = sys::rename(self.at.as_fd(), self.temporary.get(), &self.name) {
+            // A server may have done it and not have said so.
+            return match sys::unlink(self.at.as_fd(), &self.name) {
+                Err(Errno::NOENT) => Err(failed(error)),
+                Ok(()) => {
+                    self.marks_stay = true;
+                    Err(failed(error))
+                }
+                Err(_) => {
+                    let failed = failed(error);
+                    self.decided = Some(Err(error));
+                    Err(self.dir.unfinished(self.path(), &self.name, failed))
+                }
+            };
+        }
+        // From here on it goes forward only. Should this sync fail, what follows is what others see all the same, and a power
+        // cut may undo it.
+        self.decided = Some(if self.intent.full { sys::sync_dir(&self.at) } else { Ok(()) });
+        Ok(())
+    }
+
+    /// Whether it is, or may be.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.decided.is_some()
+    }
+
+    /// Makes a change that was decided.
+    pub(crate) fn finish(&mut self, dirs: &mut Dirs) -> Result<()> {
+        let Draft { dir, ref at, held, ref intent, ref name, .. } = *self;
+        let mut work = Work { dir, at, name, intent, held, dirs, found_by: None, end: End::NotYet };
+        let finished = work.finish(false);
+        let end = work.end;
+        if let End::TakenBack(synced) = end {
+            self.decided = None;
+            self.marks_stay = synced.is_err();
+            return finished.map(drop);
+        }
+        finished.map_err(|error| dir.unfinished(self.path(), name, error))?;
+        if let (Some(Err(error)), _) | (_, End::Removed(Err(error))) = (self.decided, end) {
+            return Err(Error::NotDurable { path: self.path().to_owned(), source: error.into() });
+        }
+        held.iter().try_for_each(|held| held.check_kept(true))
+    }
+
+    /// The first of its files.
+    fn path(&self) -> &Path {
+        self.held.first().map_or(self.dir.path(), |held| &held.guarded)
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        if !self.is_decided() {
+            let _ = sys::unlink(self.at.as_fd(), self.temporary.get());
+            if !self.marks_stay {
+                self.held.iter().for_each(|held| held.clear_mark());
+            }
+        }
+    }
+}
+
+/// What a file system in memory is refused for.
+pub(crate) fn in_memory(path: &Path) -> Error {
+    let why = "it is in memory (tmpfs), where nothing survives a power cut, and all or nothing across one cannot be promised \
+               there: use Durability::Ordered, or a disk";
+    Error::io(path, Step::WriteIntent, std::io::Error::new(std::io::ErrorKind::Unsupported, why))
+}

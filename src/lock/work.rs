@@ -1,0 +1,261 @@
+//! Carrying out what an intent says, by whoever has decided it and by whoever finds it.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, OsStr};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Component, Path, PathBuf};
+
+use super::{Held, LockDir};
+use crate::error::{Error, Result, Step};
+use crate::protocol::intent::{FileId, Intent};
+use crate::sys::{self, Errno, Fd, Links, Meta};
+
+const STICKY: u32 = 0o1000;
+
+/// The directories of the files of an intent, open.
+#[derive(Debug, Default)]
+pub(crate) struct Dirs(HashMap<PathBuf, OpenDir>);
+
+#[derive(Debug)]
+pub(crate) struct OpenDir {
+    pub(crate) fd: Fd,
+    pub(crate) meta: Meta,
+    pub(crate) id: FileId,
+    /// A file in it, for errors.
+    pub(crate) path: PathBuf,
+}
+
+impl Dirs {
+    /// Opens a directory by its real path, in which there are no links: whoever has put one there since must not lead a
+    /// change to somewhere else.
+    pub(crate) fn open(&mut self, real: &Path, file: &Path) -> Result<&OpenDir> {
+        if !self.0.contains_key(real) {
+            let failed = |error: Errno| Error::io(file, Step::FinishChange, error);
+            let fd = open_without_links(real).map_err(failed)?;
+            let meta = sys::stat_open(&fd).map_err(failed)?;
+            let id = sys::inode_and_birth(fd.as_fd(), c"").map_err(failed)?.into();
+            self.0.insert(real.to_owned(), OpenDir { fd, meta, id, path: file.to_owned() });
+        }
+        self.0.get(real).ok_or_else(|| Error::io(file, Step::FinishChange, Errno::NOENT))
+    }
+
+    pub(crate) fn get(&self, real: &Path) -> Option<&OpenDir> {
+        self.0.get(real)
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &OpenDir> {
+        self.0.values()
+    }
+}
+
+fn open_without_links(real: &Path) -> sys::Result<Fd> {
+    if let Some(fd) = sys::open_dir_without_links(real) {
+        return Ok(fd);
+    }
+    let names: Vec<&OsStr> =
+        real.components().filter_map(|it| if let Component::Normal(name) = it { Some(name) } else { None }).collect();
+    let Some((last, above)) = names.split_last() else { return sys::open_dir(sys::cwd(), c"/", Links::Follow) };
+    let mut at = sys::open_search_only(sys::cwd(), c"/", Links::Follow)?;
+    for name in above {
+        at = sys::open_search_only(at.as_fd(), *name, Links::Refuse)?;
+    }
+    match sys::open_dir(at.as_fd(), *last, Links::Refuse) {
+        Err(Errno::ACCESS) => sys::open_search_only(at.as_fd(), *last, Links::Refuse),
+        opened => opened,
+    }
+}
+
+/// An intent that is being carried out, under all of its locks.
+pub(super) struct Work<'a> {
+    pub(super) dir: &'a LockDir,
+    /// The lock directory.
+    pub(super) at: &'a Fd,
+    pub(super) name: &'a CStr,
+    pub(super) intent: &'a Intent,
+    /// In the order of its changes.
+    pub(super) held: &'a [&'a Held],
+    pub(super) dirs: &'a mut Dirs,
+    /// `None`: by whoever has just decided it.
+    pub(super) found_by: Option<Recovery>,
+    pub(super) end: End,
+}
+
+/// What became of an intent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    NotYet,
+    /// It is carried out, or given up, and was removed; unless a power cut brings it back, if that could not be synced.
+    Removed(sys::Result<()>),
+    /// It was taken back, because nothing had been done yet; with the same reservation.
+    TakenBack(sys::Result<()>),
+}
+
+/// What is to be known about an intent that somebody else may have decided.
+pub(super) struct Recovery {
+    /// Whose word it is. `None`: others may write to it.
+    pub(super) owner: Option<u32>,
+    pub(super) me: u32,
+    /// Which lock files have its mark. One that has not was shortened by a hand, or it is an old intent that came back.
+    pub(super) marked: Vec<bool>,
+}
+
+impl Work<'_> {
+    /// The files that were not finished, if that is to be given up.
+    pub(super) fn finish(&mut self, give_up: bool) -> Result<Vec<PathBuf>> {
+        // Whoever has decided it may have died before that was synced, and must not be half done without an intent.
+        if self.intent.full && self.found_by.is_some() {
+            self.dir.sync(self.at)?;
+        }
+        let mut left = Vec::new();
+        let mut first = None;
+        for n in 0..self.intent.changes.len() {
+            if let Err(error) = self.apply(n) {
+                if n == 0 && self.found_by.is_none() && self.undecide() {
+                    return Err(error);
+                }
+                first.get_or_insert(error);
+                left.push(self.held[n].guarded.to_path_buf());
+            }
+        }
+        if let Some(error) = first.filter(|_| !give_up) {
+            return Err(error);
+        }
+        if self.intent.full {
+            // All of them, even if one fails.
+            let sync = |dir: &OpenDir| {
+                sys::sync_dir(&dir.fd)
+                    .map_err(|error| Error::NotDurable { path: dir.path.clone(), source: error.into() })
+            };
+            self.dirs.all().map(sync).fold(Ok(()), Result::and)?;
+        }
+        self.remove(give_up).map(|()| left)
+    }
+
+    /// Takes back what was decided a moment ago, of which nothing has been done. False: it is there still.
+    fn undecide(&mut self) -> bool {
+        if !matches!(sys::unlink(self.at.as_fd(), self.name), Ok(()) | Err(Errno::NOENT)) {
+            return false;
+        }
+        self.end = End::TakenBack(if self.intent.full { sys::sync_dir(self.at) } else { Ok(()) });
+        true
+    }
+
+    fn apply(&mut self, n: usize) -> Result<()> {
+        let change = &self.intent.changes[n];
+        let path: &Path = &self.held[n].guarded;
+        let failed = |error: Errno| Error::io(path, Step::FinishChange, error);
+        let why = |why| Err(Error::io(path, Step::FinishChange, io::Error::other(why)));
+        let dir = self.dirs.open(&self.dir.real_path(&change.dir)?, path)?;
+        if !dir.id.is(change.dir_id) {
+            return why("its directory is another one than when it was decided: it was moved, or made anew");
+        }
+        let at = dir.fd.as_fd();
+        let make = || match &change.new {
+            Some(new) => sys::rename(at, &new.temporary, &change.name),
+            None => sys::unlink(at, &change.name),
+        };
+        let made = if self.found_by.is_none() { Some(make()) } else { None };
+        if made == Some(Ok(())) {
+            return Ok(());
+        }
+        // Also after an error, with which a server may have done it.
+        let now = which(at, &change.name).map_err(failed)?;
+        let is_old = match (now, change.old) {
+            (Some(now), Some(old)) => now.is(old),
+            (now, old) => now.is_none() && old.is_none(),
+        };
+        let is_marked = self.found_by.as_ref().is_none_or(|recovery| recovery.marked[n]);
+        let temporary = match &change.new {
+            Some(new) => {
+                stat(at, &new.temporary).map_err(failed)?.filter(|it| it.ino == new.inode && it.special.is_none())
+            }
+            None => None,
+        };
+        let is_left = match &change.new {
+            // What is not marked is not this change's any more, unless it is as it was.
+            Some(_) if temporary.is_some() => is_marked || is_old,
+            Some(_) if is_old && is_marked => {
+                return why(
+                    "its new version is gone: somebody has removed the temporary file before it could be renamed",
+                );
+            }
+            // It was renamed, and maybe replaced by somebody without the locks since.
+            Some(_) => false,
+            // Whatever else is there was put there since.
+            None => now.is_some() && is_old && is_marked,
+        };
+        match (&self.found_by, made) {
+            _ if !is_left => Ok(()),
+            (Some(recovery), _) => {
+                let now = stat(at, &change.name).map_err(failed)?;
+                recovery.check_right(dir, temporary, now, path)?;
+                make().map_err(failed)
+            }
+            (None, made) => made.unwrap_or(Ok(())).map_err(failed),
+        }
+    }
+
+    /// Removes the intent, and then the marks. The sync makes sure that it does not come back by a power cut, when the files
+    /// are not what it knows any more; without it the marks stay, and the next one to take a lock syncs again.
+    fn remove(&mut self, give_up: bool) -> Result<()> {
+        match sys::unlink(self.at.as_fd(), self.name) {
+            Ok(()) | Err(Errno::NOENT) => {
+                let synced = if self.intent.full { sys::sync_dir(self.at) } else { Ok(()) };
+                if synced.is_ok() {
+                    self.held.iter().for_each(|held| held.clear_mark());
+                }
+                self.end = End::Removed(synced);
+                Ok(())
+            }
+            // In a directory with the sticky bit only its owner may. No mark leads to it then, and all that it says is done.
+            Err(Errno::PERM | Errno::ACCESS) if self.found_by.is_some() && !give_up => {
+                self.held.iter().for_each(|held| held.clear_mark());
+                if self.intent.full { self.held.iter().try_for_each(|held| held.sync()) } else { Ok(()) }
+            }
+            Err(error) => Err(Error::io(&self.dir.path_of(self.name), Step::ReadIntent, error)),
+        }
+    }
+}
+
+impl Recovery {
+    /// Whether the owner of the intent could have done it himself. The lock directory may be shared with others, and none of
+    /// them is to have root, or anybody else, do what he may not do.
+    fn check_right(&self, dir: &OpenDir, temporary: Option<Meta>, now: Option<Meta>, path: &Path) -> Result<()> {
+        let owns = |meta: &Meta| Some(meta.uid) == self.owner;
+        // Where his file is, he may make files, and so rename and remove what he owns; without the sticky bit, everything.
+        let may_write = temporary.as_ref().is_some_and(owns);
+        let is_his = dir.meta.mode & STICKY == 0 || now.as_ref().is_none_or(owns);
+        let is_trusted = self.owner == Some(0) || self.owner == Some(self.me);
+        if is_trusted || owns(&dir.meta) || (may_write && is_his) {
+            return Ok(());
+        }
+        let why = match self.owner {
+            Some(owner) => format!(
+                "user {owner} has decided it, and nothing shows that he may change this directory: he can finish it, or root can \
+                 give it up"
+            ),
+            None => {
+                "nobody knows who has decided it: others than its owner may write to the intent, or it is a copy of one"
+                    .into()
+            }
+        };
+        Err(Error::io(path, Step::FinishChange, io::Error::new(io::ErrorKind::PermissionDenied, why)))
+    }
+}
+
+fn stat(at: BorrowedFd<'_>, name: &CStr) -> sys::Result<Option<Meta>> {
+    match sys::stat(at, name) {
+        Ok(meta) => Ok(Some(meta)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn which(at: BorrowedFd<'_>, name: &CStr) -> sys::Result<Option<FileId>> {
+    match sys::inode_and_birth(at, name) {
+        Ok(found) => Ok(Some(found.into())),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,241 @@
+//! Intents: what is to be done to several files as one, written down before it is done, so that whoever takes one of their
+//! locks can finish what a dead process began. It is a public protocol: see "The lock protocol" in the README.
+//!
+//! An intent is a file in the lock directory, `{hash}.{random}.intent`, with the hash of its first lock file's name and ten
+//! random digits. It is made under a temporary name, and given its own by a rename: from then on the change is decided. Its
+//! contents are fields, each of which ends with a zero byte, and a check:
+//!
+//! ```text
+//! "atomic-file-adapter intent 1"
+//! the inode number of the intent itself: a copy is nobody's word
+//! "full" (synced, and to be synced) or "crash" (of processes only)
+//! a file that is to be replaced:  "R"  directory  its id  name  temporary name  its inode number  id of the old version, or ""
+//! a file that is to be removed:   "D"  directory  its id  name  id of the old version
+//! ...
+//! xxh3_64 (seed 0) of all before, 16 lower-case hexadecimal digits, with no zero byte behind them
+//! ```
+//!
+//! A directory is its real path, or, where programs have agreed upon a lock root, the part of it below that (which is empty
+//! for the root itself). An id is an inode number and, where the file system tells the time of birth, a colon, its seconds,
+//! a dot and its nanoseconds, all decimal: inode numbers are used again at once. Once a change has been finished its intent
+//! is removed, and that is synced, before a lock is let go: an intent that is there is about files that nobody has changed
+//! since.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::protocol::lock_name::{PATH_HASH_LEN, is_path_hash, path_hash};
+use crate::protocol::temporary_name::{Owner, are_digits, random_digits};
+
+const SUFFIX: &[u8] = b".intent";
+const RANDOM_LEN: usize = 10;
+/// How long every intent's name is.
+pub(crate) const NAME_LEN: usize = PATH_HASH_LEN + 1 + RANDOM_LEN + SUFFIX.len();
+
+/// No intent is larger: there is not so much room for locks in a process. It could be a trap, and is to be read as a whole.
+pub(crate) const LARGEST: u64 = 1 << 28;
+
+const KIND: &[u8] = b"atomic-file-adapter intent ";
+const VERSION: &[u8] = b"1";
+const FULL: &[u8] = b"full";
+const CRASH: &[u8] = b"crash";
+const CHECK_LEN: usize = 16;
+
+/// A name for a new one, which nobody has had before.
+pub(crate) fn new_name(lock_hash: &[u8]) -> Vec<u8> {
+    [lock_hash, b".", &random_digits::<RANDOM_LEN>(), SUFFIX].concat()
+}
+
+/// Whether a name may be that of an intent. It leads out of no directory.
+pub(crate) fn is_intent_name(name: &[u8]) -> bool {
+    let Some((hash, random)) = name.strip_suffix(SUFFIX).and_then(|it| it.split_at_checked(PATH_HASH_LEN)) else {
+        return false;
+    };
+    let random = random.strip_prefix(b".").filter(|random| random.len() == RANDOM_LEN);
+    is_path_hash(hash) && random.is_some_and(are_digits)
+}
+
+/// The hash in an intent's name.
+pub(crate) fn lock_hash_in(intent_name: &[u8]) -> &[u8] {
+    &intent_name[..intent_name.len().min(PATH_HASH_LEN)]
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Intent {
+    /// The file that it is written to.
+    pub(crate) inode: u64,
+    /// Whether it has to survive a power cut.
+    pub(crate) full: bool,
+    pub(crate) changes: Vec<Change>,
+}
+
+/// Which file or directory something is, also after its inode number was used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileId {
+    pub(crate) inode: u64,
+    /// When it was made: seconds and nanoseconds. `None`: the file system does not tell.
+    pub(crate) born: Option<(i64, u32)>,
+}
+
+impl From<(u64, Option<(i64, u32)>)> for FileId {
+    fn from((inode, born): (u64, Option<(i64, u32)>)) -> Self {
+        FileId { inode, born }
+    }
+}
+
+impl FileId {
+    /// Whether it is the same one, as far as can be told.
+    pub(crate) fn is(self, other: FileId) -> bool {
+        let same_birth = self.born.is_none() || other.born.is_none() || self.born == other.born;
+        self.inode == other.inode && same_birth
+    }
+
+    fn to_field(self) -> Vec<u8> {
+        let born = self.born.map(|(seconds, nanoseconds)| format!(":{seconds}.{nanoseconds}"));
+        format!("{}{}", self.inode, born.unwrap_or_default()).into_bytes()
+    }
+
+    fn parse(field: &[u8]) -> Option<Self> {
+        let field = std::str::from_utf8(field).ok()?;
+        let Some((inode, born)) = field.split_once(':') else {
+            return Some(FileId { inode: field.parse().ok()?, born: None });
+        };
+        let (seconds, nanoseconds) = born.split_once('.')?;
+        let born = Some((seconds.parse().ok()?, nanoseconds.parse().ok()?));
+        Some(FileId { inode: inode.parse().ok()?, born })
+    }
+}
+
+/// What is to be done to one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// Its directory: absolute, or below the lock root.
+    pub(crate) dir: PathBuf,
+    pub(crate) dir_id: FileId,
+    pub(crate) name: CString,
+    /// The version that was there when it was decided.
+    pub(crate) old: Option<FileId>,
+    /// The new version; `None`: it is to be removed.
+    pub(crate) new: Option<New>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct New {
+    pub(crate) temporary: CString,
+    pub(crate) inode: u64,
+}
+
+impl Change {
+    /// What its lock is named after.
+    pub(crate) fn named(&self) -> PathBuf {
+        self.dir.join(OsStr::from_bytes(self.name.to_bytes()))
+    }
+}
+
+/// Why there is nothing to be made of the contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// It is not whole: nobody has decided it.
+    Torn,
+    /// Of a later version of this protocol.
+    Newer,
+}
+
+impl Intent {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut field = |field: &[u8]| {
+            bytes.extend_from_slice(field);
+            bytes.push(0);
+        };
+        field(&[KIND, VERSION].concat());
+        field(&number_field(self.inode));
+        field(if self.full { FULL } else { CRASH });
+        for change in &self.changes {
+            let old = change.old.map(FileId::to_field).unwrap_or_default();
+            field(if change.new.is_some() { b"R" } else { b"D" });
+            field(change.dir.as_os_str().as_bytes());
+            field(&change.dir_id.to_field());
+            field(change.name.to_bytes());
+            if let Some(new) = &change.new {
+                field(new.temporary.to_bytes());
+                field(&number_field(new.inode));
+            }
+            field(&old);
+        }
+        let check = format!("{:016x}", xxh3_64(&bytes));
+        bytes.extend_from_slice(check.as_bytes());
+        bytes
+    }
+
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Unreadable> {
+        let torn = Unreadable::Torn;
+        let (fields, check) = bytes.split_last_chunk::<CHECK_LEN>().ok_or(torn)?;
+        if format!("{:016x}", xxh3_64(fields)).as_bytes() != check {
+            return Err(torn);
+        }
+        let mut fields = fields.strip_suffix(b"\0").ok_or(torn)?.split(|byte| *byte == 0);
+        let mut next = || fields.next().ok_or(torn);
+        match next()?.strip_prefix(KIND) {
+            Some(VERSION) => {}
+            Some(_) => return Err(Unreadable::Newer),
+            None => return Err(torn),
+        }
+        let inode = number(next()?).ok_or(torn)?;
+        let full = match next()? {
+            FULL => true,
+            CRASH => false,
+            _ => return Err(torn),
+        };
+        let mut changes = Vec::new();
+        while let Ok(kind) = next() {
+            let dir = Path::new(OsStr::from_bytes(next()?)).to_owned();
+            let dir_id = FileId::parse(next()?).ok_or(torn)?;
+            let name = file_name(next()?)?;
+            let new = match kind {
+                b"R" => {
+                    let temporary = file_name(next()?)?;
+                    if !is_temporary_of(&temporary, &dir, &name) {
+                        return Err(torn);
+                    }
+                    let inode = number(next()?).ok_or(torn)?;
+                    Some(New { temporary, inode })
+                }
+                b"D" => None,
+                _ => return Err(torn),
+            };
+            let old = match next()? {
+                b"" => None,
+                old => Some(FileId::parse(old).ok_or(torn)?),
+            };
+            changes.push(Change { dir, dir_id, name, old, new });
+        }
+        if changes.is_empty() { Err(torn) } else { Ok(Intent { inode, full, changes }) }
+    }
+}
+
+fn number_field(number: u64) -> Vec<u8> {
+    number.to_string().into_bytes()
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Whether a name is that of a temporary file of this file, and of no other.
+fn is_temporary_of(temporary: &CStr, dir: &Path, name: &CStr) -> bool {
+    let named = || path_hash(&dir.join(OsStr::from_bytes(name.to_bytes())));
+    Owner::of(temporary.to_bytes())
+        .is_some_and(|owner| owner.name == name.to_bytes() || owner.hash.is_some_and(|hash| hash == named().as_bytes()))
+}
+
+/// A name that stays in its directory.
+fn file_name(name: &[u8]) -> Result<CString, Unreadable> {
+    if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') {
+        return Err(Unreadable::Torn);
+    }
+    CString::new(name).map_err(|_| Unreadable::Torn)
+}

@@ -1,0 +1,183 @@
+//! What is in a lock file: the path that it guards, for people, written once by whoever makes it.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use atomic_file_adapter::{AtomicFileAdapter, LockFile};
+use common::{Scratch, temporary_name};
+
+/// A lock directory that is nobody else's, whatever the umask.
+fn private(scratch: &Scratch) -> &Path {
+    let locks = scratch.adapter.lock_dir();
+    fs::create_dir(locks).unwrap();
+    set_mode(locks, 0o755);
+    locks
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// What is in the lock file of `path`.
+fn contents(adapter: &AtomicFileAdapter, path: &Path) -> String {
+    String::from_utf8(fs::read(adapter.lock_path(path).unwrap()).unwrap()).unwrap()
+}
+
+fn line(path: &Path) -> String {
+    format!("{}\n", path.display())
+}
+
+/// The only lock file.
+fn listed(adapter: &AtomicFileAdapter) -> LockFile {
+    let mut locks = adapter.locks().unwrap();
+    assert_eq!(locks.len(), 1, "{locks:?}");
+    locks.remove(0)
+}
+
+#[test]
+fn whoever_makes_a_lock_file_writes_the_path_that_it_guards() {
+    let scratch = Scratch::new();
+    private(&scratch);
+    let path = scratch.path("settings.toml");
+    symlink(&path, scratch.path("link")).unwrap();
+    fs::write(&path, "").unwrap();
+    let spellings = [scratch.path("link"), scratch.path("../files/./settings.toml"), path.clone()];
+    for spelling in spellings {
+        drop(scratch.adapter.read_with_lock(spelling).unwrap());
+        assert_eq!(contents(&scratch.adapter, &path), line(&path));
+        assert_eq!(listed(&scratch.adapter).guards.as_deref(), Some(&*path));
+        assert_eq!(scratch.adapter.prune().unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn a_lock_file_that_is_there_is_never_changed() {
+    let scratch = Scratch::new();
+    private(&scratch);
+    let path = scratch.path("file");
+    let lock = scratch.adapter.lock_path(&path).unwrap();
+    // By a program that writes nothing, by somebody who has died half-way, and by one who has written what he liked.
+    for there in ["", "/srv/fil", "x\n", "/etc/passwd\n"] {
+        fs::write(&lock, there).unwrap();
+        scratch.adapter.write_atomic(&path, "new").unwrap();
+        assert_eq!(contents(&scratch.adapter, &path), there);
+        // Its name is not made of that, so it is not what the lock guards.
+        assert_eq!(listed(&scratch.adapter).guards, None);
+    }
+    fs::write(&lock, line(&path) + "# and a remark").unwrap();
+    assert_eq!(listed(&scratch.adapter).guards.as_deref(), Some(&*path));
+}
+
+#[test]
+fn below_a_lock_root_it_is_the_path_below_that() {
+    let scratch = Scratch::new();
+    let locks = private(&scratch);
+    let adapter = AtomicFileAdapter::builder().lock_dir(locks).lock_root(&scratch.files).build().unwrap();
+    adapter.write_atomic(scratch.path("sub/file"), "new").unwrap();
+    assert_eq!(contents(&adapter, &scratch.path("sub/file")), "sub/file\n");
+    assert_eq!(listed(&adapter).guards.as_deref(), Some(Path::new("sub/file")));
+}
+
+#[test]
+fn in_a_directory_that_is_shared_lock_files_are_empty() {
+    let scratch = Scratch::new();
+    let locks = private(&scratch);
+    let path = scratch.path("file");
+    let exact = AtomicFileAdapter::builder().lock_dir(locks).lock_file_mode(0o640).build().unwrap();
+    for (mode, adapter) in
+        [(0o777, &scratch.adapter), (0o775, &scratch.adapter), (0o2755, &scratch.adapter), (0o755, &exact)]
+    {
+        set_mode(locks, mode);
+        adapter.write_atomic(&path, "new").unwrap();
+        assert_eq!(contents(adapter, &path), "", "{mode:o}");
+        assert_eq!(listed(adapter).guards, None);
+        assert_eq!(adapter.prune().unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn a_path_that_is_not_one_line_is_left_out() {
+    let scratch = Scratch::new();
+    private(&scratch);
+    let path = scratch.path("two\nlines");
+    scratch.adapter.write_atomic(&path, "new").unwrap();
+    assert_eq!(contents(&scratch.adapter, &path), "");
+    assert_eq!(listed(&scratch.adapter).guards, None);
+}
+
+/// The lock of a file of which only the hash is known: its temporary file's name was cut.
+#[test]
+fn nothing_is_written_that_is_not_what_the_lock_is_named_after() {
+    let scratch = Scratch::new();
+    let locks = private(&scratch);
+    let hash = "5f9b6af9e82029cd";
+    let left = temporary_name(&format!("{}~{hash}", "y".repeat(222)), "abcdefg");
+    fs::write(scratch.path(&left), "").unwrap();
+    assert_eq!(scratch.adapter.sweep(&scratch.files).unwrap(), [scratch.path(&left)]);
+    assert_eq!(fs::read(locks.join(format!("{hash}.lock"))).unwrap(), b"");
+}
+
+#[test]
+fn what_others_lock_is_listed_without_dropping_a_lock() {
+    let scratch = Scratch::new();
+    private(&scratch);
+    let file = scratch.adapter.file(scratch.path("file")).unwrap();
+    let guard = file.lock().unwrap();
+    let seen = listed(&AtomicFileAdapter::with_lock_dir(scratch.adapter.lock_dir()).unwrap());
+    assert_eq!(seen.guards.as_deref(), Some(file.path()));
+    assert_eq!(seen.holder.unwrap().pid, Some(std::process::id()));
+    // F_GETLK, by another process: the record lock is still there.
+    let test = "import fcntl, sys\nf = open(sys.argv[1], 'r+')\ntry: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)\n\
+                except OSError: print('held')";
+    if let Ok(python) = std::process::Command::new("python3").args(["-c", test]).arg(file.lock_path()).output() {
+        assert_eq!(String::from_utf8_lossy(&python.stdout), "held\n");
+    }
+    drop(guard);
+}
+
+#[test]
+fn a_mark_is_listed_if_it_names_an_intent() {
+    let scratch = Scratch::new();
+    let locks = private(&scratch);
+    let path = scratch.path("file");
+    scratch.adapter.write_atomic(&path, "new").unwrap();
+    let lock = scratch.adapter.lock_path(&path).unwrap();
+    let marked = |mark: &str| {
+        let mut contents = line(&path).into_bytes();
+        contents.resize(2048, 0);
+        contents.extend(mark.bytes());
+        fs::write(&lock, contents).unwrap();
+        let seen = listed(&scratch.adapter);
+        assert_eq!((seen.guards.as_deref(), seen.problem), (Some(&*path), None));
+        seen.intent
+    };
+    let name = "e292ab48a6b06805.abcdefg234.intent";
+    assert_eq!(marked(name), Some(locks.join(name)));
+    assert_eq!(marked(""), None);
+    for hostile in ["../../../../../../../../etc/passwd", "e292ab48a6b06805.abcdefg234.intenT", "e292"] {
+        assert_eq!(marked(hostile), None, "{hostile}");
+    }
+}
+
+#[cfg(feature = "fault-injection")]
+#[test]
+fn a_lock_file_without_its_path_is_as_good() {
+    use atomic_file_adapter::fault::{Action, Syscall, inject};
+    const ENOSPC: i32 = 28;
+    for (action, left) in [(Action::Fail(ENOSPC), ""), (Action::Short(0), ""), (Action::Short(1), "/")] {
+        let scratch = Scratch::new();
+        private(&scratch);
+        let path = scratch.path("file");
+        let on_write = move |call: &atomic_file_adapter::fault::Call<'_>| match call.syscall {
+            Syscall::Pwrite => action,
+            _ => Action::Proceed,
+        };
+        inject(on_write, || scratch.adapter.write_atomic(&path, "new")).0.unwrap();
+        assert_eq!(contents(&scratch.adapter, &path), left);
+        assert_eq!(listed(&scratch.adapter).guards, None);
+        assert_eq!(scratch.adapter.read_with_lock(&path).unwrap().unwrap(), b"new");
+    }
+}
