@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 
 use nix::pty::openpty;
 use serde_json::Value;
@@ -43,26 +44,29 @@ fn locks_says_who_holds_what() {
     let scratch = Scratch::new();
     scratch.run(&["read", "free"]).success();
     let holders = [scratch.hold("exclusive"), scratch.hold_shared("shared")];
-    let path = |name| scratch.lock_path(name).into_os_string().into_string().unwrap();
+    // Made by another program, which has not written what it is for.
+    fs::write(scratch.lock_path("foreign"), "").unwrap();
     let [exclusive, shared] = holders.each_ref().map(|holder| holder.pid().to_string());
+    let row = |name, state, pid| (scratch.lock_path(name), Some(scratch.at(name)), state, pid);
     let mut rows = [
-        (path("free"), "free", "-"),
-        (path("exclusive"), "exclusive", &exclusive),
-        (path("shared"), "shared", &shared),
+        row("free", "free", "-"),
+        row("exclusive", "exclusive", &exclusive),
+        row("shared", "shared", &shared),
+        (scratch.lock_path("foreign"), None, "free", "-"),
     ];
     rows.sort();
     let width = exclusive.len().max(shared.len()).max(3);
-    let mut table = format!("STATE      {:>width$}  LOCK FILE\n", "PID");
-    for (path, state, pid) in &rows {
-        table += &format!("{state:9}  {pid:>width$}  {path}\n");
+    let mut table = format!("STATE      {:>width$}  FILE\n", "PID");
+    for (lock, file, state, pid) in &rows {
+        table += &format!("{state:9}  {pid:>width$}  {}\n", file.as_ref().unwrap_or(lock).display());
     }
     scratch.run(&["locks"]).success().stdout(table).stderr("");
 
     let json: Value = serde_json::from_str(&stdout(&scratch.run(&["locks", "--json"]).success().stderr(""))).unwrap();
-    let object = |(path, state, pid): &(String, &str, &str)| {
+    let object = |(path, file, state, pid): &(PathBuf, Option<PathBuf>, &str, &str)| {
         let pid = pid.parse::<u32>().ok();
         let (held, exclusive) = (*state != "free", *state == "exclusive");
-        serde_json::json!({"path": path, "held": held, "exclusive": exclusive, "pid": pid, "problem": null})
+        serde_json::json!({"path": path, "file": file, "held": held, "exclusive": exclusive, "pid": pid, "intent": null, "problem": null})
     };
     assert_eq!(json, rows.iter().map(object).collect::<Value>());
 }
@@ -72,14 +76,27 @@ fn locks_are_one_line_and_json_is_valid_whatever_is_in_the_path() {
     let scratch = Scratch::new();
     let dir = "a\"b\\c\n\t\u{1b}[31m\u{7f}\u{9b}é🦀";
     let args = |verb: &[&'static str]| [&["--lock-dir", dir], verb].concat();
-    scratch.run(&args(&["read", "file"])).success();
-    let lock = scratch.adapter(dir).lock_path(scratch.at("file")).unwrap();
+    // Of a path with a newline in it the lock file says nothing, so it is listed itself.
+    let files = ["file", "fi\n\"le", "\"\\\t\u{1b}[31m\u{202e}"];
+    files.iter().for_each(|file| drop(scratch.run(&[&["--lock-dir", dir, "read"], &[*file][..]].concat()).success()));
+    let lock = |file| scratch.adapter(dir).lock_path(scratch.at(file)).unwrap();
     let table = stdout(&scratch.run(&args(&["locks"])).success());
-    assert!(table.lines().count() == 2 && table.contains(r#"a"b\\c\n\t\u{1b}[31m\u{7f}\u{9b}é🦀/"#), "{table}");
+    let listed = table.lines().filter(|line| {
+        [r#"/a"b\\c\n\t\u{1b}[31m\u{7f}\u{9b}é🦀/"#, "/file", r#"/"\\\t\u{1b}[31m\u{202e}"#]
+            .iter()
+            .any(|part| line.contains(part))
+    });
+    assert_eq!((listed.count(), table.lines().count()), (3, 4), "{table}");
     let json = stdout(&scratch.run(&args(&["locks", "--json"])).success());
     assert!(json.chars().all(|c| c == '\n' || !c.is_control()), "{json:?}");
     let json: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(json[0]["path"], lock.to_str().unwrap());
+    for file in files {
+        let listed = json.as_array().unwrap().iter().find(|it| it["path"] == lock(file).to_str().unwrap()).unwrap();
+        assert_eq!(
+            listed["file"].as_str(),
+            Some(scratch.at(file).to_str().unwrap()).filter(|file| !file.contains('\n'))
+        );
+    }
 }
 
 #[test]
@@ -146,7 +163,7 @@ fn locks_lists_nothing_but_lock_files() {
     let table = stdout(&scratch.run(&["locks"]).success());
     assert_eq!(
         table.lines().skip(1).collect::<Vec<_>>(),
-        [format!("free         -  {}", scratch.lock_path("file").display())]
+        [format!("free         -  {}", scratch.at("file").display())]
     );
 }
 
@@ -170,8 +187,7 @@ fn prune_goes_on_past_what_it_cannot_remove_and_says_so_at_the_end() {
     let json = scratch.run(&["locks", "--json"]).code(FAILED).stderr(failures.clone());
     let json: Value = serde_json::from_str(&stdout(&json)).unwrap();
     let problem = format!("{} is not a regular file but a directory", lock(0).display());
-    let unknown =
-        serde_json::json!({"path": lock(0), "held": null, "exclusive": null, "pid": null, "problem": problem});
+    let unknown = serde_json::json!({"path": lock(0), "file": null, "held": null, "exclusive": null, "pid": null, "intent": null, "problem": problem});
     assert_eq!((&json[0], json.as_array().unwrap().len()), (&unknown, 4));
     assert_eq!(json[1]["held"], false);
 

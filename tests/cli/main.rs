@@ -4,9 +4,11 @@
 mod common;
 
 mod delete;
+mod edit;
 mod errors;
 mod locks;
 mod read_and_write;
+mod recover;
 mod run;
 mod settings;
 mod signals;
@@ -22,6 +24,7 @@ use std::time::Duration;
 use assert_cmd::assert::Assert;
 use atomic_file_adapter::AtomicFileAdapter;
 use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -78,7 +81,7 @@ impl Scratch {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(TOOL);
         command.current_dir(self.dir.path()).args(args);
-        with_default_signals(&mut command);
+        as_from_a_terminal(&mut command);
         command
     }
 
@@ -131,8 +134,9 @@ impl Scratch {
 }
 
 /// The command starts as from a terminal, however the tests were started: nohup has SIGHUP ignored, and a shell that starts
-/// something with `&` SIGINT and SIGQUIT. What is ignored stays so, in the tool and in its CMD.
-fn with_default_signals(command: &mut Command) {
+/// something with `&` SIGINT and SIGQUIT. What is ignored stays so, in the tool and in its CMD. And with a usual umask: a lock
+/// directory that the group may write to is shared, and its lock files are empty.
+fn as_from_a_terminal(command: &mut Command) {
     let set = || {
         // Numbers that are no signals are refused, and so are those that nobody may change.
         for signal in 1..=64 {
@@ -140,6 +144,7 @@ fn with_default_signals(command: &mut Command) {
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
         SigSet::empty().thread_set_mask()?;
+        umask(Mode::from_bits_truncate(0o022));
         // Nobody wants the memory of a process that was ended on purpose.
         let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: it reads the struct, which is there.

@@ -33,6 +33,30 @@ fn run_shared_lets_readers_in_and_keeps_writers_out() {
 }
 
 #[test]
+fn run_takes_the_locks_of_several_files() {
+    let scratch = Scratch::with("a", "old");
+    let inside = |run: &[&str], args: &[&str]| {
+        scratch.run(&[&["run"], run, &["./a", "b", "a", "--", TOOL, "--timeout", "0"], args].concat())
+    };
+    for file in ["a", "b"] {
+        inside(&[], &["read", file]).code(TIMED_OUT).stdout("");
+        inside(&["--shared"], &["read", file]).code(DONE);
+        inside(&["--shared"], &["delete", file]).code(TIMED_OUT);
+    }
+    inside(&[], &["read", "another"]).code(DONE);
+    // In whatever order they are named.
+    let mut holder = scratch.start_sh(&["run", "b", "a"], "echo held; read answer");
+    holder.expect("held");
+    for files in [["a", "b"], ["b", "a"]] {
+        scratch.run(&[&["--timeout", "0", "run"], &files[..], &["--", "true"]].concat()).code(TIMED_OUT);
+    }
+    holder.tell("end");
+    holder.finish();
+    scratch.run(&["--timeout", "0", "run", "a", "b", "--", "sh", "-c", "exit 7"]).code(7);
+    assert_eq!(scratch.contents("a"), b"old");
+}
+
+#[test]
 fn run_passes_the_status_of_the_command_on() {
     let scratch = Scratch::new();
     for (script, status) in [("exit 0", 0), ("exit 7", 7), ("kill -KILL $$", 128 + 9), ("kill -HUP $$", 128 + 1)] {

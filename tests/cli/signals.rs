@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
+use crate::common::names;
 use crate::{DONE, FAILED, MORE_THAN_A_PIPE, Scratch, TIMED_OUT, TOOL};
 
 /// What ends a process by default, is passed on to CMD, and has no other meaning to the tool.
@@ -243,8 +244,8 @@ fn where_no_process_can_be_had_the_command_is_not_started_and_nothing_is_changed
         return; // The limit counts all processes of a user, and root has no such limit.
     }
     use std::os::unix::fs::PermissionsExt;
-    for (verb, processes, status) in [("run", 1, FAILED), ("run", 2, DONE), ("update", 1, FAILED), ("update", 2, DONE)]
-    {
+    let cases = ["run", "update", "edit"].map(|verb| [(verb, 1, FAILED), (verb, 2, DONE)]);
+    for (verb, processes, status) in cases.concat() {
         let scratch = Scratch::new();
         fs::set_permissions(&scratch.path, fs::Permissions::from_mode(0o777)).unwrap();
         // The other user may not be let in where it is. By a process, because one that another test starts just now would
@@ -264,6 +265,45 @@ fn where_no_process_can_be_had_the_command_is_not_started_and_nothing_is_changed
             assert!(stderr.starts_with("atomic-file: cannot run touch: Resource temporarily unavailable"), "{what}");
             assert_eq!(scratch.names(), ["tool"], "{what}");
         }
+    }
+}
+
+// edit
+
+#[test]
+fn after_a_request_to_end_edit_changes_nothing_however_the_command_ends_and_leaves_no_copies() {
+    for (name, signal) in PASSED_ON_REQUESTS.into_iter().chain(TERMINAL_REQUESTS) {
+        for (end, status) in [("exit 0", 128 + signal), ("exit 7", 7)] {
+            let scratch = Scratch::with("file", "old");
+            fs::create_dir(scratch.at("tmp")).unwrap();
+            // It has the copy as $0, and is asked to end, or is not.
+            let script = format!("trap '' {name}; echo new >$0; echo copied; read answer; {end}");
+            let mut command = scratch.command(&["edit", "file", "--", "sh", "-c", &script]);
+            let mut tool = Tool::spawn(command.env("TMPDIR", scratch.at("tmp")));
+            let mut output = tool.output();
+            expect(&mut output, "copied", name);
+            assert_eq!(names(&scratch.at("tmp")).len(), 1, "{name}");
+            tool.send(signal);
+            tool.tell("end\n");
+            assert_eq!(tool.end().code(), Some(status), "{name}");
+            assert_eq!((scratch.contents("file"), names(&scratch.at("tmp")).len()), (b"old".to_vec(), 0), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_signal_that_ends_the_command_ends_edit() {
+    for (name, signal) in PASSED_ON_REQUESTS.iter().chain(MESSAGES) {
+        let scratch = Scratch::with("file", "old");
+        fs::create_dir(scratch.at("tmp")).unwrap();
+        let script = "echo new >$0; echo copied; exec sleep 60 >&2";
+        let mut command = scratch.command(&["edit", "file", "--", "sh", "-c", script]);
+        let mut tool = Tool::spawn(command.env("TMPDIR", scratch.at("tmp")));
+        let mut output = tool.output();
+        expect(&mut output, "copied", name);
+        tool.send(*signal);
+        assert_eq!(tool.end().code(), Some(128 + signal), "{name}");
+        assert_eq!((scratch.contents("file"), names(&scratch.at("tmp")).len()), (b"old".to_vec(), 0), "{name}");
     }
 }
 

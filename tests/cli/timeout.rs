@@ -14,6 +14,7 @@ fn a_timeout_names_the_file_its_lock_file_and_the_holder() {
         &["update", "file", "--", "cat"],
         &["delete", "file"],
         &["run", "file", "--", "true"],
+        &["edit", "file", "--", "true"],
     ] {
         let assert = scratch.run(&[&["--timeout", "0"], verb].concat()).code(TIMED_OUT).stdout("");
         let message = message(&assert);

@@ -108,9 +108,10 @@ pub enum Verb {
         /// The file
         path: PathBuf,
     },
-    /// Run a command while the lock of a path is held
+    /// Run a command while the locks of paths are held
     ///
-    /// CMD must not ask for the same lock itself.
+    /// CMD must not ask for the same locks itself. Several are taken in an order that is the same for all, so that nobody waits
+    /// in a circle.
     ///
     /// This program does not end before CMD. Signals that would end it are passed on to CMD, but SIGINT and SIGQUIT are
     /// left to it, as it has them from the terminal itself, and SIGPIPE, SIGXFSZ and real-time signals do nothing. What
@@ -118,12 +119,33 @@ pub enum Verb {
     /// stops CMD, too. If it is killed with SIGKILL, or as if by a fault of its own (SIGILL, SIGBUS, SIGFPE, SIGSEGV,
     /// SIGSYS), the lock is free although CMD goes on.
     Run {
-        /// The file; it need not exist
-        path: PathBuf,
-        /// Hold the shared lock, not the exclusive one
+        /// The files; they need not exist
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Hold the shared locks, not the exclusive ones
         #[arg(long)]
         shared: bool,
         /// The command and its arguments
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// Run a command on copies of files, and then replace all of them at once
+    ///
+    /// All the locks are held. CMD has the paths of the copies as its last arguments, in the order of the files; each has its
+    /// file's name, in a directory of its own that only this user may open, under TMPDIR or /tmp. If CMD ends with 0, all files
+    /// are replaced by what the copies are then: either all or none, also if this program is killed or, with --durability full,
+    /// the power fails (then whoever takes one of the locks next finishes it). Who reads several files under one lock of all, as
+    /// with run --shared, sees all old or all new. A copy that is gone removes its file; a file that does not exist has no copy,
+    /// and is made if CMD makes one. If nothing was changed, nothing is written.
+    ///
+    /// If CMD fails, nothing changes and its status is passed on. Signals are dealt with as by run; after a SIGHUP, SIGINT,
+    /// SIGQUIT or SIGTERM nothing changes, however CMD ends. The copies are removed in any case, unless this program is
+    /// killed with SIGKILL or as if by a fault of its own. CMD must not ask for the same locks itself.
+    Edit {
+        /// The files; they need not exist
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// The command and its first arguments
         #[arg(last = true, required = true, value_name = "CMD")]
         command: Vec<OsString>,
     },
@@ -134,19 +156,35 @@ pub enum Verb {
         #[command(flatten)]
         ends: Ends,
     },
-    /// List the lock files and who holds them
+    /// List the files that have locks, and who holds them
     ///
-    /// A table for people, or nothing if there are none. If several processes share a lock, one of them is named; none is if
+    /// A table for people, or nothing if there are none. A lock file that does not say what it guards is listed itself. Below it
+    /// are the changes of several files that are not finished, and their files. If several processes share a lock, one of them is named; none is if
     /// the system does not say. What is no lock file, or may not be opened, is unknown; standard error says why, a line for
     /// each, and the status is 1.
     Locks {
         /// A JSON array of objects, for programs
         ///
-        /// Each has "path" (a string), "held" and "exclusive" (true or false), "pid" (a number, or null) and "problem"
-        /// (null, or a string; then the three are null). In a path that is not UTF-8, U+FFFD stands for what is not;
-        /// the name after its last slash is always ASCII.
+        /// Each has "path" (of the lock file, a string), "file" (what it guards, below the lock root if there is one; null if
+        /// the lock file does not say), "held" and "exclusive" (true or false), "pid" (a number, or null), "intent" (of the
+        /// change that is to be finished; null if there is none) and "problem" (null, or a string; then all but "path" are
+        /// null). In a path that is not UTF-8, U+FFFD stands for what is not; the last name in "path" and "intent" is always
+        /// ASCII.
         #[arg(long)]
         json: bool,
+    },
+    /// Finish the changes of several files that killed processes have begun, and print their intents
+    ///
+    /// Whoever takes the lock of one of the files does that, too. What cannot be finished does not keep the others; standard error
+    /// says why, a line for each, and the status is 1. If what is in the way cannot be mended, give it up.
+    Recover {
+        /// Finish what can be finished of this one, forget the rest, and print the files that are not finished
+        ///
+        /// The status is 1 then. Those files are as they were, although others may be changed: look at them.
+        #[arg(long, value_name = "INTENT")]
+        give_up: Option<PathBuf>,
+        #[command(flatten)]
+        ends: Ends,
     },
     /// Remove the lock files that nobody holds, and print their paths
     ///
@@ -218,6 +256,10 @@ pub const SECTIONS: [Section; 4] = [
                 "Keep everybody else out while the editor runs.",
             ),
             (
+                "atomic-file edit a.toml b.toml -- sed -i s/red/blue/",
+                "Edit both at once; if sed fails, or anybody dies, neither is changed alone.",
+            ),
+            (
                 "atomic-file --timeout 5 delete settings.toml",
                 "Give up, with status 4, if the lock is not free in time.",
             ),
@@ -233,11 +275,11 @@ pub const SECTIONS: [Section; 4] = [
             ("2", "Wrong usage; nothing was done."),
             ("3", "There is no such file (delete, read --must-exist)."),
             ("4", "The lock was not free in time (--timeout); another status with -E."),
-            ("126", "CMD of update or run cannot be run."),
-            ("127", "CMD of update or run was not found."),
+            ("126", "CMD of update, run or edit cannot be run."),
+            ("127", "CMD of update, run or edit was not found."),
         ],
-        note: "If CMD of update or run fails, its status is passed on, or 128 + N if signal N ended it. After a signal N that \
-               asked for an end, update has the status 128 + N, too, if CMD ended well. CMD may have statuses that are the same \
+        note: "If CMD of update, run or edit fails, its status is passed on, or 128 + N if signal N ended it. After a signal N \
+               that asked for an end, update and edit have the status 128 + N, too, if CMD ended well. CMD may have statuses that are the same \
                as these: 3 is always CMD's then, and the others are, unless standard error ends with a message of this \
                program. With -E a timeout has a status that CMD does not have.",
     },

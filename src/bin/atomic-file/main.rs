@@ -3,6 +3,7 @@
 
 mod args;
 mod child;
+mod edit;
 mod locks;
 mod man;
 mod paths;
@@ -132,18 +133,32 @@ fn run(Cli { lock_dir, lock_root, lock_mode, no_follow, timeout, durability, ver
             true => Ok(()),
             false => Err(Failure::Status(MISSING)),
         },
-        Verb::Run { path, shared, command } => {
-            let file = adapter()?.file(path)?;
-            let _guard = if shared { (Some(file.lock_shared()?), None) } else { (None, Some(file.lock()?)) };
+        Verb::Run { paths, shared, command } => {
+            let adapter = adapter()?;
+            let _guards = match shared {
+                true => (adapter.lock_many_shared(paths)?, Vec::new()),
+                false => (Vec::new(), adapter.lock_many(paths)?),
+            };
             let mut child = Running::start(&command, catch_signals()?, |command| command)?;
             passed_on(child.wait()?)
         }
+        Verb::Edit { paths, command } => edit::edit(&adapter()?, &paths, &command),
         Verb::LockPath { path, ends } => paths::print(&[adapter()?.lock_path(path)?], &ends),
         Verb::Locks { json } => {
-            let locks = adapter()?.locks()?;
-            let text = if json { locks::json(&locks) } else { locks::table(&locks) };
+            let adapter = adapter()?;
+            let (locks, intents) = (adapter.locks()?, adapter.intents()?);
+            let text = if json { locks::json(&locks, &intents) } else { locks::table(&locks, &intents) };
             let printed = to_stdout(|out| out.write_all(text.as_bytes()));
-            paths::complain(locks.into_iter().filter_map(|lock| lock.problem)).and(printed)
+            let problems = locks.into_iter().filter_map(|lock| lock.problem);
+            paths::complain(problems.chain(intents.into_iter().filter_map(|intent| intent.problem))).and(printed)
+        }
+        Verb::Recover { give_up: None, ends } => paths::print_removed(adapter()?.recover(), &ends),
+        Verb::Recover { give_up: Some(intent), ends } => {
+            let left = adapter()?.give_up(&intent)?;
+            let printed = paths::print(&left, &ends);
+            let said = (!left.is_empty())
+                .then(|| format!("{} is given up, and {} of its files are as they were", intent.display(), left.len()));
+            paths::complain(said.into_iter()).and(printed)
         }
         Verb::Prune { ends } => paths::print_removed(adapter()?.prune(), &ends),
         Verb::Sweep { path, ends } => paths::print_removed(adapter()?.sweep(path), &ends),

@@ -10,7 +10,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 use crate::args::SECTIONS;
 
 /// When what the page says was changed last, as such pages have it.
-const DATE: &str = "2026-11-24";
+const DATE: &str = "2026-11-28";
 
 pub fn page(mut command: Command) -> io::Result<Vec<u8>> {
     command.build();
