@@ -1,11 +1,12 @@
-//! What the threads of several processes saw of one file, and when: their histories must be linearizable, and nobody
-//! may hold the lock while another holds it exclusively. The same runs with the locks off have to fail both checks.
+//! What the threads of several processes saw of one file, or of two that some change as one, and when: their histories must
+//! be linearizable, and nobody may hold the lock while another holds it exclusively. The same runs with the locks off have to
+//! fail both checks.
 
 mod common;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Barrier;
@@ -22,12 +23,18 @@ fn main() -> ExitCode {
         vec![
             test("the_checker_accepts_overlaps_that_some_order_explains", the_checker_accepts_overlaps),
             test("the_checker_rejects_a_stale_read_and_a_lost_update", the_checker_rejects),
+            test("the_checker_rejects_the_half_of_a_change_of_two_files", the_checker_rejects_a_half),
             test("histories_of_four_processes_are_linearizable", histories_are_linearizable),
             test("histories_with_the_locks_off_are_not_linearizable", histories_with_the_locks_off_are_not),
+            test("histories_of_two_files_are_linearizable", histories_of_two_files_are_linearizable),
+            test(
+                "histories_of_two_files_with_the_locks_off_are_not",
+                histories_of_two_files_with_the_locks_off_are_not,
+            ),
             test("no_hold_overlaps_an_exclusive_one_but_shared_ones_overlap", no_hold_overlaps_an_exclusive_one),
             test("exclusive_holds_with_the_locks_off_overlap", exclusive_holds_with_the_locks_off_overlap),
         ],
-        &[("operate", operate), ("hold", hold)],
+        &[("operate", operate), ("operate_on_two", operate_on_two), ("hold", hold)],
     )
 }
 
@@ -65,18 +72,35 @@ enum Op {
     Delete,
 }
 
-/// What an operation learns of the contents: a read and an update see them, a delete sees zero if there were any, and a
-/// write sees nothing.
-type Ret = Option<u64>;
+/// Which of the two files that a history is about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Which {
+    First,
+    Second,
+    /// As one. A delete of both does not tell what there was.
+    Both,
+}
+
+impl Which {
+    const ALL: [Which; 3] = [Which::First, Which::Second, Which::Both];
+
+    fn concerns(self, file: usize) -> bool {
+        self == Which::Both || self == Which::ALL[file]
+    }
+}
+
+/// What an operation learns of the contents of each file: a read and an update see them, a delete sees zero if there were any,
+/// and a write sees nothing.
+type Ret = [Option<u64>; 2];
 
 fn updated(old: Option<u64>) -> u64 {
     old.map_or(0, |old| old + 1)
 }
 
-/// The operations that are done, one bit each, and the value.
-type State = (u64, Option<u64>);
+/// The operations that are done, one bit each, and the values.
+type State = (u64, [Option<u64>; 2]);
 
-/// The file as it is when one caller at a time uses it.
+/// The files as they are when one caller at a time uses them.
 #[derive(Clone, Default)]
 struct Contents {
     state: State,
@@ -86,25 +110,29 @@ struct Contents {
 
 impl SequentialSpec for Contents {
     /// With its number in the history.
-    type Op = (usize, Op);
+    type Op = (usize, Which, Op);
     type Ret = Ret;
 
-    fn invoke(&mut self, &(number, op): &(usize, Op)) -> Ret {
-        let (done, old) = self.state;
-        let (new, ret) = match op {
-            Op::Read => (old, old),
-            Op::Write(new) => (Some(new), None),
-            Op::Update => (Some(updated(old)), old),
-            Op::Delete => (None, old.and(Some(0))),
-        };
-        self.state = (done | 1 << number, new);
+    fn invoke(&mut self, &(number, which, op): &(usize, Which, Op)) -> Ret {
+        let (done, mut contents) = self.state;
+        let mut ret = [None; 2];
+        for file in (0..2).filter(|file| which.concerns(*file)) {
+            let old = contents[file];
+            (contents[file], ret[file]) = match op {
+                Op::Read => (old, old),
+                Op::Write(new) => (Some(new), None),
+                Op::Update => (Some(updated(old)), old),
+                Op::Delete => (None, old.and(Some(0)).filter(|_| which != Which::Both)),
+            };
+        }
+        self.state = (done | 1 << number, contents);
         ret
     }
 
     /// After a step that is valid the tester searches on from there, and comes back only if that led nowhere. It has
-    /// no memory and would search for hours. But what can follow depends on the value and on which operations are
+    /// no memory and would search for hours. But what can follow depends on the values and on which operations are
     /// done, not on their order: where it has been once, it need not go again.
-    fn is_valid_step(&mut self, op: &(usize, Op), ret: &Ret) -> bool {
+    fn is_valid_step(&mut self, op: &(usize, Which, Op), ret: &Ret) -> bool {
         self.invoke(op) == *ret && self.been.borrow_mut().insert(self.state)
     }
 }
@@ -114,32 +142,37 @@ impl SequentialSpec for Contents {
 struct Event {
     thread: u64,
     time: (u64, u64),
+    which: Which,
     op: Op,
     ret: Ret,
 }
 
 impl Event {
     fn to_line(self) -> String {
-        let Event { thread, time: (begin, end), op, ret } = self;
+        let Event { thread, time: (begin, end), which, op, ret } = self;
+        let which = Which::ALL.iter().position(|it| *it == which).unwrap();
         let op = match op {
             Op::Read => 0,
             Op::Update => 1,
             Op::Delete => 2,
             Op::Write(value) => value,
         };
-        format!("{thread} {begin} {end} {op} {}", ret.unwrap_or(u64::MAX))
+        let [first, second] = ret.map(|ret| ret.unwrap_or(u64::MAX));
+        format!("{thread} {begin} {end} {which} {op} {first} {second}")
     }
 
     fn from_line(line: &str) -> Self {
         let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().unwrap()).collect();
-        let [thread, begin, end, op, ret] = numbers.try_into().unwrap();
+        let [thread, begin, end, which, op, first, second] = numbers.try_into().unwrap();
+        let which = Which::ALL[usize::try_from(which).unwrap()];
         let op = match op {
             0 => Op::Read,
             1 => Op::Update,
             2 => Op::Delete,
             value => Op::Write(value),
         };
-        Event { thread, time: (begin, end), op, ret: (ret != u64::MAX).then_some(ret) }
+        let ret = [first, second].map(|ret| (ret != u64::MAX).then_some(ret));
+        Event { thread, time: (begin, end), which, op, ret }
     }
 }
 
@@ -154,8 +187,8 @@ fn is_linearizable(history: &[Event]) -> bool {
     moments.sort_unstable();
     let mut tester = LinearizabilityTester::new(Contents::default());
     for (_, is_end, number) in moments {
-        let Event { thread, op, ret, .. } = history[number];
-        if is_end { tester.on_return(thread, ret) } else { tester.on_invoke(thread, (number, op)) }.unwrap();
+        let Event { thread, which, op, ret, .. } = history[number];
+        if is_end { tester.on_return(thread, ret) } else { tester.on_invoke(thread, (number, which, op)) }.unwrap();
     }
     tester.is_consistent()
 }
@@ -171,8 +204,17 @@ fn overlaps(events: &[Event], counts: fn(&Event, &Event) -> bool) -> usize {
     sorted.iter().enumerate().map(others).sum()
 }
 
-fn explained<const N: usize>(history: [(u64, (u64, u64), Op, Ret); N]) -> bool {
-    is_linearizable(&history.map(|(thread, time, op, ret)| Event { thread, time, op, ret }))
+/// Of one file: thread, time, and what was done and learned.
+type Seen = (u64, (u64, u64), Op, Option<u64>);
+
+fn explained<const N: usize>(history: [Seen; N]) -> bool {
+    is_linearizable(&history.map(|(thread, time, op, ret)| Event {
+        thread,
+        time,
+        which: Which::First,
+        op,
+        ret: [ret, None],
+    }))
 }
 
 fn the_checker_accepts_overlaps() {
@@ -190,6 +232,18 @@ fn the_checker_accepts_overlaps() {
 fn the_checker_rejects() {
     assert!(!explained([(0, (0, 1), Op::Write(5), None), (1, (2, 3), Op::Read, None)]), "a stale read");
     assert!(!explained([(0, (0, 3), Op::Update, None), (1, (1, 2), Op::Update, None)]), "a lost update");
+}
+
+fn the_checker_rejects_a_half() {
+    let write = Event { thread: 0, time: (0, 5), which: Which::Both, op: Op::Write(5), ret: [None; 2] };
+    let read = |time, which, ret| Event { thread: 1, time, which, op: Op::Read, ret };
+    let looks_at = |first, second| [write, read((1, 2), Which::First, first), read((3, 4), Which::Second, second)];
+    let both = |ret| [write, read((1, 4), Which::Both, ret)];
+    assert!(is_linearizable(&both([Some(5); 2])) && is_linearizable(&both([None; 2])));
+    assert!(!is_linearizable(&both([Some(5), None])) && !is_linearizable(&both([None, Some(5)])));
+    // One after the other they may be from before and after it, but not the other way round.
+    assert!(is_linearizable(&looks_at([None; 2], [None, Some(5)])));
+    assert!(!is_linearizable(&looks_at([Some(5), None], [None; 2])));
 }
 
 const THREADS: u64 = 3;
@@ -262,14 +316,17 @@ fn operate(args: &[String]) {
                 _ => Op::Delete,
             };
             let (time, ret) = timed(|| perform(&file, op));
-            Event { thread, time, op, ret }
+            Event { thread, time, which: Which::First, op, ret: [ret, None] }
         };
         (0..OPERATIONS).map(operation).collect()
     });
 }
 
-fn perform(file: &AtomicFile, op: Op) -> Ret {
-    let parse = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+fn parse(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes.try_into().unwrap())
+}
+
+fn perform(file: &AtomicFile, op: Op) -> Option<u64> {
     let mut ret = None;
     match op {
         Op::Read => ret = file.read().unwrap().as_deref().map(parse),
@@ -281,6 +338,51 @@ fn perform(file: &AtomicFile, op: Op) -> Ret {
             })
             .unwrap(),
         Op::Delete => ret = file.delete().unwrap().then_some(0),
+    }
+    ret
+}
+
+/// The same on two files, which half of the operations are about as one.
+fn operate_on_two(args: &[String]) {
+    visits(args, |adapter, place, thread, mut seed| {
+        let paths = ["0", "1"].map(|file| place.with_extension(file));
+        let operation = |number| {
+            let op = match random(&mut seed, 8) {
+                0..3 => Op::Read,
+                3..5 => Op::Write((thread * OPERATIONS + number + 1) << 16),
+                5..7 => Op::Update,
+                _ => Op::Delete,
+            };
+            let which = [Which::First, Which::Second, Which::Both, Which::Both][random(&mut seed, 4) as usize];
+            let (time, ret) = timed(|| match which {
+                Which::First => [perform(&adapter.file(&paths[0]).unwrap(), op), None],
+                Which::Second => [None, perform(&adapter.file(&paths[1]).unwrap(), op)],
+                Which::Both => perform_on_both(adapter, &paths, op),
+            });
+            Event { thread, time, which, op, ret }
+        };
+        (0..OPERATIONS).map(operation).collect()
+    });
+}
+
+fn perform_on_both(adapter: &AtomicFileAdapter, paths: &[PathBuf; 2], op: Op) -> Ret {
+    let mut ret = [None; 2];
+    match op {
+        Op::Read => {
+            let guards = adapter.lock_many_shared(paths).unwrap();
+            ret = [0, 1].map(|file| guards[file].read().unwrap().as_deref().map(parse));
+        }
+        Op::Write(value) => {
+            let value = value.to_le_bytes();
+            adapter.batch().write(&paths[0], value).write(&paths[1], value).commit_all().unwrap();
+        }
+        Op::Update => adapter
+            .update_many(paths, |old| {
+                ret = [0, 1].map(|file| old[file].as_deref().map(parse));
+                ret.map(|old| Some(updated(old).to_le_bytes().into())).into()
+            })
+            .unwrap(),
+        Op::Delete => adapter.batch().delete(&paths[0]).delete(&paths[1]).commit_all().unwrap(),
     }
     ret
 }
@@ -314,6 +416,28 @@ fn histories_with_the_locks_off_are_not() {
     eprintln!("{} histories were checked until one was rejected", 1 + rejected.expect("one that is not linearizable"));
 }
 
+fn histories_of_two_files(locks: &str, places: u64) -> impl Iterator<Item = Vec<Event>> {
+    let mut crowd = Crowd::start("operate_on_two", 2, locks);
+    (0..places).map(move |place| crowd.visit(place))
+}
+
+fn histories_of_two_files_are_linearizable() {
+    let (mut operations, mut overlapping) = (0, 0);
+    for history in histories_of_two_files("on", 300) {
+        operations += history.len();
+        // Of one that is about both with one that is about one of them.
+        overlapping += overlaps(&history, |one, other| (one.which == Which::Both) != (other.which == Which::Both));
+        assert!(is_linearizable(&history), "no order explains {history:#?}");
+    }
+    eprintln!("{operations} operations on two files, {overlapping} overlaps of both with one");
+    assert!(overlapping > operations / 20, "{overlapping} overlaps in {operations} operations show nothing");
+}
+
+fn histories_of_two_files_with_the_locks_off_are_not() {
+    let rejected = histories_of_two_files("off", 1_000).position(|history| !is_linearizable(&history));
+    eprintln!("{} histories were checked until one was rejected", 1 + rejected.expect("one that is not linearizable"));
+}
+
 fn hold(args: &[String]) {
     visits(args, |adapter, path, thread, mut seed| {
         let file = adapter.file(path).unwrap();
@@ -325,7 +449,7 @@ fn hold(args: &[String]) {
             };
             // Gives the others time to come in, if they can.
             let (time, ()) = timed(|| (0..3).for_each(|_| thread::yield_now()));
-            Event { thread, time, op, ret: None }
+            Event { thread, time, which: Which::First, op, ret: [None; 2] }
         };
         (0..500).map(hold).collect()
     });

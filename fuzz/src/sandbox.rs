@@ -50,6 +50,8 @@ pub(crate) fn assert_inside(call: &Call<'_>) {
             | Syscall::Linkat
             | Syscall::Unlinkat
             | Syscall::Write
+            | Syscall::Pwrite
+            | Syscall::Ftruncate
             | Syscall::Fchmod
             | Syscall::Fchown
     );

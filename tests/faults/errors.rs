@@ -84,11 +84,20 @@ pub(crate) fn errors_of(syscall: Syscall) -> &'static [i32] {
             EPERM,
             EROFS,
         ],
+        Syscall::Statx => &[EACCES, EBADF, EFAULT, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR],
         Syscall::Fstatat | Syscall::Fstat => {
             &[EACCES, EBADF, EFAULT, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EOVERFLOW]
         }
+        Syscall::Faccessat => {
+            &[EACCES, EBADF, EFAULT, EINVAL, EIO, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EPERM, EROFS, ETXTBSY]
+        }
         Syscall::Readlinkat => &[EACCES, EBADF, EFAULT, EINVAL, EIO, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR],
         Syscall::Read => &[EAGAIN, EBADF, EFAULT, EINVAL, EIO, EISDIR],
+        Syscall::Pread => &[EAGAIN, EBADF, EFAULT, EINVAL, EIO, EISDIR, ENXIO, EOVERFLOW, ESPIPE],
+        Syscall::Pwrite => {
+            &[EAGAIN, EBADF, EDQUOT, EFAULT, EFBIG, EINVAL, EIO, ENOSPC, ENXIO, EOVERFLOW, EPERM, EPIPE, ESPIPE]
+        }
+        Syscall::Ftruncate => &[EACCES, EBADF, EFBIG, EINVAL, EIO, EPERM, EROFS, ETXTBSY],
         Syscall::Write => &[EAGAIN, EBADF, EDESTADDRREQ, EDQUOT, EFAULT, EFBIG, EINVAL, EIO, ENOSPC, EPERM, EPIPE],
         Syscall::PosixFadvise => &[EBADF, EINVAL, ESPIPE],
         Syscall::Fchown => {

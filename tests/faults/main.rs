@@ -10,6 +10,7 @@ mod failures;
 mod interruptions;
 mod laboratory;
 mod operations;
+mod together;
 
 use std::process::ExitCode;
 
@@ -47,5 +48,6 @@ fn main() -> ExitCode {
         "the_operations_make_all_the_calls_there_are",
         operations::the_operations_make_all_the_calls_there_are,
     ));
-    common::main(tests, WORKERS)
+    tests.extend(together::tests());
+    common::main(tests, &[WORKERS, together::WORKERS].concat())
 }

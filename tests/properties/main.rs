@@ -35,6 +35,7 @@ fn main() -> ExitCode {
             test("any_path_leads_where_the_kernel_says", lock_names::any_path_leads_where_the_kernel_says),
             test("obstacles_have_their_errors", errors::obstacles_have_their_errors),
             test("a_batch_is_its_single_calls", batches::a_batch_is_its_single_calls),
+            test("all_or_nothing_is_the_single_calls_or_none", batches::all_or_nothing_is_the_single_calls_or_none),
             test("killed_processes_lose_and_hold_nothing", deaths::killed_processes_lose_and_hold_nothing),
         ],
         &[("lock_paths", lock_names::answer_lock_paths), ("operate", deaths::operate)],

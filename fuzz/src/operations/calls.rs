@@ -40,7 +40,10 @@ impl Unsynced {
             }
             Syscall::Renameat => {
                 let version = fstatat(call.fd.unwrap(), call.path.unwrap(), AtFlags::AT_SYMLINK_NOFOLLOW).unwrap();
-                let may_be_torn = self.files.contains(&version.st_ino) && durability != Durability::None;
+                // That of several files may be, where a power cut may come in the middle of them anyway.
+                let is_intent = call.new_path.unwrap().extension().is_some_and(|extension| extension == "intent");
+                let may_be_torn = self.files.contains(&version.st_ino)
+                    && (durability == Durability::Full || durability == Durability::Ordered && !is_intent);
                 assert!(!may_be_torn, "a new version is renamed before it is synced");
                 self.directories.extend(inode);
             }

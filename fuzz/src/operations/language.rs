@@ -76,6 +76,12 @@ pub enum Op {
         adapter: u8,
         changes: Vec<(Target, Option<Contents>)>,
     },
+    /// As one: a batch, or an update that sees what was there.
+    Together {
+        adapter: u8,
+        update: bool,
+        changes: Vec<(Target, Option<Contents>)>,
+    },
     Lock(Target, How),
     LockMany {
         adapter: u8,
@@ -101,6 +107,12 @@ pub enum Op {
     Outsider(Target, Option<Contents>),
     /// In another process, in the middle of a write.
     KilledWriter(Target),
+    /// In another process, before that call of a change of several files.
+    KilledTogether {
+        adapter: u8,
+        changes: Vec<(Target, Option<Contents>)>,
+        call: u8,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Arbitrary)]

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use atomic_file_adapter::fault::{Action, Call, inject};
 use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Durability, Error, ReadGuard, Result, WriteGuard};
 use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
@@ -33,6 +34,8 @@ pub(super) struct Held {
     pub(super) lock_path: PathBuf,
 }
 
+type Files = [Option<Version>; FILES.len()];
+
 pub struct World {
     pub(super) tree: PathBuf,
     pub(super) locks: PathBuf,
@@ -40,7 +43,7 @@ pub struct World {
     pub(super) handles: BTreeMap<(&'static str, usize), AtomicFile>,
     pub(super) held: Vec<Held>,
     /// The model: what the files are,
-    pub(super) files: [Option<Version>; FILES.len()],
+    pub(super) files: Files,
     /// and which temporary files were left, and whose they are.
     pub(super) left: BTreeMap<PathBuf, usize>,
     pub(super) hit: Hit,
@@ -118,6 +121,7 @@ impl World {
                 self.judge_delete(deleted, target.file(), true);
             }
             Op::Batch { adapter, changes } => self.batch(*adapter, changes, faults),
+            Op::Together { adapter, update, changes } => self.together(*adapter, *update, changes, faults),
             Op::Lock(target, how) => self.lock(*target, *how, faults),
             Op::LockMany { adapter, files, shared } => self.lock_many(*adapter, files, *shared, faults),
             Op::Inside { guard, act } => self.inside(*guard, act, faults),
@@ -138,6 +142,7 @@ impl World {
             }
             Op::Outsider(target, contents) => self.outsider(*target, *contents),
             Op::KilledWriter(target) => self.killed_writer(*target),
+            Op::KilledTogether { adapter, changes, call } => self.killed_together(*adapter, changes, *call),
         }
         self.compare();
     }
@@ -250,6 +255,119 @@ impl World {
                 }
             }
             Err(error) => panic!("a batch has failed with {error:?}"),
+        }
+    }
+
+    /// What changes of several files make of them, and which these are.
+    fn changed(&self, adapter: usize, changes: &[(Target, Option<Contents>)]) -> (Files, BTreeSet<usize>) {
+        let mut new = self.files.clone();
+        for (target, contents) in changes {
+            let target = Target { adapter: adapter as u8, ..*target };
+            new[target.file()] =
+                contents.map(|contents| next_version(&new[target.file()], contents.bytes(), target.new_mode()));
+        }
+        (new, changes.iter().map(|(target, _)| target.file()).collect())
+    }
+
+    fn together(&mut self, number: u8, update: bool, changes: &[(Target, Option<Contents>)], faults: Option<&Faults>) {
+        let number = usize::from(number) % ADAPTERS;
+        let adapter = self.adapters[number].clone();
+        let changes = &changes[..changes.len().min(8)];
+        let (new, touched) = self.changed(number, changes);
+        let would_deadlock = touched.iter().any(|file| self.holds(*file));
+        let paths: Vec<PathBuf> = changes.iter().map(|(target, _)| self.spelled(*target)).collect();
+        let contents: Vec<_> = changes.iter().map(|(_, contents)| contents.map(Contents::bytes)).collect();
+        let old: Vec<_> = changes
+            .iter()
+            .map(|(target, _)| self.files[target.file()].as_ref().map(|old| old.contents.clone()))
+            .collect();
+        let changed = if update {
+            self.call(number, faults, || {
+                adapter.update_many(&paths, |seen| {
+                    assert!(seen == old, "an update of several files has not seen the current versions");
+                    contents
+                })
+            })
+        } else {
+            let mut batch = adapter.batch();
+            for (path, contents) in paths.iter().zip(contents) {
+                match contents {
+                    Some(contents) => batch.write(path, contents),
+                    None => batch.delete(path),
+                };
+            }
+            self.call(number, faults, || batch.commit_all())
+        };
+        match changed {
+            Ok(()) => {
+                assert!(!would_deadlock && !self.unsynced);
+                self.files = new;
+            }
+            Err(Error::NotDurable { .. }) => {
+                assert!(self.hit.any);
+                self.files = new;
+            }
+            Err(Error::Unfinished { .. }) => {
+                assert!(self.hit.any);
+                // Whoever comes next.
+                adapter.recover().unwrap();
+                self.files = new;
+            }
+            Err(Error::Deadlock { .. }) => assert!(would_deadlock),
+            // This is all in memory.
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::Unsupported => {
+                assert!(self.hit.any || DURABILITY[number] == Durability::Full && touched.len() > 1);
+            }
+            Err(error) => assert!(self.hit.any, "{error}"),
+        }
+    }
+
+    /// Another process is killed in the middle of a change of several files.
+    fn killed_together(&mut self, number: u8, changes: &[(Target, Option<Contents>)], call: u8) {
+        let number = usize::from(number) % ADAPTERS;
+        let adapter = self.adapters[number].clone();
+        let changes = &changes[..changes.len().min(8)];
+        let (new, touched) = self.changed(number, changes);
+        if touched.iter().any(|file| self.holds(*file)) {
+            return;
+        }
+        let mut batch = adapter.batch();
+        for (target, contents) in changes {
+            match contents {
+                Some(contents) => batch.write(self.spelled(*target), contents.bytes()),
+                None => batch.delete(self.spelled(*target)),
+            };
+        }
+        // SAFETY: only libFuzzer's watch over time and memory is another thread, and it has no lock that the child needs.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let die = move |seen: &Call<'_>| {
+                    if seen.number == usize::from(call) { Action::Kill } else { Action::Proceed }
+                };
+                // If it hangs, which it must not, it ends with its parent.
+                let done = set_pdeathsig(Signal::SIGKILL).is_ok() && inject(die, || batch.commit_all()).0.is_ok();
+                // SAFETY: nothing is run any more.
+                unsafe { libc::_exit(i32::from(!done)) }
+            }
+            ForkResult::Parent { child } => {
+                let ended = std::iter::repeat_with(|| waitpid(child, None)).find(|ended| *ended != Err(Errno::EINTR));
+                let done = match ended {
+                    Some(Ok(WaitStatus::Signaled(..))) => None,
+                    Some(Ok(WaitStatus::Exited(_, code))) => Some(code == 0),
+                    other => panic!("{other:?}"),
+                };
+                if self.look().0 != self.files || done == Some(true) {
+                    // It was decided.
+                    self.files = new.clone();
+                }
+                adapter.recover().unwrap();
+                let (found, left) = self.look();
+                if found == new {
+                    self.files = new;
+                }
+                assert!(done != Some(false) || found == self.files && left == self.left);
+                self.left = left;
+            }
         }
     }
 
@@ -477,9 +595,10 @@ fn read(file: &AtomicFile, reading: Reading) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// What a process left there that was making the `.gitignore`.
+/// What a process left there that was making the `.gitignore`, or an intent.
 fn is_in_lock_directory(swept: &Path) -> bool {
-    swept.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".gitignore"))
+    let name = swept.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with(".gitignore") || name.contains(".intent")
 }
 
 enum Stopped {

@@ -1,0 +1,293 @@
+//! A bank: threads of several processes move money between accounts, one file each, some of them are killed at any moment and
+//! started anew, and whoever looks at all accounts finds the same sum.
+//!
+//! `BANK=full cargo test --all-features --test bank` kills thousands.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use atomic_file_adapter::{AtomicFileAdapter, Durability, Error};
+use common::{Worker, hear, names, tell, test};
+use xxhash_rust::xxh3::xxh3_64;
+
+fn main() -> ExitCode {
+    common::main(
+        vec![
+            test("readers_beside_writers_find_the_same_sum", || {
+                the_sum_is_the_same(Place::Memory, Durability::None, 300)
+            }),
+            test("readers_beside_durable_writers_find_the_same_sum", || {
+                the_sum_is_the_same(Place::Disk, Durability::Full, 15);
+            }),
+            test("it_survives_kills_in_memory", || it_survives_kills(Place::Memory, Durability::Ordered, 200)),
+            // There the number of an inode is used again at once.
+            test("it_survives_kills_on_a_disk", || it_survives_kills(Place::Disk, Durability::None, 200)),
+            test("it_survives_kills_of_durable_writers", || it_survives_kills(Place::Disk, Durability::Full, 25)),
+        ],
+        &[("teller", teller)],
+    )
+}
+
+#[derive(Clone, Copy)]
+enum Place {
+    Memory,
+    Disk,
+}
+
+impl Place {
+    fn scratch(self) -> tempfile::TempDir {
+        match self {
+            Place::Memory => tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap(),
+            Place::Disk => tempfile::tempdir().unwrap(),
+        }
+    }
+}
+
+const PROCESSES: u64 = 3;
+/// Of each process; beside them it has one that only looks.
+const WRITERS: u64 = 2;
+const ACCOUNTS: usize = 7;
+const SUM: u64 = 1000;
+
+/// What a teller says first of what must not be.
+const FAILED: &str = "failed";
+
+struct Bank {
+    adapter: AtomicFileAdapter,
+    dir: PathBuf,
+    accounts: Vec<PathBuf>,
+}
+
+/// Why there was no transfer.
+#[derive(Debug)]
+enum Refusal {
+    Short,
+    Failed(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Refusal::Failed(error)
+    }
+}
+
+impl Bank {
+    fn at(dir: &Path, durability: Durability) -> Self {
+        let adapter = AtomicFileAdapter::builder().lock_dir(dir.join("locks")).durability(durability).build().unwrap();
+        // Two that have one lock file between them (tests/many.rs), and some in a directory that is not there at first.
+        const SECRET: &[u8] = b"\xde\xd4\x6d\xe9\x83\x90\x97\xdb";
+        let colliding = [b"11111111", b"22222222"].map(|end: &[u8; 8]| {
+            dir.join(OsStr::from_bytes(&[b"two-names-of-one-lock-".as_slice(), SECRET, end].concat()))
+        });
+        let others = ["0", "1", "2", "branch/3", "branch/4"].map(|name| dir.join(name));
+        let accounts: Vec<_> = others.into_iter().chain(colliding).collect();
+        assert_eq!(accounts.len(), ACCOUNTS);
+        Bank { adapter, dir: dir.to_owned(), accounts }
+    }
+
+    /// How much there is in all accounts, seen under the locks of all.
+    fn sum(&self) -> Result<u64, Error> {
+        let guards = self.adapter.lock_many_shared(&self.accounts)?;
+        guards.iter().map(|guard| Ok(amount(guard.read()?.as_deref()))).sum()
+    }
+
+    /// How many transfers this writer has made.
+    fn counter(&self, writer: u64) -> PathBuf {
+        self.dir.join(format!("transfers-of-{writer}"))
+    }
+
+    /// Moves some money among two to four accounts, and counts that as a part of the same change. What becomes empty is removed.
+    fn transfer(&self, writer: u64, random: &mut u64) -> Result<(), Refusal> {
+        let count = 2 + usize::try_from(next(random, 3)).unwrap();
+        let first = usize::try_from(next(random, ACCOUNTS as u64)).unwrap();
+        // Each of them once, in an order that is another one each time.
+        let step = 1 + usize::try_from(next(random, ACCOUNTS as u64 - 1)).unwrap();
+        let mut paths: Vec<PathBuf> =
+            (0..count).map(|n| self.accounts[(first + n * step) % ACCOUNTS].clone()).collect();
+        paths.push(self.counter(writer));
+        let mut take = 1 + next(random, 400);
+        self.adapter.try_update_many(&paths, |old| {
+            let mut amounts: Vec<u64> = old.iter().map(|old| amount(old.as_deref())).collect();
+            take = take.min(amounts[0]);
+            if take == 0 {
+                return Err(Refusal::Short);
+            }
+            amounts[0] -= take;
+            let share = take / (count as u64 - 1);
+            amounts[1..count].iter_mut().for_each(|amount| *amount += share);
+            amounts[count - 1] += take - share * (count as u64 - 1);
+            amounts[count] += 1;
+            Ok(amounts.into_iter().map(|amount| (amount > 0).then(|| amount.to_string().into())).collect())
+        })
+    }
+}
+
+fn amount(contents: Option<&[u8]>) -> u64 {
+    contents.map_or(0, |contents| std::str::from_utf8(contents).unwrap().parse().unwrap())
+}
+
+fn next(state: &mut u64, limit: u64) -> u64 {
+    *state = xxh3_64(&state.to_le_bytes());
+    *state % limit
+}
+
+/// A process of the bank: it says which of its writers has made how many transfers, after each.
+fn teller(args: &[String]) {
+    let [dir, durability, number, life] = args else { panic!("{args:?}") };
+    let durability = [Durability::Full, Durability::Ordered, Durability::None]
+        .into_iter()
+        .find(|known| format!("{known:?}") == *durability)
+        .unwrap();
+    let bank = Bank::at(Path::new(dir), durability);
+    let number: u64 = number.parse().unwrap();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for writer in number * WRITERS..(number + 1) * WRITERS {
+            let (bank, stop) = (&bank, &stop);
+            scope.spawn(move || {
+                let mut random = xxh3_64(format!("{writer} {life}").as_bytes());
+                let mut made = amount(bank.adapter.read_with_lock(bank.counter(writer)).unwrap().as_deref());
+                while !stop.load(Relaxed) {
+                    match bank.transfer(writer, &mut random) {
+                        Ok(()) => {
+                            made += 1;
+                            tell(&format!("{writer} {made}"));
+                        }
+                        Err(Refusal::Short) => {}
+                        Err(Refusal::Failed(error)) => tell(&format!("{FAILED}: {error}")),
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            while !stop.load(Relaxed) {
+                match bank.sum() {
+                    Ok(SUM) => {}
+                    // A panic of a thread would not be seen if the process is killed.
+                    wrong => tell(&format!("{FAILED}: the sum is {wrong:?}")),
+                }
+            }
+        });
+        hear();
+        stop.store(true, Relaxed);
+    });
+}
+
+/// The bank with its processes, and what they have said.
+struct Business {
+    bank: Bank,
+    durability: Durability,
+    tellers: Vec<Worker>,
+    /// How many transfers each writer has said that it made.
+    acknowledged: BTreeMap<u64, u64>,
+    lives: u64,
+    _dir: tempfile::TempDir,
+}
+
+impl Business {
+    fn open(place: Place, durability: Durability) -> Self {
+        let dir = place.scratch();
+        let bank = Bank::at(&dir.path().canonicalize().unwrap(), durability);
+        bank.adapter.write_atomic(&bank.accounts[0], SUM.to_string()).unwrap();
+        let mut business =
+            Business { bank, durability, tellers: Vec::new(), acknowledged: BTreeMap::new(), lives: 0, _dir: dir };
+        business.tellers = (0..PROCESSES).map(|number| business.start(number)).collect();
+        business
+    }
+
+    fn start(&mut self, number: u64) -> Worker {
+        self.lives += 1;
+        let durability = format!("{:?}", self.durability);
+        let dir = self.bank.dir.to_str().unwrap();
+        Worker::start("teller", &[dir, &durability, &number.to_string(), &self.lives.to_string()])
+    }
+
+    /// The next that a teller says; false at its end.
+    fn hear(&mut self, number: usize) -> bool {
+        let line = self.tellers[number].hear();
+        assert!(!line.starts_with(FAILED), "{line}");
+        let Some((writer, made)) = line.split_once(' ') else { return false };
+        self.acknowledged.insert(writer.parse().unwrap(), made.parse().unwrap());
+        true
+    }
+
+    /// What was acknowledged is there, and at most one transfer of each writer that was not.
+    fn check(&mut self, number: usize) {
+        assert_eq!(self.bank.sum().unwrap(), SUM);
+        for writer in number as u64 * WRITERS..(number as u64 + 1) * WRITERS {
+            let made = amount(self.bank.adapter.read_with_lock(self.bank.counter(writer)).unwrap().as_deref());
+            let acknowledged = self.acknowledged.get(&writer).copied().unwrap_or(0);
+            assert!(
+                (acknowledged..=acknowledged + 1).contains(&made),
+                "writer {writer} was told of {acknowledged} transfers, and there were {made}"
+            );
+            // The next life goes on from there.
+            self.acknowledged.insert(writer, made);
+        }
+    }
+
+    /// All end, and nothing is left but the accounts.
+    fn close(mut self) {
+        self.tellers.iter_mut().for_each(|teller| teller.tell("stop"));
+        for number in 0..self.tellers.len() {
+            while self.hear(number) {}
+        }
+        self.tellers.drain(..).for_each(Worker::finish);
+        (0..usize::try_from(PROCESSES).unwrap()).for_each(|number| self.check(number));
+        let adapter = &self.bank.adapter;
+        let no_intents = adapter.intents().unwrap();
+        assert!(no_intents.is_empty(), "{no_intents:?}");
+        for lock in adapter.locks().unwrap() {
+            assert!(lock.intent.is_none() && lock.problem.is_none() && lock.holder.is_none(), "{lock:?}");
+            assert!(fs::metadata(&lock.path).unwrap().len() <= 2048, "{lock:?} is marked");
+        }
+        for dir in [&self.bank.dir, &self.bank.dir.join("branch")] {
+            adapter.sweep(dir).unwrap();
+            let left: Vec<_> = names(dir).into_iter().filter(|name| name.starts_with('.')).collect();
+            assert!(left.is_empty(), "{left:?}");
+        }
+        adapter.prune().unwrap();
+        assert_eq!(names(adapter.lock_dir()), [".gitignore"]);
+        assert_eq!(self.bank.sum().unwrap(), SUM);
+    }
+}
+
+fn the_sum_is_the_same(place: Place, durability: Durability, transfers: u64) {
+    let mut business = Business::open(place, durability);
+    for number in 0..business.tellers.len() {
+        // Of the last ones most are in the pipe already.
+        for _ in 0..transfers {
+            assert!(business.hear(number), "a teller has ended");
+        }
+    }
+    business.close();
+}
+
+fn it_survives_kills(place: Place, durability: Durability, kills: u64) {
+    let kills = if std::env::var("BANK").is_ok_and(|form| form == "full") { kills * 20 } else { kills };
+    let began = Instant::now();
+    let mut business = Business::open(place, durability);
+    let mut random = 1;
+    for kill in 0..kills {
+        let number = usize::try_from(kill % PROCESSES).unwrap();
+        // It is in the middle of something then; where, is chance.
+        assert!(business.hear(number), "a teller has ended");
+        thread::sleep(Duration::from_micros(next(&mut random, 3000)));
+        business.tellers[number].kill();
+        while business.hear(number) {}
+        business.check(number);
+        business.tellers[number] = business.start(number as u64);
+    }
+    let transfers: u64 = business.acknowledged.values().sum();
+    eprintln!("{kills} kills, {transfers} transfers, {:.1?}", began.elapsed());
+    business.close();
+}
