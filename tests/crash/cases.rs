@@ -16,6 +16,7 @@ use crate::lab::{FILE_SYSTEMS, FileSystem, Lab, OTHER_EXT4, isolated};
 use crate::random;
 use crate::report::{self, Control, Counts, Judged};
 use crate::states::Recording;
+use crate::together;
 use crate::workloads::{
     ATTRIBUTES, BATCH, CREATE, Commits, DELETE, History, LeftOut, Meddling, REPLACE, RESIZE, Run, WORKLOADS, WRITES,
     Workload, Writer,
@@ -48,6 +49,7 @@ pub fn all() -> Vec<Trial> {
                     trials.push(case(file_system, &name, move |lab| the_lab_notices(lab, left_out)));
                 }
             }
+            trials.extend(together::all());
             trials
         }
     }
@@ -78,7 +80,7 @@ fn each_file_system(
     trials
 }
 
-fn case(file_system: FileSystem, name: &str, body: impl FnOnce(&Lab) + Send + 'static) -> Trial {
+pub fn case(file_system: FileSystem, name: &str, body: impl FnOnce(&Lab) + Send + 'static) -> Trial {
     let isolated = move || isolated(move || body(&Lab::new(file_system)));
     test_if(file_system.missing().as_deref(), name, isolated)
 }

@@ -20,11 +20,15 @@ const PAGE: usize = 4096;
 type Page = [u8; PAGE];
 const ZEROS: Page = [0; PAGE];
 
+/// So many pages are shared, or not, together: an image has thousands, and there is an image for each crash state.
+const TOGETHER: usize = 64;
+/// Pages that are missing are zero, and pages of zeros are missing.
+type Pages = [Option<Arc<Page>>; TOGETHER];
+
 /// The contents of a disk. Copies share their pages.
 #[derive(Clone, Default)]
 pub struct Image {
-    /// Pages that are missing are zero, and pages of zeros are missing.
-    pages: HashMap<u64, Arc<Page>>,
+    pages: HashMap<u64, Arc<Pages>>,
     hash: u64,
 }
 
@@ -38,13 +42,15 @@ impl Image {
         while !data.is_empty() {
             let (number, start) = (offset / PAGE as u64, (offset % PAGE as u64) as usize);
             let (now, later) = data.split_at(data.len().min(PAGE - start));
-            let old = self.pages.remove(&number);
+            let (chunk, index) = place(number);
+            let chunk = self.pages.entry(chunk).or_insert_with(|| Arc::new([const { None }; TOGETHER]));
+            let old = &mut Arc::make_mut(chunk)[index];
             self.hash ^= hash(number, old.as_ref());
-            let mut page = old.unwrap_or_else(|| Arc::new(ZEROS));
+            let mut page = old.take().unwrap_or_else(|| Arc::new(ZEROS));
             Arc::make_mut(&mut page)[start..start + now.len()].copy_from_slice(now);
             if *page != ZEROS {
                 self.hash ^= hash(number, Some(&page));
-                self.pages.insert(number, page);
+                *old = Some(page);
             }
             offset += now.len() as u64;
             data = later;
@@ -57,13 +63,19 @@ impl Image {
             let at = offset + data.len() as u64;
             let (number, start) = (at / PAGE as u64, (at % PAGE as u64) as usize);
             let end = PAGE.min(start + size - data.len());
-            match self.pages.get(&number) {
+            let (chunk, index) = place(number);
+            match self.pages.get(&chunk).and_then(|pages| pages[index].as_ref()) {
                 Some(page) => data.extend_from_slice(&page[start..end]),
                 None => data.resize(data.len() + end - start, 0),
             }
         }
         data
     }
+}
+
+/// Where a page is in an image.
+fn place(number: u64) -> (u64, usize) {
+    (number / TOGETHER as u64, (number % TOGETHER as u64) as usize)
 }
 
 fn hash(number: u64, page: Option<&Arc<Page>>) -> u64 {

@@ -6,7 +6,8 @@
 //! every acknowledgement, what was flushed before, with any subset of what was written since. Each must hold whole
 //! versions only, and none that had been superseded when the power went (`judge.rs`). In most recordings the journal is
 //! also committed between the steps of the writer, as it may be at any time. Controls leave a sync out, and fail if
-//! that is not noticed.
+//! that is not noticed. Changes of several files as one have workloads and a judge of their own (`together/`), which reads
+//! each state through the crate, and lets the crash come again while it was recovered from.
 //!
 //! It needs root, `/dev/fuse`, loop devices, and the programs of the file systems (Debian: e2fsprogs, xfsprogs,
 //! btrfs-progs); what is missing is in the names of the ignored cases. A test that is killed leaves nothing but files
@@ -14,7 +15,7 @@
 //!
 //! | variable | |
 //! |---|---|
-//! | `CRASH_STATES` | how many states of each recording are judged (12; 60 of a command), or `full`: all |
+//! | `CRASH_STATES` | how many states of each recording are judged (12; 60 of a command; 5 of several files as one), or `full`: all (100 of several files as one) |
 //! | `CRASH_SEED` | a number; other random subsets, samples and commits |
 //! | `CRASH_COMMAND` | judges this command instead of the adapter |
 //! | `CRASH_TWO_FLUSHES` | judges a sequence of calls that saves two flushes, and is not used (see `workloads.rs`) |
@@ -51,6 +52,8 @@ mod random;
 mod report;
 #[cfg(target_os = "linux")]
 mod states;
+#[cfg(target_os = "linux")]
+mod together;
 #[cfg(target_os = "linux")]
 mod workloads;
 

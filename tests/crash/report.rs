@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::random;
+use crate::together;
 
 /// What became of the states of one or more recordings.
 #[derive(Debug, Clone, Default)]
@@ -76,10 +77,11 @@ pub fn add_control(control: Control) {
 /// Prints the tables and writes them to `crash-report.md` in cargo's target directory.
 pub fn publish() {
     let report = REPORT.lock().unwrap();
-    if report.judged.is_empty() && report.controls.is_empty() {
+    let together = together::report::to_markdown();
+    if report.judged.is_empty() && report.controls.is_empty() && together.is_empty() {
         return;
     }
-    let text = report.to_markdown();
+    let text = report.to_markdown() + &together;
     print!("{text}");
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("crash-report.md");
     match fs::write(&path, text) {
@@ -89,7 +91,7 @@ pub fn publish() {
 }
 
 /// The values of `key`, in the order in which they first appear in `of`.
-fn distinct<'a, T, K: PartialEq>(of: &'a [T], key: impl Fn(&'a T) -> K) -> Vec<K> {
+pub fn distinct<'a, T, K: PartialEq>(of: &'a [T], key: impl Fn(&'a T) -> K) -> Vec<K> {
     let mut keys = Vec::new();
     for item in of {
         let key = key(item);

@@ -30,7 +30,7 @@ const NEW_MODE: u32 = 0o640;
 const STEPS: usize = 8;
 
 /// A file that has nothing to do with the workload; a sync of it forces the journal.
-const UNRELATED: &str = "unrelated";
+pub const UNRELATED: &str = "unrelated";
 
 pub struct Workload {
     pub name: &'static str,
@@ -307,6 +307,24 @@ pub enum Commits {
 
 impl Commits {
     pub const ALL: [Self; 3] = [Commits::No, Commits::Everywhere, Commits::Once];
+
+    /// What is done before each step of an operation that has about so many: the journal is committed, or not. `purpose`
+    /// is another one for each operation, and `unrelated` a file for it.
+    pub fn before_each(self, steps: usize, purpose: &str, unrelated: PathBuf) -> impl FnMut() + use<> {
+        let once = Random::new(purpose).below(steps);
+        let mut numbers = 0..;
+        move || {
+            let step: usize = numbers.next().unwrap_or_default();
+            let now = match self {
+                Commits::No => false,
+                Commits::Everywhere => true,
+                Commits::Once => step == once,
+            };
+            if now {
+                commit(&unrelated);
+            }
+        }
+    }
 }
 
 /// A sync that does not take place.
@@ -478,30 +496,20 @@ impl Run<'_> {
         inject(decide, body);
     }
 
-    /// What is done before each step of an operation: the journal is committed, or not.
     fn commits(&self, operation: usize, path: &str) -> impl FnMut() + use<> {
-        let commits = self.meddling.commits;
-        let unrelated = self.path(UNRELATED);
-        let once = Random::new(&format!("commit in operation {operation} on {path}")).below(self.writer.steps());
-        let mut steps = 0..;
-        move || {
-            let step: usize = steps.next().unwrap_or_default();
-            let now = match commits {
-                Commits::No => false,
-                Commits::Everywhere => true,
-                Commits::Once => step == once,
-            };
-            if now {
-                commit(&unrelated);
-            }
-        }
+        let purpose = format!("commit in operation {operation} on {path}");
+        self.meddling.commits.before_each(self.writer.steps(), &purpose, self.path(UNRELATED))
     }
 }
 
 /// Whether the call changes the disk, or is the first that is worth a look after one that did.
-fn changes_or_follows(call: &Call<'_>) -> bool {
-    use Syscall::{Close, Fchmod, Fchown, Fremovexattr, Fsetxattr, Fsync, Mkdirat, Renameat, Syncfs, Unlinkat, Write};
-    let changes_the_file = matches!(call.syscall, Write | Fchown | Fchmod | Fsetxattr | Fremovexattr);
+pub fn changes_or_follows(call: &Call<'_>) -> bool {
+    use Syscall::{
+        Close, Fchmod, Fchown, Fremovexattr, Fsetxattr, Fsync, Ftruncate, Mkdirat, Pwrite, Renameat, Syncfs, Unlinkat,
+        Write,
+    };
+    let changes_the_file =
+        matches!(call.syscall, Write | Pwrite | Ftruncate | Fchown | Fchmod | Fsetxattr | Fremovexattr);
     changes_the_file || matches!(call.syscall, Mkdirat | Fsync | Syncfs | Renameat | Unlinkat | Close)
 }
 
@@ -513,7 +521,7 @@ fn commit(unrelated: &Path) {
 }
 
 /// Contents that tell from which file and version they are, and of which no two blocks are the same.
-fn contents(path: &str, version: usize, size: usize) -> Vec<u8> {
+pub fn contents(path: &str, version: usize, size: usize) -> Vec<u8> {
     let title = format!("{path}, version {version}, {size} bytes\n");
     let blocks = (0u64..).flat_map(|block| xxh3_64(format!("{title}{block}").as_bytes()).to_le_bytes());
     title.bytes().chain(blocks).take(size).collect()

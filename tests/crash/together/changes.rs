@@ -1,0 +1,261 @@
+//! What is done: the same files are changed as one, several times, and each time some of them are replaced, some made and
+//! some removed.
+
+use std::fs;
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+
+use atomic_file_adapter::fault::{Action, Call, inject};
+use atomic_file_adapter::{AtomicFileAdapter, Durability, Result};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+
+use crate::disk::{Disk, Event};
+use crate::random::Random;
+use crate::states::Recording;
+use crate::together::omissions::{Death, Omission, Watch};
+use crate::workloads::{Commits, UNRELATED, changes_or_follows, contents};
+
+/// The lock directory, on the same disk.
+pub const LOCKS: &str = "locks";
+
+/// Some files, and how often they are changed.
+#[derive(Debug, Clone, Copy)]
+pub struct Workload {
+    pub name: &'static str,
+    pub dirs: &'static [&'static str],
+    files: usize,
+    changes: usize,
+    /// The directories, and some of the files, are there before.
+    prepared: bool,
+    /// So many processes are killed in each change, one after the other, until one of them had decided it.
+    pub killed: usize,
+}
+
+/// What is done between the system calls.
+#[derive(Debug, Clone, Copy)]
+pub struct Meddling {
+    pub commits: Commits,
+    pub left_out: Option<Omission>,
+}
+
+/// How the files are read.
+#[derive(Debug, Clone, Copy)]
+pub enum Reader {
+    /// With all locks.
+    Together,
+    /// One after the other, the last one first. Nobody changes them meanwhile.
+    OneByOne,
+}
+
+pub const TWO: Workload =
+    Workload { name: "2 files, 1 directory", dirs: &["a"], files: 2, changes: 3, prepared: true, killed: 0 };
+const TWO_APART: Workload = Workload { name: "2 files, 2 directories", dirs: &["a", "b"], ..TWO };
+/// Half of it may be durable at many moments.
+pub const APART: Workload =
+    Workload { name: "6 files, 6 directories", dirs: &["a", "b", "c", "d", "e", "f"], files: 6, changes: 2, ..TWO };
+pub const APART_KILLED: Workload = Workload { killed: 1, ..APART };
+
+pub const WORKLOADS: [Workload; 5] = [
+    TWO,
+    TWO_APART,
+    Workload { name: "20 files, 3 directories", dirs: &["a", "b", "c"], files: 20, ..TWO },
+    Workload { name: "2 files, new directories", dirs: &["new/a", "new/b"], changes: 2, prepared: false, ..TWO },
+    Workload { name: "2 files, processes die", killed: 3, ..TWO_APART },
+];
+
+/// A version of each file; `None`: there is no such file.
+pub type Versions = Vec<Option<Vec<u8>>>;
+
+impl Workload {
+    /// Relative to the root of the file system.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        (0..self.files).map(|n| Path::new(self.dirs[n % self.dirs.len()]).join(format!("file{n}"))).collect()
+    }
+
+    pub fn absolute(&self, root: &Path) -> Vec<PathBuf> {
+        self.paths().iter().map(|path| root.join(path)).collect()
+    }
+
+    /// What a change makes of the files; 0 is what is there before. Of any three changes in a row one replaces a file, one
+    /// removes it and one makes it anew, and a change does something else to its neighbour.
+    pub fn version(&self, change: usize) -> Versions {
+        let absent = |n: usize| (n + change) % 3 == 0 || change == 0 && !self.prepared;
+        let version = |(n, path): (usize, &PathBuf)| {
+            // The small ones are stored in another way by btrfs.
+            let size = if n % 2 == 0 { 6000 } else { 300 };
+            (!absent(n)).then(|| contents(path.to_str().unwrap(), change, size))
+        };
+        self.paths().iter().enumerate().map(version).collect()
+    }
+
+    /// About as many steps has a change.
+    pub fn steps(&self) -> usize {
+        15 + 8 * self.files
+    }
+
+    pub fn prepare(&self, root: &Path) {
+        fs::write(root.join(UNRELATED), "start").unwrap();
+        if !self.prepared {
+            return;
+        }
+        for dir in self.dirs {
+            fs::create_dir_all(root.join(dir)).unwrap();
+        }
+        for (path, version) in self.absolute(root).iter().zip(self.version(0)) {
+            if let Some(version) = version {
+                fs::write(path, version).unwrap();
+            }
+        }
+    }
+
+    /// All changes, with marks in the log.
+    pub fn operate(&self, root: &Path, disk: &Disk, durability: Durability, meddling: Meddling) {
+        for change in 1..=self.changes {
+            disk.mark(Event::Begin(change));
+            let decided = (0..self.killed).any(|kill| self.is_killed_in(root, durability, meddling, change, kill));
+            if !decided {
+                self.meddled(root, durability, meddling, change, None);
+            }
+            disk.mark(Event::Acknowledged(change));
+        }
+    }
+
+    /// A process that makes the change is killed in it, in any step the first time, and later when the intent has its name.
+    /// Then another one reads the files, which finishes what was decided. Returns whether it was.
+    fn is_killed_in(
+        &self,
+        root: &Path,
+        durability: Durability,
+        meddling: Meddling,
+        change: usize,
+        kill: usize,
+    ) -> bool {
+        let mut random = Random::new(&format!("kill {kill} in change {change} of {}", self.name));
+        let death = match (meddling.left_out, kill) {
+            // Before the sync that is then missing twice.
+            (Some(Omission::InRecovery), _) => Death::Decided(0),
+            (_, 0) => Death::In(random.below(self.steps())),
+            _ => Death::Decided(random.below(8)),
+        };
+        // SAFETY: the child makes this change, which allocates memory, as the C library and Linux allow after a fork, and does
+        // not return.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let done = catch_unwind(|| self.meddled(root, durability, meddling, change, Some(death)));
+                // SAFETY: it ends the process.
+                unsafe { libc::_exit(i32::from(done.is_err())) }
+            }
+            ForkResult::Parent { child } => {
+                let status = waitpid(child, None).unwrap();
+                let is_right =
+                    |status| matches!(status, WaitStatus::Exited(_, 0) | WaitStatus::Signaled(_, Signal::SIGKILL, _));
+                assert!(is_right(status), "{status:?}");
+            }
+        }
+        let read = self.read(root, durability, meddling, Reader::Together).unwrap();
+        let is_new = read == self.version(change);
+        assert!(is_new || read == self.version(change - 1), "half, after the death of a process");
+        is_new
+    }
+
+    /// Makes a change, with what is to be done between its system calls, and where it dies.
+    fn meddled(&self, root: &Path, durability: Durability, meddling: Meddling, change: usize, death: Option<Death>) {
+        let adapter = adapter(root, durability);
+        let Meddling { commits, left_out } = meddling;
+        let purpose = format!("commit in change {change} of {}", self.name);
+        let mut step = commits.before_each(self.steps(), &purpose, root.join(UNRELATED));
+        let mut watch = Watch::default();
+        let decide = move |call: &Call<'_>| {
+            if changes_or_follows(call) {
+                if death.is_some_and(|death| watch.is_time(death)) {
+                    return Action::Kill;
+                }
+                step();
+                watch.count();
+            }
+            watch.see(call);
+            if left_out.is_some_and(|omission| watch.is(omission, call)) { Action::Skip } else { Action::Proceed }
+        };
+        inject(decide, || self.change(root, &adapter, change));
+    }
+
+    /// Reads all files under their locks.
+    pub fn read(&self, root: &Path, durability: Durability, meddling: Meddling, by: Reader) -> Result<Versions> {
+        let adapter = adapter(root, durability);
+        let Meddling { commits, left_out } = meddling;
+        let mut step = commits.before_each(self.steps(), "commit in a recovery", root.join(UNRELATED));
+        let mut watch = Watch::default();
+        let decide = move |call: &Call<'_>| {
+            if changes_or_follows(call) {
+                step();
+                watch.count();
+            }
+            watch.see(call);
+            let left_out = left_out == Some(Omission::InRecovery) && watch.is(Omission::InRecovery, call);
+            if left_out { Action::Skip } else { Action::Proceed }
+        };
+        let paths = self.absolute(root);
+        let read_all = || match by {
+            Reader::Together => adapter.lock_many_shared(paths)?.iter().map(|guard| guard.read()).collect(),
+            Reader::OneByOne => {
+                let read = paths.iter().rev().map(|path| adapter.read_with_lock(path));
+                let mut read: Versions = read.collect::<Result<_>>()?;
+                read.reverse();
+                Ok(read)
+            }
+        };
+        inject(decide, read_all).0
+    }
+
+    /// By the one verb and the other in turn.
+    fn change(&self, root: &Path, adapter: &AtomicFileAdapter, change: usize) {
+        let (paths, new) = (self.absolute(root), self.version(change));
+        if change % 2 == 0 {
+            let replace = |old: &[Option<Vec<u8>>]| {
+                assert_eq!(old, self.version(change - 1));
+                new
+            };
+            return adapter.update_many(paths, replace).unwrap();
+        }
+        let mut batch = adapter.batch();
+        for (path, new) in paths.into_iter().zip(new) {
+            match new {
+                Some(new) => batch.write(path, new),
+                None => batch.delete(path),
+            };
+        }
+        batch.commit_all().unwrap();
+    }
+}
+
+pub fn adapter(root: &Path, durability: Durability) -> AtomicFileAdapter {
+    AtomicFileAdapter::builder().durability(durability).lock_dir(root.join(LOCKS)).build().unwrap()
+}
+
+/// Of which changes a state may be: the last that was acknowledged, and the last that was begun, at a moment in a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    pub acknowledged: usize,
+    pub begun: usize,
+}
+
+impl Reached {
+    pub fn at(log: &[Event]) -> Self {
+        let mut reached = Reached { acknowledged: 0, begun: 0 };
+        for event in log {
+            match event {
+                Event::Begin(change) => reached.begun = *change,
+                Event::Acknowledged(change) => reached.acknowledged = *change,
+                Event::Write { .. } | Event::Flush => {}
+            }
+        }
+        reached
+    }
+
+    /// At each of the crash points at which a state is possible.
+    pub fn of_points(recording: &Recording, points: &[usize]) -> Vec<Self> {
+        points.iter().map(|point| Self::at(&recording.log[..recording.points[*point].at])).collect()
+    }
+}
