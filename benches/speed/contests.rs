@@ -2,12 +2,12 @@
 
 use std::fs::{self, File};
 use std::hint::black_box;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use atomic_file_adapter::{AtomicFile, AtomicFileAdapter};
+use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Batch, Durability};
 
 use crate::helpers::Helper;
 use crate::peers::*;
@@ -268,13 +268,14 @@ pub const CONTESTS: &[Contest] = &[
                 name: "ours, batch",
                 prepare: |dir| {
                     let (adapter, paths) = (adapter(dir), hundred(dir, "batch"));
-                    repeat(move || {
-                        let mut batch = adapter.batch();
-                        for path in &paths {
-                            batch.write(path, SMALL);
-                        }
-                        batch.commit().unwrap();
-                    })
+                    repeat(move || batch_of(&adapter, &paths).commit().unwrap())
+                },
+            },
+            Way {
+                name: "ours, batch, all or nothing",
+                prepare: |dir| {
+                    let (adapter, paths) = (all_or_nothing(dir), hundred(dir, "all-or-nothing"));
+                    repeat(move || batch_of(&adapter, &paths).commit_all().unwrap())
                 },
             },
         ],
@@ -424,6 +425,28 @@ fn repeat_in_two_threads(once: impl Fn() + Sync + 'static) -> Option<Run> {
 
 pub fn adapter(dir: &Path) -> AtomicFileAdapter {
     AtomicFileAdapter::with_lock_dir(dir.join("locks")).unwrap()
+}
+
+/// In memory nothing survives a power cut, and `Durability::Full` is refused; there a sync does nothing, so that it is the
+/// same work without it.
+fn all_or_nothing(dir: &Path) -> AtomicFileAdapter {
+    let full = adapter(dir);
+    let probe = [dir.join("probe"), dir.join("other-probe")];
+    match batch_of(&full, &probe).commit_all() {
+        Ok(()) => full,
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            AtomicFileAdapter::builder().lock_dir(dir.join("locks")).durability(Durability::Ordered).build().unwrap()
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn batch_of(adapter: &AtomicFileAdapter, paths: &[PathBuf]) -> Batch {
+    let mut batch = adapter.batch();
+    for path in paths {
+        batch.write(path, SMALL);
+    }
+    batch
 }
 
 pub fn handle(dir: &Path, name: &str) -> AtomicFile {
