@@ -155,7 +155,7 @@ pub(crate) fn linked_lock_file(args: &[String]) {
     let guard = file.lock().unwrap();
     std::fs::hard_link(file.lock_path(), linked.path()).unwrap();
     let mut child = Forked::start(|pipe| {
-        assert_eq!(linked.read_unlocked().unwrap().as_deref(), Some(&b""[..]));
+        assert!(linked.read_unlocked().unwrap().is_some());
         pipe.tell("read");
         assert_eq!(pipe.hear(), "take it");
         let held = file.lock().unwrap();

