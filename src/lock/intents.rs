@@ -65,6 +65,10 @@ fn heed_mark<'a>(lock: &'a Lock, held: &Held, mode: LockMode) -> Result<Option<(
     if let Some((name, found)) = mark.zip(found.filter(is_about_it)) {
         return Ok(Some((lock, name, found)));
     }
+    // Whoever may only read the lock file leaves that to those who may write to it: a reader loses nothing by an old intent.
+    if mode == LockMode::Shared && !held.may_clear_mark() {
+        return Ok(None);
+    }
     // Nobody can decide anything about the file now. But whoever has finished the change may have died before the removal
     // of its intent was synced, and it must not come back by a power cut over what is written from now on.
     match dir.open_itself().and_then(|at| dir.sync(&at)) {

@@ -32,6 +32,11 @@ impl Held {
         });
     }
 
+    /// Whether the mark can be taken away: not through a descriptor that is for reading only.
+    pub(super) fn may_clear_mark(&self) -> bool {
+        self.with_file(|file| sys::truncate(file.as_fd(), self.size)).is_ok()
+    }
+
     /// Syncs the lock file, mark and all.
     pub(crate) fn sync(&self) -> Result<()> {
         self.with_file(|file| sys::sync(file.as_fd())).map_err(|error| Error::io(&self.guarded, Step::MarkLock, error))

@@ -1,9 +1,12 @@
 //! Several users, who have several rights.
 
+use std::cell::Cell;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
+use std::rc::Rc;
 
+use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 use atomic_file_adapter::{AtomicFileAdapter, Durability};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
@@ -27,7 +30,18 @@ pub(crate) fn read_as(args: &[String]) {
     setresgid(gid, gid, gid).unwrap();
     setresuid(uid, uid, uid).unwrap();
     let adapter = AtomicFileAdapter::builder().lock_dir(locks).durability(Durability::None).build().unwrap();
-    tell(&match adapter.read_to_string_with_lock(path) {
+    let syncs = Rc::new(Cell::new(0));
+    let counter = syncs.clone();
+    let count = move |call: &Call<'_>| {
+        counter.set(counter.get() + usize::from(call.syscall == Syscall::Fsync));
+        Action::Proceed
+    };
+    let read = inject(count, || adapter.read_to_string_with_lock(path)).0;
+    // Who may only read a lock file leaves its mark to those who may write, and is not to wait for the disk at each read.
+    if fs::File::options().write(true).open(adapter.lock_path(path).unwrap()).is_err() {
+        assert_eq!(syncs.get(), 0);
+    }
+    tell(&match read {
         Ok(contents) => format!("{contents:?}"),
         Err(error) => format!("error: {error}"),
     });
