@@ -396,6 +396,8 @@ pub(crate) fn the_operations_make_all_the_calls_there_are() {
         Fstat,
         Readlinkat,
         Read,
+        Pread,
+        Pwrite,
         Write,
         Fchmod,
         Renameat,
