@@ -57,9 +57,7 @@ impl<'a> Draft<'a> {
             dir.make_durable()?;
         }
         let device = sys::stat_open(&at).map_err(failed)?.dev;
-        let name = CString::new(new_name(lock_hash)).map_err(|_| failed(Errno::INVAL))?;
-        let temporary = TemporaryName::fresh(&name, lock_hash);
-        let file = dir.make_intent(at.as_fd(), temporary.get()).map_err(failed)?;
+        let (name, temporary, file) = make(dir, &at, lock_hash).map_err(failed)?;
         let mut draft =
             Draft { dir, at, device, held, intent, name, temporary, file, decided: None, marks_stay: false };
         draft.intent.inode = sys::stat_open(&draft.file).map_err(failed)?.ino;
@@ -135,6 +133,28 @@ impl<'a> Draft<'a> {
     fn path(&self) -> &Path {
         self.held.first().map_or(self.dir.path(), |held| &held.guarded)
     }
+}
+
+/// As many names as are tried for a new intent.
+const NAMES_TRIED: usize = 1000;
+
+/// Makes an intent under a temporary name. A child made by fork goes on with the random numbers of its parent, so that the name
+/// may be one that the other has used, and has left when it was killed.
+fn make(dir: &LockDir, at: &Fd, lock_hash: &[u8]) -> sys::Result<(CString, TemporaryName, Fd)> {
+    for _ in 1..NAMES_TRIED {
+        match make_once(dir, at, lock_hash) {
+            Err(Errno::EXIST) => {}
+            made => return made,
+        }
+    }
+    make_once(dir, at, lock_hash)
+}
+
+fn make_once(dir: &LockDir, at: &Fd, lock_hash: &[u8]) -> sys::Result<(CString, TemporaryName, Fd)> {
+    let name = CString::new(new_name(lock_hash)).map_err(|_| Errno::INVAL)?;
+    let temporary = TemporaryName::fresh(&name, lock_hash);
+    let file = dir.make_intent(at.as_fd(), temporary.get())?;
+    Ok((name, temporary, file))
 }
 
 impl Drop for Draft<'_> {

@@ -3,12 +3,14 @@
 use std::fs;
 use std::path::Path;
 
+use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 use atomic_file_adapter::{AtomicFileAdapter, Durability, Error, Step};
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
 use crate::common::{Worker, hear, tell};
-use crate::place::{CHANGES, OLD, Place, batch};
+use crate::place::{CHANGES, Change, OLD, Place, batch};
 
 fn memory() -> &'static Path {
     Path::new("/dev/shm")
@@ -177,5 +179,45 @@ pub(crate) fn a_change_in_a_child_made_by_fork() {
     worker.expect("Ok(())");
     worker.finish();
     place.assert_is(&CHANGES);
+    place.assert_nothing_left();
+}
+
+/// No temporary files, whose names would be noticed first.
+const REMOVALS: [Change<'static>; 2] = [("replaced", None), ("deleted", None)];
+
+/// In a worker, which has one thread: a child is killed before it has decided anything, and the parent, whose random numbers
+/// are the same, makes the same change.
+pub(crate) fn die_in_a_child(args: &[String]) {
+    let files = Path::new(&args[1]);
+    let adapter = adapter(Path::new(&args[0]), Durability::None);
+    let die = |call: &Call<'_>| {
+        let decides = call.new_path.is_some_and(|name| name.extension().is_some_and(|end| end == "intent"));
+        if call.syscall == Syscall::Renameat && decides { Action::Kill } else { Action::Proceed }
+    };
+    // The thread has its seed from the system by now, and a copy of it will be the child's.
+    let _ = std::hash::RandomState::new();
+    // SAFETY: there is one thread.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            let _ = inject(die, || batch(&adapter, files, &REMOVALS));
+            // SAFETY: nothing of the parent's may run here.
+            unsafe { libc::_exit(1) }
+        }
+        ForkResult::Parent { child } => {
+            assert!(matches!(waitpid(child, None).unwrap(), WaitStatus::Signaled(_, Signal::SIGKILL, _)));
+        }
+    }
+    tell(&format!("{:?}", batch(&adapter, files, &REMOVALS)));
+}
+
+pub(crate) fn a_child_leaves_the_names_of_its_parent() {
+    let place = Place::quick();
+    place.make(&OLD);
+    let [locks, files] = [place.locks(), &place.files].map(|path| path.to_str().unwrap().to_owned());
+    let mut worker = Worker::start("die_in_a_child", &[&locks, &files]);
+    worker.expect("Ok(())");
+    worker.finish();
+    place.assert_is(&REMOVALS);
+    place.adapter.sweep(&place.files).unwrap();
     place.assert_nothing_left();
 }
