@@ -39,6 +39,7 @@ impl<K: Kernel> Table<K> {
         if let Some(number) = state.writers.filter(|_| mode == LockMode::Exclusive) {
             state.phase = Phase::Deputed(mode);
             state.awaited = number;
+            state.again = true;
             return true;
         }
         drop(state);
@@ -54,6 +55,7 @@ impl<K: Kernel> Table<K> {
         state.awaited = number;
         if mode == LockMode::Exclusive {
             state.writers = Some(number);
+            state.again = false;
         }
         drop(state);
         let sent = (request.start_deputy)(Errand { file: file.clone(), mode, number });
@@ -79,6 +81,11 @@ impl<K: Kernel> Table<K> {
         state.no_deputies |= matches!(granted, Some(Err(_)));
         let has_it = matches!(granted, Some(Ok(true)));
         if state.phase == Phase::Deputed(mode) && state.awaited == number {
+            // It may have been granted the lock while it was disowned, and a reader of this process has let go of that before
+            // it was waited for again. The call does not wait, and nobody else makes one meanwhile.
+            let is_stale = mode == LockMode::Exclusive && std::mem::take(&mut state.again);
+            let still = |open: &K::File| matches!(self.kernel.try_lock(open, mode), Ok(true));
+            let has_it = has_it && (!is_stale || open.as_deref().is_some_and(still));
             state.give_back(open);
             state.phase = Phase::Free;
             state.stuck = None;

@@ -68,6 +68,8 @@ pub(super) struct State<F> {
     pub(super) awaited: u64,
     /// The one that a writer has sent, if it has not come back. It is not waited for while readers come and go.
     pub(super) writers: Option<u64>,
+    /// It was disowned, and is waited for again: what it was granted meanwhile may have been let go since.
+    pub(super) again: bool,
     /// What wakes deputies that have come back, were not waited for, and wait until nobody is in a system call.
     pub(super) disowned: Vec<Arc<Condvar>>,
 }
@@ -132,6 +134,7 @@ impl<F> LockFile<F> {
             errands: 0,
             awaited: 0,
             writers: None,
+            again: false,
             disowned: Vec::new(),
         };
         LockFile { key, state: Mutex::new(state) }
