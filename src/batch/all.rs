@@ -261,16 +261,17 @@ impl Stage<'_> {
         let hash = self.many.files[*first].1.hash();
         let mut draft = Draft::write(&config.lock_dir, &held, hash, full, self.changes.clone())?;
         if full {
-            let dirs = self.dirs.all().map(|dir| (dir.meta.dev, &dir.fd, &*dir.path));
-            let others = dirs.chain(draft.unsynced());
-            let others = others.map(|(device, fd, path)| Unsynced { device, what: What::Dir(fd), path });
-            let device = |held: &Held| held.home().device;
+            let (device, path) = (draft.device(), config.lock_dir.path());
+            let intent = [What::File(draft.file()), What::Dir(draft.lock_dir())];
+            let intent = intent.map(|what| Unsynced { device, what, path });
+            let dirs = self.dirs.all();
+            let dirs = dirs.map(|dir| Unsynced { device: dir.meta.dev, what: What::Dir(&dir.fd), path: &dir.path });
             let locks = held.iter().map(|held| Unsynced {
-                device: device(held),
+                device: held.home().device,
                 what: What::LockFile(held),
                 path: held.guarded(),
             });
-            sync_together(self.files().chain(others).chain(locks), config.replace)?;
+            sync_together(self.files().chain(dirs).chain(intent).chain(locks), config.replace)?;
         } else {
             // For processes alone, each of the new versions has to be whole.
             sync_together(self.files(), config.replace)?;

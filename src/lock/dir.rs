@@ -26,7 +26,7 @@ const SET_GROUP_ID: u32 = 0o2000;
 const PERMISSIONS: u32 = 0o777;
 const READ_WRITE: u32 = 0o666;
 const OWNER_READ_WRITE: u32 = 0o600;
-const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
+pub(super) const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
 
 /// Where the lock files are.
 #[derive(Debug)]

@@ -43,25 +43,25 @@ impl<'a> Draft<'a> {
         changes: Vec<Change>,
     ) -> Result<Self> {
         let failed = |error: Errno| Error::io(dir.path(), Step::WriteIntent, error);
-        let intent = Intent { inode: u64::MAX, full, changes };
-        let longest = intent.to_bytes().len() as u64;
-        // Better than SIGXFSZ, which would end the process.
-        if sys::file_size_limit() < (MARK + NAME_LEN as u64).max(longest) || longest > LARGEST {
-            return Err(failed(Errno::FBIG));
-        }
         let at = dir.open_itself()?;
-        if intent.full && sys::is_in_memory(at.as_fd()) {
+        if full && sys::is_in_memory(at.as_fd()) {
             return Err(in_memory(dir.path()));
         }
-        if intent.full && !sys::syncs_parents(at.as_fd()) {
+        if full && !sys::syncs_parents(at.as_fd()) {
             dir.make_durable()?;
         }
         let device = sys::stat_open(&at).map_err(failed)?.dev;
         let (name, temporary, file) = make(dir, &at, lock_hash).map_err(failed)?;
+        let intent = Intent { inode: 0, full, changes };
         let mut draft =
             Draft { dir, at, device, held, intent, name, temporary, file, decided: None, marks_stay: false };
         draft.intent.inode = sys::stat_open(&draft.file).map_err(failed)?.ino;
         let bytes = draft.intent.to_bytes();
+        let len = bytes.len() as u64;
+        // Better than SIGXFSZ, which would end the process.
+        if sys::file_size_limit() < (MARK + NAME_LEN as u64).max(len) || len > LARGEST {
+            return Err(failed(Errno::FBIG));
+        }
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             match sys::write(&draft.file, rest).map_err(failed)? {
@@ -76,9 +76,19 @@ impl<'a> Draft<'a> {
         Ok(draft)
     }
 
-    /// The intent and the lock directory, for their sync.
-    pub(crate) fn unsynced(&self) -> [(u64, &Fd, &Path); 2] {
-        [&self.file, &self.at].map(|fd| (self.device, fd, self.dir.path()))
+    /// The intent, for its sync.
+    pub(crate) fn file(&self) -> &Fd {
+        &self.file
+    }
+
+    /// The lock directory, for its sync.
+    pub(crate) fn lock_dir(&self) -> &Fd {
+        &self.at
+    }
+
+    /// The device of both.
+    pub(crate) fn device(&self) -> u64 {
+        self.device
     }
 
     /// Decides the change. All that it speaks of has been synced, if it is to survive a power cut.

@@ -13,14 +13,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::dir::GROUP_OR_OTHERS_WRITE;
 use super::work::{Dirs, End, Recovery, Work};
 use super::{Held, Lock, LockDir, Patience, c_path, take_all};
 use crate::error::{Error, Removed, Result, Step};
 use crate::protocol::intent::{Change, Intent, LARGEST, Unreadable, is_intent_name};
 use crate::protocol::lock_contents::is_marked;
 use crate::sys::{self, Errno, LockMode};
-
-const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
 
 /// Heeds the marks of lock files whose locks were taken by one call, in the order of `locks`. `None`: there was something to
 /// finish, and all of these locks were let go for it.

@@ -1,6 +1,5 @@
 //! Looking through all lock files: removing those that nobody holds, and telling who holds the others.
 
-use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -76,7 +75,7 @@ fn look(dir: &Arc<LockDir>, path: &Path) -> Result<Seen> {
         let text = mark::text_in(file, size)?;
         let guards = guarded(&text, path.file_name().unwrap_or_default().as_bytes()).map(Path::to_owned);
         let intent = if is_marked(size) { mark::name_in(file)? } else { None };
-        let intent = intent.map(|name| dir.path().join(OsStr::from_bytes(name.to_bytes())));
+        let intent = intent.map(|name| dir.path_of(&name));
         Ok(Seen { holder, guards, intent })
     };
     // Closed meanwhile, because an unlock failed.

@@ -11,8 +11,6 @@ use crate::error::{Error, Result, Step};
 use crate::protocol::intent::{FileId, Intent};
 use crate::sys::{self, Errno, Fd, Links, Meta};
 
-const STICKY: u32 = 0o1000;
-
 /// The directories of the files of an intent, open.
 #[derive(Debug, Default)]
 pub(crate) struct Dirs(HashMap<PathBuf, OpenDir>);
@@ -225,7 +223,7 @@ impl Recovery {
         let owns = |meta: &Meta| Some(meta.uid) == self.owner;
         // Where his file is, he may make files, and so rename and remove what he owns; without the sticky bit, everything.
         let may_write = temporary.as_ref().is_some_and(owns);
-        let is_his = dir.meta.mode & STICKY == 0 || now.as_ref().is_none_or(owns);
+        let is_his = !dir.meta.is_sticky() || now.as_ref().is_none_or(owns);
         let is_trusted = self.owner == Some(0) || self.owner == Some(self.me);
         if is_trusted || owns(&dir.meta) || (may_write && is_his) {
             return Ok(());

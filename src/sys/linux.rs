@@ -89,9 +89,8 @@ pub(crate) fn look_before_removal(
     dir: &Meta,
     name: &CStr,
 ) -> Result<(InodeAndBirth, Option<(Errno, &'static str)>)> {
-    const STICKY: u32 = 0o1000;
     let Look { which, uid, attributes } = look(at, name)?;
-    let is_others = || dir.mode & STICKY != 0 && ![0, uid, dir.uid].contains(&super::effective_uid());
+    let is_others = || dir.is_sticky() && ![0, uid, dir.uid].contains(&super::effective_uid());
     let why = if attributes.contains(StatxAttributes::MOUNT_ROOT) {
         Some((Errno::BUSY, super::MOUNT_POINT))
     } else if attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND) {

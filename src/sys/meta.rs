@@ -42,6 +42,11 @@ impl Meta {
         }
     }
 
+    /// Whether a directory has the sticky bit: who owns neither it nor a file in it may not remove that file.
+    pub(crate) fn is_sticky(&self) -> bool {
+        self.mode & 0o1000 != 0
+    }
+
     /// Which file it is.
     pub(crate) fn identity(&self) -> (u64, u64) {
         (self.dev, self.ino)

@@ -26,7 +26,6 @@ pub(crate) struct Unsynced<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum What<'a> {
     File(&'a Fd),
-    /// A directory, or a file with the same sync.
     Dir(&'a Fd),
     /// The lock file of a lock that is held.
     LockFile(&'a Held),

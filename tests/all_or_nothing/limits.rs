@@ -145,6 +145,17 @@ pub(crate) fn a_thousand_files() {
     assert_all("dead");
 }
 
+/// The old files, changed by a worker that says that it has done it.
+fn changed_by(worker: &str) -> Place {
+    let place = Place::quick();
+    place.make(&OLD);
+    let [locks, files] = [place.locks(), &place.files].map(|path| path.to_str().unwrap().to_owned());
+    let mut worker = Worker::start(worker, &[&locks, &files]);
+    worker.expect("Ok(())");
+    worker.finish();
+    place
+}
+
 /// In a worker, which has one thread: the change itself makes a child, which returns from it, too.
 pub(crate) fn fork_in_a_change(args: &[String]) {
     let files = Path::new(&args[1]);
@@ -172,12 +183,7 @@ pub(crate) fn fork_in_a_change(args: &[String]) {
 }
 
 pub(crate) fn a_change_in_a_child_made_by_fork() {
-    let place = Place::quick();
-    place.make(&OLD);
-    let [locks, files] = [place.locks(), &place.files].map(|path| path.to_str().unwrap().to_owned());
-    let mut worker = Worker::start("fork_in_a_change", &[&locks, &files]);
-    worker.expect("Ok(())");
-    worker.finish();
+    let place = changed_by("fork_in_a_change");
     place.assert_is(&CHANGES);
     place.assert_nothing_left();
 }
@@ -211,12 +217,7 @@ pub(crate) fn die_in_a_child(args: &[String]) {
 }
 
 pub(crate) fn a_child_leaves_the_names_of_its_parent() {
-    let place = Place::quick();
-    place.make(&OLD);
-    let [locks, files] = [place.locks(), &place.files].map(|path| path.to_str().unwrap().to_owned());
-    let mut worker = Worker::start("die_in_a_child", &[&locks, &files]);
-    worker.expect("Ok(())");
-    worker.finish();
+    let place = changed_by("die_in_a_child");
     place.assert_is(&REMOVALS);
     place.adapter.sweep(&place.files).unwrap();
     place.assert_nothing_left();

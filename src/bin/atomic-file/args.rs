@@ -158,9 +158,9 @@ pub enum Verb {
     },
     /// List the files that have locks, and who holds them
     ///
-    /// A table for people, or nothing if there are none. A lock file that does not say what it guards is listed itself. Below it
-    /// are the changes of several files that are not finished, and their files. If several processes share a lock, one of them is named; none is if
-    /// the system does not say. What is no lock file, or may not be opened, is unknown; standard error says why, a line for
+    /// A table for people, or nothing if there are none. A lock file that does not say what it guards is listed itself. Below
+    /// it are the changes of several files that are not finished, and their files. If several processes share a lock, one of
+    /// them is named; none is if the system does not say. What is no lock file, or may not be opened, is unknown; standard error says why, a line for
     /// each, and the status is 1.
     Locks {
         /// A JSON array of objects, for programs
@@ -175,8 +175,8 @@ pub enum Verb {
     },
     /// Finish the changes of several files that killed processes have begun, and print their intents
     ///
-    /// Whoever takes the lock of one of the files does that, too. What cannot be finished does not keep the others; standard error
-    /// says why, a line for each, and the status is 1. If what is in the way cannot be mended, give it up.
+    /// Whoever takes the lock of one of the files does that, too. What cannot be finished does not keep the others; standard
+    /// error says why, a line for each, and the status is 1. If what is in the way cannot be mended, give it up.
     Recover {
         /// Finish what can be finished of this one, forget the rest, and print the files that are not finished
         ///
@@ -279,8 +279,8 @@ pub const SECTIONS: [Section; 4] = [
             ("127", "CMD of update, run or edit was not found."),
         ],
         note: "If CMD of update, run or edit fails, its status is passed on, or 128 + N if signal N ended it. After a signal N \
-               that asked for an end, update and edit have the status 128 + N, too, if CMD ended well. CMD may have statuses that are the same \
-               as these: 3 is always CMD's then, and the others are, unless standard error ends with a message of this \
+               that asked for an end, update and edit have the status 128 + N, too, if CMD ended well. CMD may have statuses \
+               that are the same as these: 3 is always CMD's then, and the others are, unless standard error ends with a message of this \
                program. With -E a timeout has a status that CMD does not have.",
     },
     Section {
