@@ -7,15 +7,16 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use atomic_file_adapter::Durability;
+use crash_lab::file_system::{FILE_SYSTEMS, FileSystem, OTHER_EXT4};
+use crash_lab::lab::{Lab, isolated};
+use crash_lab::states::Recording;
 use libtest_mimic::Trial;
 use tempfile::TempDir;
 
 use crate::common::{test, test_if};
 use crate::judge::{self, Fault, Promise, look};
-use crate::lab::{FILE_SYSTEMS, FileSystem, Lab, OTHER_EXT4, isolated};
-use crate::random;
 use crate::report::{self, Control, Counts, Judged};
-use crate::states::Recording;
+use crate::seed::seed;
 use crate::together;
 use crate::workloads::{
     ATTRIBUTES, BATCH, CREATE, Commits, DELETE, History, LeftOut, Meddling, REPLACE, RESIZE, Run, WORKLOADS, WRITES,
@@ -149,7 +150,7 @@ fn judge_writer(
 fn assert_none(bad: &[(Fault, String)]) {
     let described: Vec<String> =
         bad.iter().take(DESCRIBED).map(|(fault, state)| format!("{fault:?}\n    {state}\n")).collect();
-    let (count, seed) = (bad.len(), random::seed());
+    let (count, seed) = (bad.len(), seed());
     assert!(bad.is_empty(), "{count} bad states (CRASH_SEED={seed}), of which the first:\n{}", described.concat());
 }
 
@@ -258,7 +259,7 @@ fn record(lab: &Lab, workload: &Workload, writer: &Writer, meddling: Meddling) -
     let log = lab.disk.log();
     let history = run.history.into_inner().unwrap();
     drop(mounted);
-    (Recording::new(start, log), history)
+    (Recording::new(start, log, seed()), history)
 }
 
 /// `CRASH_STATES`: `full`, or how many states of each recording.

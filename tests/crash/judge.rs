@@ -6,10 +6,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use crash_lab::disk::Event;
+use crash_lab::lab::Lab;
+use crash_lab::states::{Recording, State};
+
 use crate::common::temporary_name;
-use crate::disk::Event;
-use crate::lab::Lab;
-use crate::states::{Recording, State};
 use crate::workloads::{Attributes, History, Version, attributes_of, is_expected};
 
 /// What a workload promised.

@@ -1,13 +1,13 @@
 //! Crash consistency, on real file systems: files are written on a disk that records what it is told, and then each
 //! disk that a power cut could have left is mounted, looked at, and checked.
 //!
-//! A case makes a FUSE file that is a disk (`disk.rs`), a loop device on it, and a real file system on that (`lab.rs`),
-//! and runs a workload (`workloads.rs`). From the log it makes the crash states (`states.rs`): at every flush and after
-//! every acknowledgement, what was flushed before, with any subset of what was written since. Each must hold whole
-//! versions only, and none that had been superseded when the power went (`judge.rs`). In most recordings the journal is
-//! also committed between the steps of the writer, as it may be at any time. Controls leave a sync out, and fail if
-//! that is not noticed. Changes of several files as one have workloads and a judge of their own (`together/`), which reads
-//! each state through the crate, and lets the crash come again while it was recovered from.
+//! A case makes a disk that records, a loop device on it, and a real file system on that, and runs a workload
+//! (`workloads.rs`). From the record come the crash states: at every flush and after every acknowledgement, what was
+//! flushed before, with any subset of what was written since. All of this is the crate `crash-lab` beside this one. Each
+//! state must hold whole versions only, and none that had been superseded when the power went (`judge.rs`). In most
+//! recordings the journal is also committed between the steps of the writer, as it may be at any time. Controls leave a
+//! sync out, and fail if that is not noticed. Changes of several files as one have workloads and a judge of their own
+//! (`together/`), which reads each state through the crate, and lets the crash come again while it was recovered from.
 //!
 //! It needs root, `/dev/fuse`, loop devices, and the programs of the file systems (Debian: e2fsprogs, xfsprogs,
 //! btrfs-progs); what is missing is in the names of the ignored cases. A test that is killed leaves nothing but files
@@ -41,17 +41,11 @@ mod common;
 #[cfg(target_os = "linux")]
 mod cases;
 #[cfg(target_os = "linux")]
-mod disk;
-#[cfg(target_os = "linux")]
 mod judge;
-#[cfg(target_os = "linux")]
-mod lab;
-#[cfg(target_os = "linux")]
-mod random;
 #[cfg(target_os = "linux")]
 mod report;
 #[cfg(target_os = "linux")]
-mod states;
+mod seed;
 #[cfg(target_os = "linux")]
 mod together;
 #[cfg(target_os = "linux")]

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::random;
+use crate::seed::seed;
 use crate::together;
 
 /// What became of the states of one or more recordings.
@@ -104,7 +104,7 @@ pub fn distinct<'a, T, K: PartialEq>(of: &'a [T], key: impl Fn(&'a T) -> K) -> V
 
 impl Report {
     fn to_markdown(&self) -> String {
-        let mut text = format!("\n## Crash states (seed {})\n", random::seed());
+        let mut text = format!("\n## Crash states (seed {})\n", seed());
         if !self.judged.is_empty() {
             text += &self.states();
             text += &self.flushes();

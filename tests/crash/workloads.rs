@@ -14,13 +14,14 @@ use std::thread;
 
 use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 use atomic_file_adapter::{AtomicFileAdapter, Durability};
+use crash_lab::disk::{Disk, Event};
+use crash_lab::lab::Mounted;
+use crash_lab::random::Random;
 use nix::sys::stat::{SFlag, fstat};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::common::acl::{ACCESS, Acl, Tag, attributes, set_acl, set_attribute};
-use crate::disk::{Disk, Event};
-use crate::lab::Mounted;
-use crate::random::Random;
+use crate::seed::seed;
 
 /// Neither is what a umask would make of a mode.
 const REPLACED_MODE: u32 = 0o604;
@@ -311,7 +312,7 @@ impl Commits {
     /// What is done before each step of an operation that has about so many: the journal is committed, or not. `purpose`
     /// is another one for each operation, and `unrelated` a file for it.
     pub fn before_each(self, steps: usize, purpose: &str, unrelated: PathBuf) -> impl FnMut() + use<> {
-        let once = Random::new(purpose).below(steps);
+        let once = Random::new(seed(), purpose).below(steps);
         let mut numbers = 0..;
         move || {
             let step: usize = numbers.next().unwrap_or_default();

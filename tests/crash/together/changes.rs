@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use atomic_file_adapter::fault::{Action, Call, inject};
 use atomic_file_adapter::{AtomicFileAdapter, Durability, Result};
+use crash_lab::disk::{Disk, Event};
+use crash_lab::random::Random;
+use crash_lab::states::Recording;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
-use crate::disk::{Disk, Event};
-use crate::random::Random;
-use crate::states::Recording;
+use crate::seed::seed;
 use crate::together::omissions::{Death, Omission, Watch};
 use crate::workloads::{Commits, UNRELATED, changes_or_follows, contents};
 
@@ -132,7 +133,7 @@ impl Workload {
         change: usize,
         kill: usize,
     ) -> bool {
-        let mut random = Random::new(&format!("kill {kill} in change {change} of {}", self.name));
+        let mut random = Random::new(seed(), &format!("kill {kill} in change {change} of {}", self.name));
         let death = match (meddling.left_out, kill) {
             // Before the sync that is then missing twice.
             (Some(Omission::InRecovery), _) => Death::Decided(0),

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use atomic_file_adapter::{AtomicFileAdapter, Batch, Durability};
+use crash_lab::disk::Event;
+use crash_lab::lab::Lab;
 
-use crate::disk::Event;
-use crate::lab::Lab;
 use crate::together::changes::adapter;
 use crate::together::report::{self, Flushes};
 

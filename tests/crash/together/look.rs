@@ -6,10 +6,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use atomic_file_adapter::Durability;
+use crash_lab::disk::{Event, Image};
+use crash_lab::lab::Lab;
+use crash_lab::states::Recording;
 
-use crate::disk::{Event, Image};
-use crate::lab::Lab;
-use crate::states::Recording;
+use crate::seed::seed;
 use crate::together::changes::{LOCKS, Meddling, Reader, Versions, Workload, adapter};
 use crate::workloads::Commits;
 
@@ -157,6 +158,6 @@ fn others_in_lock_dir(root: &Path) -> io::Result<Vec<PathBuf>> {
 impl Seen {
     /// The states of a crash while this was mounted and read.
     pub fn recording(&mut self) -> Option<Recording> {
-        self.recorded.take().map(|(start, log)| Recording::new(start, log))
+        self.recorded.take().map(|(start, log)| Recording::new(start, log, seed()))
     }
 }

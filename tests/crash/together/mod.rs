@@ -16,13 +16,14 @@ use std::env;
 use std::time::Instant;
 
 use atomic_file_adapter::Durability;
+use crash_lab::file_system::{FILE_SYSTEMS, FileSystem};
+use crash_lab::lab::Lab;
+use crash_lab::states::{Recording, State};
 use libtest_mimic::Trial;
 
 use crate::cases::case;
 use crate::common::test;
-use crate::lab::{FILE_SYSTEMS, FileSystem, Lab};
-use crate::random;
-use crate::states::{Recording, State};
+use crate::seed::seed;
 use crate::together::changes::{APART, APART_KILLED, Meddling, Reached, TWO, Versions, WORKLOADS, Workload};
 use crate::together::look::{Seen, look};
 use crate::together::omissions::Omission;
@@ -85,7 +86,7 @@ fn it_is_all_or_nothing(lab: &Lab, workload: &Workload) {
     }
     let described: Vec<String> =
         bad.iter().take(DESCRIBED).map(|(fault, state)| format!("{fault:?}\n    {state}\n")).collect();
-    let (count, seed) = (bad.len(), random::seed());
+    let (count, seed) = (bad.len(), seed());
     assert!(bad.is_empty(), "{count} bad states (CRASH_SEED={seed}), of which the first:\n{}", described.concat());
 }
 
@@ -159,7 +160,7 @@ impl Experiment<'_> {
         workload.operate(mounted.root(), &lab.disk, durability, Meddling { commits, left_out });
         let log = lab.disk.log();
         drop(mounted);
-        Recording::new(start, log)
+        Recording::new(start, log, seed())
     }
 
     fn examine(&self, (states, recoveries): (usize, usize)) -> Examined {

@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use atomic_file_adapter::Durability;
+use crash_lab::file_system::FILE_SYSTEMS;
 
-use crate::lab::FILE_SYSTEMS;
 use crate::report::distinct;
 use crate::together::excuse;
 use crate::together::omissions::Omission;

@@ -39,17 +39,19 @@ pub struct Recording {
     pub log: Vec<Event>,
     pub points: Vec<Point>,
     pub states: Vec<State>,
+    seed: u64,
 }
 
 impl Recording {
-    pub fn new(start: Image, log: Vec<Event>) -> Self {
-        let mut recording = Recording { points: points(start, &log), log, states: Vec::new() };
+    /// The seed decides which random subsets of the writes in flight are among the states.
+    pub fn new(start: Image, log: Vec<Event>, seed: u64) -> Self {
+        let mut recording = Recording { points: points(start, &log), log, states: Vec::new(), seed };
         recording.enumerate();
         recording
     }
 
     fn enumerate(&mut self) {
-        let mut random = Random::new("subsets");
+        let mut random = Random::new(self.seed, "subsets");
         let mut known: HashMap<u64, usize> = HashMap::new();
         for (number, point) in self.points.iter().enumerate() {
             for missing in subsets(&point.in_flight, &mut random) {
@@ -81,7 +83,7 @@ impl Recording {
     /// `limit` of the states: first one of every crash point just after an acknowledgement, when the most was promised,
     /// then in turn from all crash points, which are so spread evenly if there are more of them.
     pub fn sample(&self, limit: usize) -> Vec<&State> {
-        let mut random = Random::new("sample");
+        let mut random = Random::new(self.seed, "sample");
         let mut of_points: Vec<Vec<&State>> = self.points.iter().map(|_| Vec::new()).collect();
         for state in &self.states {
             // The last of its points is the one at which the most was promised.

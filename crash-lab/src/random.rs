@@ -1,15 +1,13 @@
 //! Numbers that are the same in every run with the same seed.
 
-use std::env;
-
 use xxhash_rust::xxh3::xxh3_64;
 
 pub struct Random(u64);
 
 impl Random {
-    /// `CRASH_SEED`, or 1; `purpose` makes sequences that are independent of each other.
-    pub fn new(purpose: &str) -> Self {
-        Random(seed() ^ xxh3_64(purpose.as_bytes()))
+    /// `purpose` makes sequences that are independent of each other.
+    pub fn new(seed: u64, purpose: &str) -> Self {
+        Random(seed ^ xxh3_64(purpose.as_bytes()))
     }
 
     pub fn below(&mut self, limit: usize) -> usize {
@@ -26,8 +24,4 @@ impl Random {
             items.swap(end, self.below(end + 1));
         }
     }
-}
-
-pub fn seed() -> u64 {
-    env::var("CRASH_SEED").map_or(1, |seed| seed.parse().expect("CRASH_SEED is a number"))
 }

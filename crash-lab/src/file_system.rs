@@ -1,0 +1,85 @@
+//! File systems: how each is made, mounted and checked.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+
+/// A file system and how it is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystem {
+    pub name: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) options: &'static str,
+    pub(crate) megabytes: u64,
+    pub(crate) mkfs: &'static [&'static str],
+    pub(crate) check: &'static [&'static str],
+}
+
+const EXT4: FileSystem = FileSystem {
+    name: "ext4 data=ordered",
+    kind: "ext4",
+    options: "data=ordered",
+    megabytes: 32,
+    mkfs: &["mkfs.ext4", "-qF", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"],
+    check: &["e2fsck", "-fn"],
+};
+
+pub const FILE_SYSTEMS: [FileSystem; 5] = [
+    EXT4,
+    FileSystem { name: "ext4 data=journal", options: "data=journal", ..EXT4 },
+    FileSystem { name: "ext4 data=writeback", options: "data=writeback", ..EXT4 },
+    FileSystem {
+        name: "xfs",
+        kind: "xfs",
+        options: "",
+        megabytes: 32,
+        mkfs: &["mkfs.xfs", "-qfK"],
+        check: &["xfs_repair", "-n"],
+    },
+    FileSystem {
+        name: "btrfs",
+        kind: "btrfs",
+        options: "",
+        // The smallest that mkfs accepts is 109.
+        megabytes: 128,
+        mkfs: &["mkfs.btrfs", "-qfK"],
+        check: &["btrfs", "check", "--readonly"],
+    },
+];
+
+/// ext4 as it may also be, which `fstatfs` does not tell. With fast_commit, files that were synced before they were renamed
+/// are torn as well (Linux 6.18), and the file system damaged.
+pub const OTHER_EXT4: [FileSystem; 2] = [
+    FileSystem {
+        name: "ext4 journal_async_commit",
+        // Not with data=ordered.
+        options: "data=writeback,journal_async_commit",
+        ..EXT4
+    },
+    FileSystem {
+        name: "ext4 fast_commit",
+        mkfs: &["mkfs.ext4", "-qF", "-O", "fast_commit", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"],
+        ..EXT4
+    },
+];
+
+impl FileSystem {
+    /// Why this file system cannot be tested here.
+    pub fn missing(&self) -> Option<String> {
+        let found = |program: &str| {
+            let paths = env::var_os("PATH").unwrap_or_default();
+            env::split_paths(&paths).any(|dir| dir.join(program).exists())
+        };
+        let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        if !nix::unistd::geteuid().is_root() {
+            Some("needs root".to_owned())
+        } else if !Path::new("/dev/fuse").exists() || !Path::new("/dev/loop-control").exists() {
+            Some("needs /dev/fuse and loop devices".to_owned())
+        } else if !known.lines().any(|line| line.trim() == self.kind) {
+            Some(format!("needs {} in the kernel", self.kind))
+        } else {
+            let programs = [self.mkfs[0], self.check[0], "losetup", "blockdev"];
+            programs.into_iter().find(|program| !found(program)).map(|program| format!("needs {program}"))
+        }
+    }
+}

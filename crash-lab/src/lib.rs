@@ -1,0 +1,19 @@
+//! A laboratory for power cuts: what a program writes is recorded on its way to the disk, and then each disk that a power
+//! cut could have left is mounted and looked at.
+//!
+//! | module | |
+//! |---|---|
+//! | [`disk`] | a disk that records what is written to it, its flushes, and the marks of a test, in one order |
+//! | [`file_system`] | which file systems there are, and how they are made, mounted and checked |
+//! | [`lab`] | a real file system on a loop device on that disk |
+//! | [`states`] | from the record, the disks that a power cut may leave |
+//! | [`random`] | numbers that are the same in every run with the same seed |
+//!
+//! It needs Linux, root, `/dev/fuse`, loop devices, and the programs of the file system.
+#![cfg(target_os = "linux")]
+
+pub mod disk;
+pub mod file_system;
+pub mod lab;
+pub mod random;
+pub mod states;
