@@ -68,7 +68,7 @@
 //!
 //! [`Durability::Ordered`] leaves out the sync of the directory, [`Durability::None`] both; on Apple's systems the
 //! syncs of [`Durability::Full`] are `fcntl(F_FULLFSYNC)`, and a path is looked up with `fcntl(F_GETPATH)`. The lock
-//! protocol, by which programs in other languages take part, is in the [README] beside the sources.
+//! protocol, by which programs in other languages take part, is [written down](docs::protocol).
 //!
 //! [`AtomicFile::read_unlocked`] leaves out the lock: `fstatat`, `openat`, `read`, `close`; and by a path that has no links
 //! in it the same with `openat2`.
@@ -164,7 +164,7 @@
 //! * A file system in FUSE, and SMB, keep each name for a time of its own, and no call makes them ask. Mount them so
 //!   that they keep none (`entry_timeout=0,negative_timeout=0` where it is libfuse). Whether their record locks exclude
 //!   other machines is up to them. GlusterFS, which is in FUSE, also has a cache of its own to be switched off; the
-//!   [README] has the options with which nothing was seen to go wrong. CephFS was not tried.
+//!   [matrix](docs::proofs#on-which-file-systems) has the options with which nothing was seen to go wrong. CephFS was not tried.
 //! * Apple's systems as clients of NFS.
 //!
 //! # What is not promised
@@ -269,7 +269,6 @@
 //!   fault-injection`, beside the entry without it.
 //! * `cli`: the command `atomic-file`.
 //!
-//! [README]: https://docs.rs/crate/atomic-file-adapter
 //! [chattr(1)]: https://man7.org/linux/man-pages/man1/chattr.1.html
 //! [close(2)]: https://man7.org/linux/man-pages/man2/close.2.html
 //! [fchmod(2)]: https://man7.org/linux/man-pages/man2/fchmod.2.html
@@ -297,6 +296,7 @@
 
 mod adapter;
 mod batch;
+pub mod docs;
 mod error;
 mod file;
 mod lock;
@@ -320,7 +320,7 @@ pub use crate::sys::FileKind;
 pub use crate::sys::fault;
 pub use crate::version::replace::Replacement;
 
-/// The README's example compiles.
+/// The README's examples compile.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -83,11 +83,11 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-/// The files of the library, by their paths in `src/`.
+/// The files of Rust of the library, by their paths in `src/`.
 fn library() -> BTreeSet<String> {
     let src = source_dir();
     let names = files(&src).into_iter().map(|file| file.strip_prefix(&src).unwrap().to_str().unwrap().to_owned());
-    names.filter(|name| !name.starts_with("bin/")).collect()
+    names.filter(|name| !name.starts_with("bin/") && name.ends_with(".rs")).collect()
 }
 
 fn house() -> House {

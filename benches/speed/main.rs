@@ -3,7 +3,7 @@
 //! 1. criterion measures each way by itself and compares it with the last time.
 //! 2. The ways of a contest are measured in turns, a few milliseconds each, round after round, so that a noisy machine is noisy
 //!    for all of them. The ratios are medians over the rounds. They are printed as a table and drawn as a chart; with
-//!    `BENCH_SAVE=1` both go into the README.
+//!    `BENCH_SAVE=1` the table goes into `src/docs/speed.md` and the chart beside this.
 //!
 //! 3. The curves: what locks cost as files, locks held, threads and processes become more. Measured in turns, too, with a table
 //!    and a picture of their own.

@@ -88,10 +88,10 @@ fn file_system(dir: &Path) -> String {
     above.max_by_key(|fields| fields[1].len()).map_or("an unknown file system".into(), |fields| fields[2].into())
 }
 
-/// Writes the chart, and with `BENCH_SAVE` puts it and the table into the README.
+/// Writes the chart, and with `BENCH_SAVE` keeps it and puts the table into `src/docs/speed.md`.
 pub fn save(measured: &[Measured], dir: &Path) {
     chart(measured, &place_of("chart.svg")).unwrap();
-    into_readme("", &format!("{} {RATIO}\n\n{}", circumstances(dir), table(measured)));
+    into_the_page("", &format!("{} {RATIO}\n\n{}", circumstances(dir), table(measured)));
 }
 
 const RATIO: &str = "The ratio is that of the times, to the first of each part.";
@@ -112,16 +112,16 @@ pub fn place_of(picture: &str) -> PathBuf {
     path
 }
 
-/// With `BENCH_SAVE`, puts a text between its marks in the README.
-pub fn into_readme(name: &str, text: &str) {
+/// With `BENCH_SAVE`, puts a text between its marks in `src/docs/speed.md`.
+pub fn into_the_page(name: &str, text: &str) {
     if !is_to_save() {
         return;
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(&path).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/docs/speed.md");
+    let page = fs::read_to_string(&path).unwrap();
     let begin = format!("<!-- {name}written by `BENCH_SAVE=1 cargo bench` -->\n");
-    let (before, rest) = readme.split_once(&begin).expect("the text's place in the README");
-    let (_, after) = rest.split_once(END).expect("the text's end in the README");
+    let (before, rest) = page.split_once(&begin).expect("the text's place in the page");
+    let (_, after) = rest.split_once(END).expect("the text's end in the page");
     fs::write(path, [before, &begin, text, END, after].concat()).unwrap();
 }
 

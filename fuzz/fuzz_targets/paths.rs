@@ -156,7 +156,7 @@ fn kind_of(meta: &fs::Metadata) -> Option<FileKind> {
     }
 }
 
-/// Where a path leads, by the rules in the README's lock protocol. `start` is where a relative one begins.
+/// Where a path leads, by the rules in the lock protocol. `start` is where a relative one begins.
 fn resolve(start: &Path, path: &[u8], links: usize) -> Result<PathBuf, No> {
     let slash = path.iter().rposition(|byte| *byte == b'/');
     let (above, name) = slash.map_or((&b""[..], path), |slash| (&path[..slash + 1], &path[slash + 1..]));

@@ -302,7 +302,7 @@ impl Builder {
     /// different places. Default: none; a lock is named after the whole canonical path, and such programs do not
     /// exclude each other, without a word.
     ///
-    /// With it the lock of `/srv/data/a/b` is named after `a/b`, where `/srv/data` is the root; the README's lock
+    /// With it the lock of `/srv/data/a/b` is named after `a/b`, where `/srv/data` is the root; the lock
     /// protocol has the rule. It takes:
     ///
     /// * **The same directory as the root of all of them**, each by its own path. Nobody checks that: with roots at

@@ -40,7 +40,7 @@ impl AtomicFileAdapter {
     ///
     /// A writer holds its lock for as long as it has a temporary file, so one whose lock is taken at this moment is
     /// left alone. Such files are named `.{name}.{ten of a-z and 2-7}.tmp`, where three of the ten are a check over
-    /// what is before them (the README's lock protocol says which): a file that somebody else has named like that, such
+    /// what is before them (the lock protocol says which): a file that somebody else has named like that, such
     /// as `.notes.javascript.tmp`, is taken for one of them once in 32,768 times. They never come in anybody's way;
     /// they take up space. A write that was killed leaves one at the most.
     ///

@@ -1,5 +1,5 @@
 //! Intents: what is to be done to several files as one, written down before it is done, so that whoever takes one of their
-//! locks can finish what a dead process began. It is a public protocol: see "The lock protocol" in the README.
+//! locks can finish what a dead process began. It is a public protocol: see `src/docs/protocol.md`.
 //!
 //! An intent is a file in the lock directory, `{hash}.{random}.intent`, with the hash of its first lock file's name and ten
 //! random digits. It is made under a temporary name, and given its own by a rename: from then on the change is decided. Its

@@ -1,4 +1,4 @@
-//! What is in a lock file. It is a public protocol: see "The lock protocol" in the README.
+//! What is in a lock file. It is a public protocol: see `src/docs/protocol.md`.
 //!
 //! Bytes 0 to 2047 are for people: the path that the lock is named after, and a newline. An empty lock file is as good. One
 //! that is longer is *marked*: from byte 2048 on it has the name of an intent, and whoever takes its lock has something

@@ -1,4 +1,4 @@
-//! The name of the lock file of a path. It is a public protocol: see "The lock protocol" in the README.
+//! The name of the lock file of a path. It is a public protocol: see `src/docs/protocol.md`.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;

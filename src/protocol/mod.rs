@@ -1,4 +1,4 @@
-//! What is on disk for others to read. It is a public protocol: see "The lock protocol" in the README.
+//! What is on disk for others to read. It is a public protocol: see `src/docs/protocol.md`.
 
 pub(crate) mod git_ignore;
 pub(crate) mod intent;

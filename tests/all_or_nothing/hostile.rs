@@ -12,7 +12,7 @@ use crate::place::{CHANGES, OLD, Place};
 /// Where a mark begins in a lock file.
 const MARK: usize = 2048;
 
-/// Marks the lock file of `name` with these bytes, as the README's lock protocol has it.
+/// Marks the lock file of `name` with these bytes, as the lock protocol has it.
 pub(crate) fn mark(place: &Place, name: &str, bytes: &[u8]) -> PathBuf {
     let lock = place.adapter.lock_path(place.path(name)).unwrap();
     let mut contents = fs::read(&lock).unwrap_or_default();
@@ -217,7 +217,7 @@ pub(crate) fn an_intent_that_is_torn_or_foreign() {
     }
 }
 
-/// Another program can make one, by the README alone.
+/// Another program can make one, by `src/docs/protocol.md` alone.
 pub(crate) fn an_intent_is_what_the_protocol_says() {
     let place = ready();
     let dir = place.files.to_str().unwrap();

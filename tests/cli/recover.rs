@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::common::{names, temporary_name};
 use crate::{DONE, FAILED, Scratch, line, message, stdout};
 
-/// Two files that a dead process was about to replace by `new`, and had decided to: by the README's lock protocol, and not by
+/// Two files that a dead process was about to replace by `new`, and had decided to: by the lock protocol, and not by
 /// the crate.
 struct Left {
     scratch: Scratch,

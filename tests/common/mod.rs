@@ -255,7 +255,7 @@ impl Scratch {
     }
 }
 
-/// The name that a temporary file of `file` has with these seven random digits and their check: by the README's lock
+/// The name that a temporary file of `file` has with these seven random digits and their check: by the lock
 /// protocol, and not by the crate.
 pub fn temporary_name(file: &str, random: &str) -> String {
     let before = format!(".{file}.{random}");

@@ -1,4 +1,4 @@
-//! The reader in the README, and the command.
+//! The reader in `src/docs/protocol.md`, and the command.
 
 use std::fs;
 use std::io::Write;
@@ -8,10 +8,10 @@ use std::process::Command;
 use crate::common::{Worker, names, until_it_waits_for_a_lock};
 use crate::{Scratch, TOOL};
 
-/// Writes the README's Python to `reader.py`.
+/// Writes the protocol's Python to `reader.py`.
 fn reader_of_the_readme(scratch: &Scratch) {
-    let blocks: Vec<&str> = include_str!("../../README.md").split("\n```python\n").skip(1).collect();
-    let [block] = blocks[..] else { panic!("{} blocks of Python in the README", blocks.len()) };
+    let blocks: Vec<&str> = include_str!("../../src/docs/protocol.md").split("\n```python\n").skip(1).collect();
+    let [block] = blocks[..] else { panic!("{} blocks of Python in the protocol", blocks.len()) };
     let (program, _) = block.split_once("\n```\n").unwrap();
     fs::write(scratch.path.join("reader.py"), program).unwrap();
 }

@@ -88,7 +88,7 @@ pub const CASES: &[Case] = &[
     case("no count is lost while lock files are removed", Promise::Prune, prune_in_a_loop),
     case("a removed lock file lets nobody in beside its successor", Promise::Prune, pruned),
     case("a renamed lock directory lets nobody in beside its successor", Promise::Exclusion, renamed_lock_directory),
-    case("the README's reader sees what the other side did", Promise::FreshReads, readme),
+    case("the protocol's reader sees what the other side did", Promise::FreshReads, readme),
     case("a mode that one side has set the other one keeps", Promise::NoLostUpdate, modes),
     case("what a batch wrote is read together", Promise::FreshReads, batches),
     case("who has waited for one of several locks sees what its holder did", Promise::FreshReads, many_waiting),

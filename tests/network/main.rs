@@ -1,5 +1,5 @@
-//! One directory and two sides that use it: two processes, two mounts, or two machines, each with a kernel of its own. And the README's
-//! table of file systems, which is what was seen here.
+//! One directory and two sides that use it: two processes, two mounts, or two machines, each with a kernel of its own. And the
+//! table of file systems in `src/docs/proofs.md`, which is what was seen here.
 //!
 //! The cases (`cases.rs`) say what the two sides do, in which order, and what must come of it. They do it by processes (`process.rs`)
 //! that have an adapter, and do what they are told, one verb at a time. A process that has made the file system (`site.rs`) runs a case

@@ -279,9 +279,9 @@ impl State {
                 };
                 inject(stop, || self.adapter.prune()).0.map(|pruned| pruned.len().to_string())?
             }
-            // By the README's Python.
+            // By the protocol's Python.
             (_, "reader") => {
-                let (_, program) = include_str!("../../README.md").split_once("\n```python\n").unwrap();
+                let (_, program) = include_str!("../../src/docs/protocol.md").split_once("\n```python\n").unwrap();
                 let (program, _) = program.split_once("\nif __name__").unwrap();
                 let call = "sys.stdout.buffer.write(b'=' + (read_with_lock(*sys.argv[1:]) or b''))";
                 let mut python = Command::new(env::var_os("PYTHON").unwrap_or("python3".into()));

@@ -1,4 +1,4 @@
-//! The table of the README, from what the cases have seen.
+//! The table of `src/docs/proofs.md`, from what the cases have seen.
 
 use std::fmt::Write;
 use std::fs;

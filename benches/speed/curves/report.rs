@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::growth::grouped;
 use super::{Curve, Point, TARGETS, Target, Unit, picture};
-use crate::report::{circumstances, into_readme, place_of, time_text};
+use crate::report::{circumstances, into_the_page, place_of, time_text};
 
 pub fn print(curves: &[Curve], dir: &Path) {
     println!("\n{}\n\n{}", circumstances(dir), table(curves));
@@ -46,10 +46,10 @@ fn judged(curve: &Curve, target: &Target) -> (String, String, bool) {
     }
 }
 
-/// Writes the picture, and with `BENCH_SAVE` puts it and the table into the README.
+/// Writes the picture, and with `BENCH_SAVE` keeps it and puts the table into `src/docs/speed.md`.
 pub fn save(curves: &[Curve], dir: &Path) {
     picture::draw(curves, &place_of("curves.svg")).unwrap();
-    into_readme("the curves, ", &format!("{}\n\n{}", circumstances(dir), table(curves)));
+    into_the_page("the curves, ", &format!("{}\n\n{}", circumstances(dir), table(curves)));
 }
 
 fn table(curves: &[Curve]) -> String {

@@ -14,7 +14,7 @@ use crate::seed::seed;
 use crate::together::changes::{LOCKS, Meddling, Reader, Versions, Workload, adapter};
 use crate::workloads::Commits;
 
-/// Where the mark is in a lock file (the README's lock protocol).
+/// Where the mark is in a lock file (the lock protocol).
 const MARK: u64 = 2048;
 
 /// What was found, in the order in which it was looked for.
