@@ -203,19 +203,50 @@ fn an_unlock_that_fails_beside_a_disowned_deputy_costs_no_lock() {
     explore(2, readers_elsewhere, &[writer_gives_up, reads_in_vain]);
 }
 
+const TICK: Duration = Duration::from_micros(1);
+
+fn readers_elsewhere_while_time_passes() -> StubState {
+    StubState { tick: TICK, ..readers_elsewhere() }
+}
+
+/// The deputy of a writer stays in the kernel. Its limit is between the look at the clock before a deputy is sent and the next.
+fn give_up_at_once(world: &World, thread: u64) {
+    let deadline = world.start + world.clock() + 3 * TICK;
+    assert_eq!(world.visit(thread, A, Exclusive, Wait::Until(deadline)), Err(Refusal::TimedOut(false)));
+    assert_eq!(world.deputies(), 1);
+}
+
 #[test]
 fn a_writer_waits_again_for_the_deputy_that_was_disowned() {
     fn comes_and_goes(world: &World, thread: u64) {
-        for round in 1..4 {
-            let late = Wait::Until(world.start + 2 * round * DEADLINE);
-            world.pass(2 * DEADLINE);
-            let _either = world.visit(thread, A, Exclusive, late);
+        for _ in 0..3 {
+            give_up_at_once(world, thread);
             assert_eq!(world.visit(thread, A, Shared, Wait::Never), Ok(()));
         }
-        assert!(world.deputies() <= 1, "{} deputies", world.deputies());
         other_process_releases(world, thread);
     }
-    explore(0, readers_elsewhere, &[comes_and_goes]);
+    explore(2, readers_elsewhere_while_time_passes, &[comes_and_goes]);
+}
+
+#[test]
+fn a_deputy_that_is_waited_for_again_does_not_bring_what_was_let_go_since() {
+    // It is granted the lock beside a reader and comes late. The reader lets go of all that, and another process goes in.
+    fn waits_again(world: &World, thread: u64) {
+        give_up_at_once(world, thread);
+        assert_eq!(world.lock(thread, A, Shared, Wait::Forever), Ok(()));
+        other_process_releases(world, thread);
+        // The deputy may run now, which is no preemption.
+        loom::thread::yield_now();
+        world.unlock(thread, A);
+        world.other_process_goes_in(A);
+        world.raise_flag();
+        assert_eq!(world.visit(thread, A, Exclusive, Wait::Until(world.start + DEADLINE)), Ok(()));
+    }
+    fn leaves(world: &World, thread: u64) {
+        world.await_flag();
+        other_process_releases(world, thread);
+    }
+    explore(2, readers_elsewhere_while_time_passes, &[waits_again, leaves]);
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub(crate) struct StubState {
     pub(crate) failing_unlocks: usize,
     /// Time that has passed.
     pub(crate) clock: Duration,
+    /// How much passes at each look at the clock.
+    pub(crate) tick: Duration,
     /// How long a sleep takes at the least. loom counts no further than to 65535 in one run.
     pub(crate) least_sleep: Duration,
     /// When the other process lets go by itself.
@@ -73,14 +75,16 @@ impl Stub {
 }
 
 impl StubState {
+    /// Whether the other process is not in the way.
+    pub(crate) fn is_free(&self, key: Key, mode: LockMode) -> bool {
+        self.theirs.get(&key).is_none_or(|theirs| (*theirs, mode) == (Shared, Shared))
+    }
+
     fn grant(&mut self, key: Key, mode: LockMode) -> bool {
         if self.theirs_end.is_some_and(|end| end <= self.clock) {
             self.theirs.clear();
         }
-        let free = match (self.theirs.get(&key), mode) {
-            (None, _) | (Some(Shared), Shared) => true,
-            (Some(_), _) => false,
-        };
+        let free = self.is_free(key, mode);
         if free {
             // The kernel would grant it all the same, and change the mode of what another thread relies on.
             let before = self.mine.insert(key, mode);
@@ -142,8 +146,7 @@ impl Kernel for Stub {
     }
 
     fn is_free(&self, file: &File, mode: LockMode) -> bool {
-        let state = self.state.lock().unwrap();
-        state.theirs.get(&file.key).is_none_or(|theirs| (*theirs, mode) == (Shared, Shared))
+        self.state.lock().unwrap().is_free(file.key, mode)
     }
 
     fn holder(&self, _: &File, _: LockMode) -> Option<u32> {
@@ -153,7 +156,10 @@ impl Kernel for Stub {
     }
 
     fn now(&self) -> Instant {
-        self.start + self.state.lock().unwrap().clock
+        let mut state = self.state.lock().unwrap();
+        let tick = state.tick;
+        state.clock += tick;
+        self.start + state.clock
     }
 
     fn sleep(&self, time: Duration) {

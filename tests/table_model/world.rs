@@ -147,6 +147,7 @@ impl World {
         }
         // Gives the others a chance to be in the wrong place, and asks the kernel.
         let kernel = self.kernel.lock().unwrap();
+        assert!(kernel.is_free(key, mode), "another process is inside, too");
         let mine = kernel.mine.get(&key).copied();
         let more = kernel.disowned && mine == Some(Exclusive);
         assert!(mine == Some(mode) || more, "the kernel's lock {mine:?} is not what the thread was granted");
@@ -182,6 +183,14 @@ impl World {
 
     pub(crate) fn pass(&self, time: Duration) {
         self.kernel.lock().unwrap().clock += time;
+    }
+
+    /// Unless this process has the lock.
+    pub(crate) fn other_process_goes_in(&self, key: Key) {
+        let mut kernel = self.kernel.lock().unwrap();
+        if !kernel.mine.contains_key(&key) {
+            kernel.theirs.insert(key, Exclusive);
+        }
     }
 
     pub(crate) fn await_flag(&self) {
