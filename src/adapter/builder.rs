@@ -95,6 +95,7 @@ pub struct Builder {
     refuse_links: bool,
     lock_file_mode: Option<u32>,
     on_wait: Option<OnWait>,
+    on_wait_after: Option<Duration>,
     lock_root: Option<PathBuf>,
 }
 
@@ -265,7 +266,8 @@ impl Builder {
         self
     }
 
-    /// What is called when a call has to wait for a lock for longer than a moment (100 ms): to say so to a user who
+    /// What is called when a call has to wait for a lock for longer than 100 ms, or for as long as
+    /// [`on_wait_after`](Self::on_wait_after) says: to say so to a user who
     /// wonders why nothing happens, or to write it into a log. Default: nothing.
     ///
     /// It is called once a call at the most, by the thread that waits, which goes on waiting when it returns, in its
@@ -294,6 +296,26 @@ impl Builder {
     /// ```
     pub fn on_wait(mut self, call: impl Fn(&Waiting) + Send + Sync + 'static) -> Self {
         self.on_wait = Some(OnWait::new(call));
+        self
+    }
+
+    /// How long a call waits before it calls [`on_wait`](Self::on_wait). Default: 100 ms. The time runs from the moment at
+    /// which the call begins to take its locks. With zero, a call says at once that it has to wait.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use atomic_file_adapter::AtomicFileAdapter;
+    ///
+    /// let files = AtomicFileAdapter::builder()
+    ///     .on_wait(|waiting| eprintln!("still waiting for {}", waiting.path().display()))
+    ///     .on_wait_after(Duration::from_secs(1))
+    ///     .build()?;
+    /// # drop(files);
+    /// # Ok::<(), atomic_file_adapter::Error>(())
+    /// ```
+    pub fn on_wait_after(mut self, wait: Duration) -> Self {
+        self.on_wait_after = Some(wait);
         self
     }
 
@@ -381,7 +403,11 @@ impl Builder {
         let replace = Options { durability: self.durability, new_file_mode: self.new_file_mode };
         let lock_dir = Arc::new(LockDir::new(dir, self.lock_file_mode, root));
         let links = if self.refuse_links { Links::Refuse } else { Links::Follow };
-        let (lock_timeout, on_wait) = (self.lock_timeout, self.on_wait);
+        let on_wait = match self.on_wait_after {
+            Some(wait) => self.on_wait.map(|on_wait| on_wait.after(wait)),
+            None => self.on_wait,
+        };
+        let lock_timeout = self.lock_timeout;
         let config = Config { lock_dir, recent: Recent::default(), lock_timeout, on_wait, links, replace };
         Ok(AtomicFileAdapter { config: Arc::new(config) })
     }

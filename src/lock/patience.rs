@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::table::Wait;
 
-/// So long is a moment: of a shorter wait nobody is told.
+/// Of a shorter wait nobody is told, unless the builder says otherwise.
 const MOMENT: Duration = Duration::from_millis(100);
 
 /// A call that waits for a lock, as [`Builder::on_wait`](crate::Builder::on_wait) is told of it.
@@ -73,7 +73,10 @@ impl Waiting {
 
 /// What is called when a call has to wait.
 #[derive(Clone)]
-pub(crate) struct OnWait(Arc<dyn Fn(&Waiting) + Send + Sync>);
+pub(crate) struct OnWait {
+    call: Arc<dyn Fn(&Waiting) + Send + Sync>,
+    after: Duration,
+}
 
 // A panic in it leaves nothing of this crate's half done.
 impl UnwindSafe for OnWait {}
@@ -81,7 +84,11 @@ impl RefUnwindSafe for OnWait {}
 
 impl OnWait {
     pub(crate) fn new(call: impl Fn(&Waiting) + Send + Sync + 'static) -> Self {
-        OnWait(Arc::new(call))
+        OnWait { call: Arc::new(call), after: MOMENT }
+    }
+
+    pub(crate) fn after(self, after: Duration) -> Self {
+        OnWait { after, ..self }
     }
 }
 
@@ -133,7 +140,7 @@ impl<'a> Patience<'a> {
 
     /// When somebody is to be told that the call waits, who has not been told yet.
     pub(super) fn tell_at(&self) -> Option<Instant> {
-        self.on_wait.get().filter(|_| !TELLS.get()).and_then(|(_, since)| since.checked_add(MOMENT))
+        self.on_wait.get().filter(|_| !TELLS.get()).and_then(|(on_wait, since)| since.checked_add(on_wait.after))
     }
 
     /// Tells it, once.
@@ -144,7 +151,7 @@ impl<'a> Patience<'a> {
                 TELLS.set(false);
             }
         }
-        if let Some((OnWait(call), since)) = self.on_wait.take() {
+        if let Some((OnWait { call, .. }, since)) = self.on_wait.take() {
             TELLS.set(true);
             let _told = Told;
             call(&waiting(since));

@@ -14,6 +14,7 @@ mod settings;
 mod signals;
 mod timeout;
 mod update;
+mod waiting;
 
 use std::fs;
 use std::os::unix::process::CommandExt;

@@ -124,6 +124,10 @@ fn main() -> ExitCode {
                 on_wait::a_call_that_waits_for_several_files_says_so_once,
             ),
             test("nobody_is_told_of_what_does_not_wait", on_wait::nobody_is_told_of_what_does_not_wait),
+            test(
+                "the_builder_says_after_which_wait_somebody_is_told",
+                on_wait::the_builder_says_after_which_wait_somebody_is_told,
+            ),
             test("a_panic_of_who_is_told_ends_the_call", on_wait::a_panic_of_who_is_told_ends_the_call),
             test("who_is_told_may_use_other_files", on_wait::who_is_told_may_use_other_files),
             test("while_somebody_is_told_others_have_the_lock", on_wait::while_somebody_is_told_others_have_the_lock),

@@ -191,6 +191,33 @@ pub(crate) fn nobody_is_told_of_what_does_not_wait() {
     told.nothing_more();
 }
 
+pub(crate) fn the_builder_says_after_which_wait_somebody_is_told() {
+    let scratch = Scratch::new();
+    let mut holder = scratch.worker("talk", &[]);
+    assert_eq!(holder.order("lock file"), "ok");
+    for never in [MINUTE * 60, Duration::MAX] {
+        let (adapter, told) = telling(settings(scratch.dir.path()).on_wait_after(never));
+        let file = adapter.file(scratch.path("file")).unwrap();
+        // Longer than is told otherwise.
+        assert!(matches!(file.lock_timeout(2 * MOMENT), Err(Error::Timeout { .. })));
+        told.nothing_more();
+    }
+    let (adapter, told) = telling(settings(scratch.dir.path()).on_wait_after(Duration::ZERO));
+    let file = adapter.file(scratch.path("file")).unwrap();
+    // A free lock is not waited for.
+    assert_eq!(said(&adapter.file(scratch.path("free")).unwrap().lock()), "ok");
+    told.nothing_more();
+    thread::scope(|scope| {
+        // Ends with this closure, so that nobody waits for it when the test fails.
+        let mut holder = holder;
+        let waiter = scope.spawn(|| said(&file.lock()));
+        assert_eq!(told.next().0.holder(), Some(holder.pid()));
+        assert_eq!(holder.order("unlock file"), "ok");
+        assert_eq!(waiter.join().unwrap(), "ok");
+    });
+    told.nothing_more();
+}
+
 /// A callback that does this at the first call, and at no other.
 fn first_time(settings: Builder, call: impl Fn(&Waiting) + Send + Sync + 'static) -> AtomicFileAdapter {
     let first = AtomicBool::new(true);

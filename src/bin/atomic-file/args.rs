@@ -48,6 +48,12 @@ pub struct Cli {
     /// For a CMD that has statuses of its own.
     #[arg(short = 'E', long, value_name = "N", global = true, default_value_t = TIMED_OUT)]
     pub conflict_exit_code: u8,
+    /// Say which process holds the lock, if it is not free within a second
+    ///
+    /// One line on standard error names the file and the process. On a terminal that is so without this option, too, and the
+    /// line is erased when the wait is over. Of several files, the first one that is waited for is named.
+    #[arg(short = 'v', long, global = true)]
+    pub verbose: bool,
     /// What a write promises about a power cut
     #[arg(long, value_name = "LEVEL", global = true, default_value = "full")]
     pub durability: Level,
@@ -287,7 +293,7 @@ pub const SECTIONS: [Section; 4] = [
         title: "Environment",
         entries: &[
             ("NO_COLOR", "If it is set, no colours; they are for terminals only anyway."),
-            ("TERM", "If it is dumb, no bar while a large file is read or written."),
+            ("TERM", "If it is dumb, there is no progress bar, and the line about a wait is not erased."),
         ],
         note: "",
     },

@@ -7,9 +7,11 @@ mod edit;
 mod locks;
 mod man;
 mod paths;
+mod process;
 mod progress;
 mod signals;
 mod streams;
+mod waiting;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -51,7 +53,9 @@ impl From<Error> for Failure {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let timed_out = cli.conflict_exit_code;
-    let (status, message) = match run(cli) {
+    let result = run(cli);
+    waiting::is_over();
+    let (status, message) = match result {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Status(status)) => return status.into(),
         Err(Failure::Signal(signal)) => return die_of(signal),
@@ -93,7 +97,9 @@ fn one_line(text: &str) -> String {
         .collect()
 }
 
-fn run(Cli { lock_dir, lock_root, lock_mode, no_follow, timeout, durability, verb, .. }: Cli) -> Result<(), Failure> {
+fn run(
+    Cli { lock_dir, lock_root, lock_mode, no_follow, timeout, verbose, durability, verb, .. }: Cli,
+) -> Result<(), Failure> {
     // Completions and manual page are to be had in any directory, even in one that is gone.
     let adapter = || {
         let mut builder = AtomicFileAdapter::builder().follow_links(!no_follow).durability(match durability {
@@ -113,7 +119,7 @@ fn run(Cli { lock_dir, lock_root, lock_mode, no_follow, timeout, durability, ver
         if let Some(timeout) = timeout {
             builder = builder.lock_timeout(timeout);
         }
-        builder.build()
+        waiting::tell(builder, verbose).build()
     };
     match verb {
         Verb::Read { path, must_exist } => {
@@ -226,7 +232,9 @@ fn update(adapter: &AtomicFileAdapter, path: PathBuf, command: &[OsString]) -> R
     }
 }
 
+/// When the lock is held.
 fn catch_signals() -> Result<Signals, Failure> {
+    waiting::is_over();
     Signals::catch().map_err(|error| Failure::Io("cannot catch signals".into(), error))
 }
 
@@ -243,6 +251,7 @@ fn copying(error: io::Error, from: &str) -> Failure {
 }
 
 fn to_stdout(print: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Failure> {
+    waiting::is_over();
     match print(&mut streams::output()?) {
         // Whoever reads has seen enough, as in `atomic-file read PATH | head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -1,0 +1,52 @@
+//! A line on standard error while this program waits for a lock.
+
+use std::io::{self, IsTerminal};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use atomic_file_adapter::{Builder, Waiting};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::process;
+
+/// Nobody wonders before.
+const LONG: Duration = Duration::from_secs(1);
+
+/// The line, while it is there.
+static LINE: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Has the adapter say what it waits for, if somebody wants to know. Otherwise it waits as cheaply as it can.
+pub fn tell(builder: Builder, verbose: bool) -> Builder {
+    if verbose || io::stderr().is_terminal() { builder.on_wait(say).on_wait_after(LONG) } else { builder }
+}
+
+fn say(waiting: &Waiting) {
+    let text = crate::one_line(&sentence(waiting));
+    // Hidden if standard error is no terminal, or one on which nothing can be erased.
+    let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    match ProgressStyle::with_template("{wide_msg}") {
+        Ok(style) if !line.is_hidden() => {
+            line.set_style(style);
+            line.set_message(text);
+            line.tick();
+            *LINE.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
+        }
+        _ => crate::say(&text),
+    }
+}
+
+fn sentence(waiting: &Waiting) -> String {
+    let path = waiting.path();
+    let here = std::env::current_dir().ok();
+    let path = here.and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned)).unwrap_or(path.to_owned());
+    let holder = waiting.holder().map_or("another process".into(), process::described);
+    format!("waiting for {}: {holder} holds it", path.display())
+}
+
+/// Erases the line: the lock is had, or cannot be.
+pub fn is_over() {
+    if let Some(line) = LINE.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        line.finish_and_clear();
+    }
+}
