@@ -16,6 +16,8 @@ use fuser::{
 use nix::mount::{MntFlags, umount2};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::device::{Answer, Device, Request as Asked, Requests};
+
 const PAGE: usize = 4096;
 type Page = [u8; PAGE];
 const ZEROS: Page = [0; PAGE];
@@ -89,15 +91,28 @@ pub enum Event {
         data: Vec<u8>,
     },
     Flush,
+    /// A write that was answered with EIO. It is not on the disk, but a part of it may be after a power cut.
+    FailedWrite {
+        offset: u64,
+        data: Vec<u8>,
+    },
+    /// A flush that was answered with EIO.
+    FailedFlush,
+    /// A flush that was said to be done, and was not.
+    DroppedFlush,
     /// An operation of the workload begins.
     Begin(usize),
-    /// It has returned.
+    /// It has returned, and says that it is done.
     Acknowledged(usize),
+    /// It has returned with an error.
+    Failed(usize),
 }
 
+#[derive(Default)]
 struct Contents {
     image: Image,
     log: Option<Vec<Event>>,
+    requests: Requests,
 }
 
 /// Shared by the test and the thread that serves the disk.
@@ -126,7 +141,7 @@ impl Disk {
     /// Mounts a new disk of `size` bytes over the file at `path`, which is made.
     pub fn serve(path: &Path, size: u64) -> io::Result<Self> {
         File::create_new(path)?;
-        let shared = Shared(Arc::new(Mutex::new(Contents { image: Image::default(), log: None })));
+        let shared = Shared(Arc::new(Mutex::new(Contents::default())));
         let (ready, mounted) = mpsc::channel();
         let (place, file) = (path.to_owned(), DiskFile { size, shared: shared.clone() });
         let server = thread::spawn(move || {
@@ -158,6 +173,16 @@ impl Disk {
     /// Shows `image` from now on. Whoever caches the disk's contents has to be told.
     pub fn show(&self, image: Image) {
         self.shared.lock().image = image;
+    }
+
+    /// From now on the disk is such a device, and counts its requests anew.
+    pub fn become_device(&self, device: Device) {
+        self.shared.lock().requests = Requests::of(device);
+    }
+
+    /// How many requests have been answered with EIO by this device.
+    pub fn failed(&self) -> usize {
+        self.shared.lock().requests.failed
     }
 
     /// Logs from now on; returns what is on the disk at this moment.
@@ -257,17 +282,34 @@ impl Filesystem for DiskFile {
         reply: ReplyWrite,
     ) {
         let mut contents = self.shared.lock();
-        contents.image.write(offset, data);
+        let is_done = !matches!(contents.requests.answer(Asked::Write), Answer::Failed);
+        if is_done {
+            contents.image.write(offset, data);
+        }
         if let Some(log) = &mut contents.log {
-            log.push(Event::Write { offset, data: data.to_owned() });
+            let data = data.to_owned();
+            log.push(if is_done { Event::Write { offset, data } } else { Event::FailedWrite { offset, data } });
         }
         drop(contents);
-        reply.written(data.len() as u32);
+        if is_done { reply.written(data.len() as u32) } else { reply.error(Errno::EIO) }
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.shared.log(Event::Flush);
-        reply.ok();
+        let answer = self.shared.lock().requests.answer(Asked::Flush);
+        match answer {
+            Answer::Done => {
+                self.shared.log(Event::Flush);
+                reply.ok();
+            }
+            Answer::Dropped => {
+                self.shared.log(Event::DroppedFlush);
+                reply.ok();
+            }
+            Answer::Failed => {
+                self.shared.log(Event::FailedFlush);
+                reply.error(Errno::EIO);
+            }
+        }
     }
 
     /// At every close of a descriptor; says nothing about the device.

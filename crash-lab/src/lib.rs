@@ -4,6 +4,7 @@
 //! | module | |
 //! |---|---|
 //! | [`disk`] | a disk that records what is written to it, its flushes, and the marks of a test, in one order |
+//! | [`device`] | how that disk behaves: as it should, as one that fails, or as one that lies |
 //! | [`file_system`] | which file systems there are, and how they are made, mounted and checked |
 //! | [`lab`] | a real file system on a loop device on that disk |
 //! | [`states`] | from the record, the disks that a power cut may leave |
@@ -12,6 +13,7 @@
 //! It needs Linux, root, `/dev/fuse`, loop devices, and the programs of the file system.
 #![cfg(target_os = "linux")]
 
+pub mod device;
 pub mod disk;
 pub mod file_system;
 pub mod lab;

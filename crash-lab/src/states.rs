@@ -4,6 +4,9 @@
 //! most is left to chance and the most was promised, so these are the crash points. All that was written before the
 //! last completed flush is on the disk, and any subset of what was written since. A write that was logged as one is not
 //! torn.
+//!
+//! A flush that failed, or that the device only said it had done, makes nothing durable. A write that failed may have
+//! happened all the same, from then on for ever.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -20,10 +23,12 @@ pub struct Point {
     pub at: usize,
     /// Whether it is just after an acknowledgement; otherwise it is just before a flush completes.
     acknowledged: bool,
-    /// The disk at the last completed flush.
+    /// The disk at the last completed flush, without what failed.
     base: Image,
-    /// Where in the log the writes since then are.
+    /// Where in the log the writes are that may be on the disk or not: those since then, and those that failed.
     in_flight: Vec<usize>,
+    /// Where in the log that flush is.
+    flushed: usize,
 }
 
 /// A disk that a crash may leave.
@@ -34,8 +39,18 @@ pub struct State {
     missing: BTreeSet<usize>,
 }
 
+/// What becomes of a device's cache when a flush fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cache {
+    /// The next flush that is done writes it out.
+    Kept,
+    /// It may be lost, also if a later flush is done.
+    Lost,
+}
+
 /// All that was recorded of one run of a workload.
 pub struct Recording {
+    start: Image,
     pub log: Vec<Event>,
     pub points: Vec<Point>,
     pub states: Vec<State>,
@@ -45,7 +60,13 @@ pub struct Recording {
 impl Recording {
     /// The seed decides which random subsets of the writes in flight are among the states.
     pub fn new(start: Image, log: Vec<Event>, seed: u64) -> Self {
-        let mut recording = Recording { points: points(start, &log), log, states: Vec::new(), seed };
+        Self::with_cache(start, log, seed, Cache::Kept)
+    }
+
+    /// The same, for a device whose cache does this when a flush fails.
+    pub fn with_cache(start: Image, log: Vec<Event>, seed: u64, cache: Cache) -> Self {
+        let points = points(start.clone(), &log, cache);
+        let mut recording = Recording { start, log, points, states: Vec::new(), seed };
         recording.enumerate();
         recording
     }
@@ -74,9 +95,22 @@ impl Recording {
 
     fn image_at(&self, point: &Point, missing: &BTreeSet<usize>) -> Image {
         let mut image = point.base.clone();
-        for write in point.in_flight.iter().filter(|write| !missing.contains(write)) {
-            apply(&mut image, &self.log[*write]);
+        for &write in point.in_flight.iter().filter(|write| !missing.contains(write)) {
+            apply(&mut image, &self.log[write]);
+            // It is older than what was flushed since, and under it.
+            let durable = |later: &usize| point.in_flight.binary_search(later).is_err();
+            for later in (write + 1..point.flushed).filter(durable) {
+                apply_over(&mut image, &self.log[later], &self.log[write]);
+            }
         }
+        image
+    }
+
+    /// The disk at the end of the log, without a power cut. Of the writes that failed all have happened, or none.
+    pub fn at_the_end(&self, failed_writes: bool) -> Image {
+        let mut image = self.start.clone();
+        let happened = |event: &&Event| failed_writes || !matches!(event, Event::FailedWrite { .. });
+        self.log.iter().filter(happened).for_each(|event| apply(&mut image, event));
         image
     }
 
@@ -128,31 +162,56 @@ impl Recording {
     }
 }
 
-fn points(start: Image, log: &[Event]) -> Vec<Point> {
+fn points(start: Image, log: &[Event], cache: Cache) -> Vec<Point> {
     let mut points = Vec::new();
     let mut base = start;
-    let mut in_flight = Vec::new();
+    // Those that a flush makes durable, and those that nothing does.
+    let (mut cached, mut doubtful) = (Vec::new(), Vec::new());
+    let mut flushed = 0;
     for (at, event) in log.iter().enumerate() {
+        let is_flush = matches!(event, Event::Flush | Event::FailedFlush | Event::DroppedFlush);
+        let acknowledged = matches!(event, Event::Acknowledged(_));
+        if is_flush || acknowledged || matches!(event, Event::Failed(_)) {
+            let mut in_flight: Vec<usize> = cached.iter().chain(&doubtful).copied().collect();
+            in_flight.sort_unstable();
+            let at = if is_flush { at } else { at + 1 };
+            points.push(Point { at, acknowledged, base: base.clone(), in_flight, flushed });
+        }
         match event {
-            Event::Write { .. } => in_flight.push(at),
+            Event::Write { .. } => cached.push(at),
+            Event::FailedWrite { .. } => doubtful.push(at),
             Event::Flush => {
-                points.push(Point { at, acknowledged: false, base: base.clone(), in_flight: in_flight.clone() });
-                for write in in_flight.drain(..) {
-                    apply(&mut base, &log[write]);
-                }
+                cached.drain(..).for_each(|write| apply(&mut base, &log[write]));
+                flushed = at;
             }
-            Event::Acknowledged(_) => {
-                points.push(Point { at: at + 1, acknowledged: true, base: base.clone(), in_flight: in_flight.clone() });
-            }
-            Event::Begin(_) => {}
+            Event::FailedFlush if cache == Cache::Lost => doubtful.append(&mut cached),
+            Event::FailedFlush | Event::DroppedFlush => {}
+            Event::Begin(_) | Event::Acknowledged(_) | Event::Failed(_) => {}
         }
     }
     points
 }
 
+/// Where an event writes, if it does, and what.
+fn written(event: &Event) -> Option<(u64, &[u8])> {
+    match event {
+        Event::Write { offset, data } | Event::FailedWrite { offset, data } => Some((*offset, data)),
+        _ => None,
+    }
+}
+
 fn apply(image: &mut Image, event: &Event) {
-    if let Event::Write { offset, data } = event {
-        image.write(*offset, data);
+    if let Some((offset, data)) = written(event) {
+        image.write(offset, data);
+    }
+}
+
+/// Only where `under` has written, too.
+fn apply_over(image: &mut Image, event: &Event, under: &Event) {
+    let (Some((offset, data)), Some((from, under))) = (written(event), written(under)) else { return };
+    let (start, end) = (offset.max(from), (offset + data.len() as u64).min(from + under.len() as u64));
+    if start < end {
+        image.write(start, &data[(start - offset) as usize..(end - offset) as usize]);
     }
 }
 
@@ -185,12 +244,15 @@ impl fmt::Display for Description<'_> {
             match event {
                 Event::Begin(operation) => write!(f, " {operation} begins at {at},")?,
                 Event::Acknowledged(operation) => write!(f, " {operation} ends at {at},")?,
-                Event::Flush | Event::Write { .. } => {}
+                Event::Failed(operation) => write!(f, " {operation} fails at {at},")?,
+                Event::FailedFlush => write!(f, " a flush fails at {at},")?,
+                Event::FailedWrite { offset, .. } => write!(f, " a write to {offset:#x} fails at {at},")?,
+                Event::Flush | Event::DroppedFlush | Event::Write { .. } => {}
             }
         }
         write!(f, " in flight at {} (offset+length):", first.at)?;
         for write in &first.in_flight {
-            if let Event::Write { offset, data } = &log[*write] {
+            if let Some((offset, data)) = written(&log[*write]) {
                 let missing = if self.state.missing.contains(write) { " MISSING" } else { "" };
                 write!(f, " {offset:#x}+{:#x}{missing}", data.len())?;
             }

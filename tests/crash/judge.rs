@@ -95,7 +95,7 @@ impl Times {
             match event {
                 Event::Begin(operation) => times.begin.insert(*operation, at),
                 Event::Acknowledged(operation) => times.end.insert(*operation, at),
-                Event::Write { .. } | Event::Flush => None,
+                _ => None,
             };
         }
         times

@@ -249,7 +249,7 @@ impl Reached {
             match event {
                 Event::Begin(change) => reached.begun = *change,
                 Event::Acknowledged(change) => reached.acknowledged = *change,
-                Event::Write { .. } | Event::Flush => {}
+                _ => {}
             }
         }
         reached

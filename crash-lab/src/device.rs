@@ -1,0 +1,88 @@
+//! How the device behaves: as it should, as one that fails, or as one that lies.
+
+/// What a [`Disk`](crate::disk::Disk) does with the requests that it is sent. Reads always succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// It does what it says.
+    #[default]
+    Sound,
+    /// It answers some requests with EIO.
+    Fails(Failure),
+    /// It answers each flush at once and does nothing. So a power cut may take whatever was written since.
+    Lies,
+}
+
+/// Which requests are answered with EIO. A write that fails does not reach the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    pub request: Request,
+    /// How many requests of this kind succeed before.
+    pub after: usize,
+    pub lasting: Lasting,
+}
+
+/// What a device that is written to is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    Write,
+    Flush,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lasting {
+    /// One request fails, and the next ones succeed.
+    Once,
+    /// From then on each request of this kind fails.
+    FromThenOn,
+}
+
+impl Failure {
+    /// Whether a request fails before which there were so many of its kind.
+    fn is(self, request: Request, before: usize) -> bool {
+        let is_its_turn = match self.lasting {
+            Lasting::Once => before == self.after,
+            Lasting::FromThenOn => before >= self.after,
+        };
+        request == self.request && is_its_turn
+    }
+}
+
+/// What becomes of a request.
+pub(crate) enum Answer {
+    Done,
+    Failed,
+    /// It is said to be done.
+    Dropped,
+}
+
+/// A device and the requests that it has been sent.
+#[derive(Default)]
+pub(crate) struct Requests {
+    device: Device,
+    writes: usize,
+    flushes: usize,
+    pub(crate) failed: usize,
+}
+
+impl Requests {
+    pub(crate) fn of(device: Device) -> Self {
+        Requests { device, ..Requests::default() }
+    }
+
+    pub(crate) fn answer(&mut self, request: Request) -> Answer {
+        let count = match request {
+            Request::Write => &mut self.writes,
+            Request::Flush => &mut self.flushes,
+        };
+        let before = *count;
+        *count += 1;
+        match self.device {
+            Device::Fails(failure) if failure.is(request, before) => {
+                self.failed += 1;
+                Answer::Failed
+            }
+            Device::Lies if request == Request::Flush => Answer::Dropped,
+            Device::Sound | Device::Fails(_) | Device::Lies => Answer::Done,
+        }
+    }
+}
