@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use atomic_file_adapter::{AtomicFileAdapter, LockFile};
+use common::vectors::{self, some_bytes, vectors};
 use common::{Scratch, temporary_name};
 
 /// A lock directory that is nobody else's, whatever the umask.
@@ -138,27 +139,39 @@ fn what_others_lock_is_listed_without_dropping_a_lock() {
     drop(guard);
 }
 
+/// What the vectors of the protocol say: what is told of a lock file, and what is left in it by whoever takes the lock next.
 #[test]
-fn a_mark_is_listed_if_it_names_an_intent() {
+fn lock_files_are_those_of_the_vectors() {
     let scratch = Scratch::new();
     let locks = private(&scratch);
-    let path = scratch.path("file");
-    scratch.adapter.write_atomic(&path, "new").unwrap();
-    let lock = scratch.adapter.lock_path(&path).unwrap();
-    let marked = |mark: &str| {
-        let mut contents = line(&path).into_bytes();
-        contents.resize(2048, 0);
-        contents.extend(mark.bytes());
-        fs::write(&lock, contents).unwrap();
-        let seen = listed(&scratch.adapter);
-        assert_eq!((seen.guards.as_deref(), seen.problem), (Some(&*path), None));
-        seen.intent
-    };
-    let name = "e292ab48a6b06805.abcdefg234.intent";
-    assert_eq!(marked(name), Some(locks.join(name)));
-    assert_eq!(marked(""), None);
-    for hostile in ["../../../../../../../../etc/passwd", "e292ab48a6b06805.abcdefg234.intenT", "e292"] {
-        assert_eq!(marked(hostile), None, "{hostile}");
+    let adapter = AtomicFileAdapter::builder().lock_dir(locks).lock_root(&scratch.files).build().unwrap();
+    let path = scratch.path("settings.toml");
+    let lock = adapter.lock_path(&path).unwrap();
+    for vector in vectors("lock_files", "contents") {
+        assert_eq!(lock, locks.join(vector["lock_file"].as_str().unwrap()), "{vector}");
+        let contents = some_bytes(&vector["contents"]);
+        fs::write(&lock, &contents).unwrap();
+        let seen = listed(&adapter);
+        assert_eq!(
+            (seen.guards.as_deref(), seen.problem),
+            (vector["guards"].as_str().map(Path::new), None),
+            "{vector}"
+        );
+        assert_eq!(seen.intent, vector["mark"].as_str().map(|name| locks.join(name)), "{vector}");
+        adapter.write_atomic(&path, "new").unwrap();
+        let kept = usize::try_from(vector["kept"].as_u64().unwrap()).unwrap();
+        assert_eq!(fs::read(&lock).unwrap(), contents[..kept], "{vector}");
+        fs::remove_file(&lock).unwrap();
+    }
+    for vector in vectors("lock_files", "new") {
+        let named_after = vectors::path(&vector["named_after"]);
+        // Apple's file systems refuse names that are not UTF-8.
+        if !cfg!(target_os = "linux") && named_after.to_str().is_none() {
+            continue;
+        }
+        drop(adapter.read_with_lock(scratch.files.join(&named_after)).unwrap());
+        let lock = locks.join(vector["lock_file"].as_str().unwrap());
+        assert_eq!(fs::read(lock).unwrap(), some_bytes(&vector["new"]), "{vector}");
     }
 }
 

@@ -1,79 +1,56 @@
 //! The names of lock files and of temporary files are a public protocol: the same on every machine and in every release.
 
+mod common;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use atomic_file_adapter::AtomicFileAdapter;
+use atomic_file_adapter::{AtomicFileAdapter, Error};
+use common::vectors::{bytes, path, some_bytes, vectors};
 
 #[test]
-fn lock_names_are_the_golden_ones() {
-    let x200 = format!("/{}", "x".repeat(200));
-    let y100 = format!("/{0}/{0}/{0}", "y".repeat(100));
-    // Made with Python: `xxhash.xxh3_64_hexdigest(path)`. The lengths go through every branch of XXH3. `tests/interop`
-    // asks Python itself for many more.
-    let golden: &[(&[u8], &str)] = &[
-        (b"/a", "e292ab48a6b06805.lock"),
-        (b"/etc/hosts", "4b997af520936073.lock"),
-        (b"/srv/data/settings.toml", "c6090d074b7f2d75.lock"),
-        ("/srv/données/é.toml".as_bytes(), "8022d11289d3a008.lock"),
-        (b"/srv/\xff\xfe/raw", "1e9d76f32872c7b5.lock"),
-        (x200.as_bytes(), "5f9b6af9e82029cd.lock"),
-        (y100.as_bytes(), "b04a6714b3915b85.lock"),
-    ];
-    let adapter = AtomicFileAdapter::with_lock_dir("/no/such/locks").unwrap();
-    for (path, name) in golden {
-        let path = Path::new(OsStr::from_bytes(path));
-        assert_eq!(adapter.lock_path(path).unwrap(), Path::new("/no/such/locks").join(name), "{path:?}");
-    }
-}
-
-#[test]
-fn lock_names_below_a_root_are_the_golden_ones() {
-    let x200 = "x".repeat(200);
-    let y100 = format!("{0}/{0}", "y".repeat(100));
-    // Made as those above, of the path below the root.
-    let golden: &[(&[u8], &str)] = &[
-        (b"a", "e6c632b61e964e1f.lock"),
-        (b"etc/hosts", "b3b2e534c7fbfd31.lock"),
-        (b"settings.toml", "a195da629e455694.lock"),
-        (b"data/settings.toml", "e7a1f1e083b6b017.lock"),
-        ("données/é.toml".as_bytes(), "eea476f8917b432a.lock"),
-        (b"\xff\xfe/raw", "57ca21377136896a.lock"),
-        (x200.as_bytes(), "50ef124fb1e4de53.lock"),
-        (y100.as_bytes(), "6c1e2a3ac36a6c6a.lock"),
-    ];
-    for root in ["/", "/srv", "/no/such/root", "/no/such/root/"] {
-        let adapter = AtomicFileAdapter::builder().lock_dir("/no/such/locks").lock_root(root).build().unwrap();
-        for (below, name) in golden {
-            let path = Path::new(root).join(OsStr::from_bytes(below));
-            // The path of a real file may have links in it.
-            if root == "/" && path.exists() {
-                continue;
+fn lock_names_are_those_of_the_vectors() {
+    for vector in vectors("lock_names", "path") {
+        let (path, root) = (path(&vector["path"]), vector["lock_root"].as_str());
+        // The path of a real file may have links in it, and that of a directory has no lock.
+        if path.exists() {
+            continue;
+        }
+        let builder = AtomicFileAdapter::builder().lock_dir("/no/such/locks");
+        let adapter = match root {
+            Some(root) => builder.lock_root(root).build().unwrap(),
+            None => builder.build().unwrap(),
+        };
+        let expected = vector["lock_file"].as_str().map(|name| Path::new("/no/such/locks").join(name));
+        match adapter.lock_path(&path) {
+            Ok(lock) => assert_eq!(Some(lock), expected, "{vector}"),
+            Err(error) => {
+                assert!(matches!(error, Error::OutsideLockRoot { .. }) && expected.is_none(), "{vector}: {error}");
             }
-            assert_eq!(adapter.lock_path(&path).unwrap(), Path::new("/no/such/locks").join(name), "{path:?}");
         }
     }
 }
 
 #[test]
-fn names_of_temporary_files_are_the_golden_ones() {
-    let x200 = format!(".{}.abcdefgzkp.tmp", "x".repeat(200));
-    // The longest name that is not cut, and one that is: with the hash of its path.
-    let x239 = format!(".{}.abcdefgjun.tmp", "x".repeat(239));
-    let cut = format!(".{}~5f9b6af9e82029cd.abcdefggod.tmp", "y".repeat(222));
-    // Made with Python: `before = b".a.aaaaaaa"; hash = xxhash.xxh3_64_intdigest(before)`, and
-    // `"".join("abcdefghijklmnopqrstuvwxyz234567"[hash >> shift & 31] for shift in (10, 5, 0))` are the last three digits.
-    let golden: &[&[u8]] = &[
-        b".a.aaaaaaantu.tmp",
-        b".settings.toml.a2b3c4du3a.tmp",
-        ".é.toml.zzzzzzzu3l.tmp".as_bytes(),
-        b".\xff\xferaw.2345672bn2.tmp",
-        x200.as_bytes(),
-        x239.as_bytes(),
-        cut.as_bytes(),
-    ];
+fn below_another_root_lock_names_are_the_same() {
+    for root in ["/", "/srv", "/no/such/root", "/no/such/root/"] {
+        let adapter = AtomicFileAdapter::builder().lock_dir("/no/such/locks").lock_root(root).build().unwrap();
+        for vector in vectors("lock_names", "path") {
+            let (Some(below), false) = (bytes(&vector["named_after"]), vector["lock_root"].is_null()) else { continue };
+            let path = Path::new(root).join(OsStr::from_bytes(&below));
+            if path.exists() {
+                continue;
+            }
+            let expected = Path::new("/no/such/locks").join(vector["lock_file"].as_str().unwrap());
+            assert_eq!(adapter.lock_path(&path).unwrap(), expected, "{path:?}");
+        }
+    }
+}
+
+#[test]
+fn names_of_temporary_files_are_those_of_the_vectors() {
     let dir = tempfile::tempdir().unwrap();
     let files = dir.path().canonicalize().unwrap().join("files");
     fs::create_dir(&files).unwrap();
@@ -85,7 +62,8 @@ fn names_of_temporary_files_are_the_golden_ones() {
         assert!(swept.is_empty() && path.exists() || swept == [&*path] && !path.exists());
         !path.exists()
     };
-    for name in golden {
+    for vector in vectors("temporary_names", "temporary") {
+        let name = &some_bytes(&vector["temporary"])[..];
         // Apple's file systems refuse names that are not UTF-8.
         if !cfg!(target_os = "linux") && std::str::from_utf8(name).is_err() {
             continue;
@@ -102,6 +80,10 @@ fn names_of_temporary_files_are_the_golden_ones() {
                 fs::remove_file(files.join(OsStr::from_bytes(&other))).unwrap();
             }
         }
+    }
+    for vector in vectors("temporary_names", "not_temporary") {
+        let name = some_bytes(&vector["not_temporary"]);
+        assert!(name.is_empty() || !is_swept(&name), "{vector}");
     }
 }
 

@@ -140,7 +140,8 @@ impl Change {
 pub(crate) enum Unreadable {
     /// It is not whole: nobody has decided it.
     Torn,
-    /// Of a later version of this protocol.
+    /// Of another version of the protocol. Every version has the first field and the check, so that programs of this one
+    /// refuse the files of such a change.
     Newer,
 }
 
@@ -213,7 +214,9 @@ impl Intent {
             };
             changes.push(Change { dir, dir_id, name, old, new });
         }
-        if changes.is_empty() { Err(torn) } else { Ok(Intent { inode, full, changes }) }
+        let intent = Intent { inode, full, changes };
+        // Numbers are written in one way: others may read `+1`, `01` or `1.50` in another way than this.
+        if intent.changes.is_empty() || intent.to_bytes() != bytes { Err(torn) } else { Ok(intent) }
     }
 }
 

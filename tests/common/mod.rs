@@ -3,6 +3,7 @@
 
 #[cfg(target_os = "linux")]
 pub mod acl;
+pub mod vectors;
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
