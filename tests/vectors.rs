@@ -140,7 +140,7 @@ fn change(vector: &Value) -> Change {
 /// The specification shows some of them.
 #[test]
 fn the_tables_of_the_specification_are_vectors() {
-    let specification = include_str!("../README.md");
+    let specification = include_str!("../src/docs/protocol.md");
     let known = |file, field| -> Vec<(String, Value)> {
         vectors(file, field).into_iter().filter_map(|it| Some((it[field].as_str()?.to_owned(), it))).collect()
     };
