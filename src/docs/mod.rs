@@ -14,6 +14,11 @@ pub mod proofs {
     #![doc = include_str!("proofs.md")]
 }
 
+pub mod comparison {
+    //! [speed]: crate::docs::speed
+    #![doc = include_str!("comparison.md")]
+}
+
 pub mod speed {
     //! [chart]: #pictures
     //! [curves]: #pictures
