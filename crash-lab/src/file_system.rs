@@ -47,8 +47,13 @@ pub const FILE_SYSTEMS: [FileSystem; 5] = [
     },
 ];
 
-/// ext4 as it may also be, which `fstatfs` does not tell. With fast_commit, files that were synced before they were renamed
-/// are torn as well (Linux 6.18), and the file system damaged.
+pub const FAST_COMMIT: FileSystem = FileSystem {
+    name: "ext4 fast_commit",
+    mkfs: &["mkfs.ext4", "-qF", "-O", "fast_commit", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"],
+    ..EXT4
+};
+
+/// ext4 as it may also be, which `fstatfs` does not tell.
 pub const OTHER_EXT4: [FileSystem; 2] = [
     FileSystem {
         name: "ext4 journal_async_commit",
@@ -56,11 +61,7 @@ pub const OTHER_EXT4: [FileSystem; 2] = [
         options: "data=writeback,journal_async_commit",
         ..EXT4
     },
-    FileSystem {
-        name: "ext4 fast_commit",
-        mkfs: &["mkfs.ext4", "-qF", "-O", "fast_commit", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"],
-        ..EXT4
-    },
+    FAST_COMMIT,
 ];
 
 impl FileSystem {
@@ -78,7 +79,7 @@ impl FileSystem {
         } else if !known.lines().any(|line| line.trim() == self.kind) {
             Some(format!("needs {} in the kernel", self.kind))
         } else {
-            let programs = [self.mkfs[0], self.check[0], "losetup", "blockdev"];
+            let programs = [self.mkfs[0], self.check[0]];
             programs.into_iter().find(|program| !found(program)).map(|program| format!("needs {program}"))
         }
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::thread;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -14,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::disk::{Disk, Image, own_descriptors};
 use crate::file_system::FileSystem;
+use crate::loop_device::LoopDevice;
 
 /// Runs `body` in a thread with mounts and descriptors of its own. Whatever is still mounted when it ends goes with it.
 /// And no program that another thread is starting at this moment has a copy of an open file, which would keep a file
@@ -36,9 +38,7 @@ fn take_own_mounts() {
 /// Dropped in the order of its fields.
 pub struct Lab {
     pub file_system: FileSystem,
-    device: PathBuf,
-    /// Who closes it last detaches the loop device.
-    _open_device: File,
+    device: Mutex<Option<LoopDevice>>,
     pub disk: Disk,
     formatted: Image,
     dir: TempDir,
@@ -53,20 +53,18 @@ impl Lab {
         // When the process is killed, the last thread with a mount unmounts it, and that must not be the one that
         // serves the disk: it would wait for itself.
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        let device = run(Command::new("losetup").args(["--find", "--show"]).arg(disk.path())).unwrap();
-        let device = PathBuf::from(device.trim());
-        let open_device = File::open(&device).unwrap();
-        // A device in use is detached when it is closed for the last time (losetup(8)), even if this process is killed.
-        run(Command::new("losetup").arg("--detach").arg(&device)).unwrap();
+        let device = LoopDevice::attach(disk.path()).unwrap();
         let mut mkfs = Command::new(file_system.mkfs[0]);
         // With these three, mkfs.xfs makes file systems of less than 300 MB; they are meant for tests.
         mkfs.args(&file_system.mkfs[1..])
-            .arg(&device)
+            .arg(device.path())
             .envs(["TEST_DIR", "TEST_DEV", "QA_CHECK_FS"].map(|name| (name, "1")));
         run(&mut mkfs).unwrap();
-        let mut lab = Lab { file_system, device, _open_device: open_device, disk, formatted: Image::default(), dir };
-        lab.flush_buffers();
-        lab.formatted = lab.disk.image();
+        // Closed, the device has no more to write.
+        drop(device);
+        let formatted = disk.image();
+        let lab = Lab { file_system, device: Mutex::default(), disk, formatted, dir };
+        lab.format();
         lab
     }
 
@@ -75,21 +73,23 @@ impl Lab {
         self.show(self.formatted.clone());
     }
 
-    /// Shows `image`, to the kernel as well.
+    /// Shows `image`, on a new device: of an old one the kernel may remember what was on it before.
     pub fn show(&self, image: Image) {
+        let mut device = self.device.lock().unwrap();
+        *device = None;
         self.disk.show(image);
-        self.flush_buffers();
+        *device = Some(LoopDevice::attach(self.disk.path()).unwrap());
     }
 
-    /// Writes and forgets what the kernel has cached of the device.
-    fn flush_buffers(&self) {
-        run(Command::new("blockdev").arg("--flushbufs").arg(&self.device)).unwrap();
+    /// The block device on which the image is shown.
+    pub fn device(&self) -> PathBuf {
+        self.device.lock().unwrap().as_ref().expect("an image is shown").path().to_owned()
     }
 
     pub fn mount(&self) -> nix::Result<Mounted> {
         let root = self.dir.path().join("root");
         mount(
-            Some(&self.device),
+            Some(&self.device()),
             &root,
             Some(self.file_system.kind),
             MsFlags::empty(),
@@ -101,7 +101,7 @@ impl Lab {
     /// The file system's own check of a disk that is not mounted.
     pub fn check(&self) -> Result<(), String> {
         let [program, args @ ..] = self.file_system.check else { unreachable!("every file system has a check") };
-        run(Command::new(program).args(args).arg(&self.device)).map(|_| ())
+        run(Command::new(program).args(args).arg(self.device())).map(|_| ())
     }
 }
 

@@ -8,6 +8,7 @@
 //! | [`file_system`] | which file systems there are, and how they are made, mounted and checked |
 //! | [`lab`] | a real file system on a loop device on that disk |
 //! | [`states`] | from the record, the disks that a power cut may leave |
+//! | [`loop_device`] | a loop device, which makes a block device of a file |
 //! | [`random`] | numbers that are the same in every run with the same seed |
 //!
 //! It needs Linux, root, `/dev/fuse`, loop devices, and the programs of the file system.
@@ -17,5 +18,6 @@ pub mod device;
 pub mod disk;
 pub mod file_system;
 pub mod lab;
+pub mod loop_device;
 pub mod random;
 pub mod states;
