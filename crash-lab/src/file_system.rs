@@ -65,6 +65,11 @@ pub const OTHER_EXT4: [FileSystem; 2] = [
 ];
 
 impl FileSystem {
+    /// Whether it has commits of its own that the sync of a file is not: see [`commit_all`](crate::commit::commit_all).
+    pub fn commits_apart(&self) -> bool {
+        matches!(self.kind, "btrfs" | "f2fs")
+    }
+
     /// Why this file system cannot be tested here.
     pub fn missing(&self) -> Option<String> {
         let found = |program: &str| {

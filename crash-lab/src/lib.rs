@@ -3,6 +3,7 @@
 //!
 //! | module | |
 //! |---|---|
+//! | [`commit`] | the commits of a file system that the sync of a file is not |
 //! | [`disk`] | a disk that records what is written to it, its flushes, and the marks of a test, in one order |
 //! | [`device`] | how that disk behaves: as it should, as one that fails, or as one that lies |
 //! | [`file_system`] | which file systems there are, and how they are made, mounted and checked |
@@ -14,6 +15,7 @@
 //! It needs Linux, root, `/dev/fuse`, loop devices, and the programs of the file system.
 #![cfg(target_os = "linux")]
 
+pub mod commit;
 pub mod device;
 pub mod disk;
 pub mod file_system;

@@ -16,14 +16,15 @@ use crash_lab::states::Recording;
 use libtest_mimic::Trial;
 use tempfile::TempDir;
 
+use crate::commits::Commits;
 use crate::common::{test, test_if};
 use crate::judge::{self, Fault, Promise, look};
 use crate::report::{self, Control, Counts, Judged};
 use crate::seed::seed;
 use crate::together;
 use crate::workloads::{
-    ATTRIBUTES, BATCH, CREATE, Commits, DELETE, History, LeftOut, Meddling, REPLACE, RESIZE, Run, WORKLOADS, WRITES,
-    Workload, Writer,
+    ATTRIBUTES, BATCH, CREATE, DELETE, History, LeftOut, Meddling, REPLACE, RESIZE, Run, WORKLOADS, WRITES, Workload,
+    Writer,
 };
 
 /// How many states of each recording are judged by default, spread evenly over its crash points.
@@ -93,7 +94,7 @@ pub fn case(file_system: FileSystem, name: &str, body: impl FnOnce(&Lab) + Send 
 fn the_adapter_keeps_its_promise(lab: &Lab, workload: &Workload) {
     let mut bad = Vec::new();
     for durability in [Durability::Full, Durability::Ordered] {
-        for commits in Commits::ALL {
+        for &commits in Commits::all(lab.file_system) {
             let mut examined = examine_adapter(lab, workload, durability, Meddling { commits, left_out: None });
             if durability == Durability::Ordered {
                 // Which of the versions is there is not promised.
@@ -122,7 +123,7 @@ fn two_flushes_are_enough(lab: &Lab, workload: &Workload) {
     let mut bad = Vec::new();
     for pieces in [1, 3] {
         let writer = Writer::TwoFlushes(pieces);
-        bad.extend(judge_writer(lab, workload, &writer, &writer.to_string(), &Commits::ALL));
+        bad.extend(judge_writer(lab, workload, &writer, &writer.to_string(), Commits::all(lab.file_system)));
     }
     assert_none(&bad);
 }
@@ -179,7 +180,7 @@ fn no_state_is_seen_in_another(lab: &Lab) {
 /// A test that finds nothing proves nothing if it would find nothing anyway.
 fn the_lab_notices(lab: &Lab, left_out: LeftOut) {
     let mut missed = Vec::new();
-    for commits in Commits::ALL {
+    for &commits in Commits::all(lab.file_system) {
         let mut counts = Counts::default();
         let workloads = match left_out {
             LeftOut::FileSync | LeftOut::DirectorySync => &[CREATE, REPLACE, RESIZE, DELETE, BATCH, ATTRIBUTES][..],
@@ -224,6 +225,7 @@ fn excuse(file_system: FileSystem, left_out: LeftOut, commits: Commits) -> Optio
         (LeftOut::DirectorySync, Commits::Everywhere) if file_system.name != "btrfs" => {
             Some("the last forced commit makes the rename durable")
         }
+        (LeftOut::DirectorySync, Commits::Transactions) => Some("the last forced transaction makes the rename durable"),
         _ => None,
     }
 }

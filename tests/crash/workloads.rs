@@ -16,12 +16,11 @@ use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 use atomic_file_adapter::{AtomicFileAdapter, Durability};
 use crash_lab::disk::{Disk, Event};
 use crash_lab::lab::Mounted;
-use crash_lab::random::Random;
 use nix::sys::stat::{SFlag, fstat};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::commits::{Commits, commit};
 use crate::common::acl::{ACCESS, Acl, Tag, attributes, set_acl, set_attribute};
-use crate::seed::seed;
 
 /// Neither is what a umask would make of a mode.
 const REPLACED_MODE: u32 = 0o604;
@@ -296,38 +295,6 @@ impl fmt::Display for Meddling {
     }
 }
 
-/// Where the journal is committed, which it may be at any moment, if only because somebody else syncs a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Commits {
-    No,
-    /// Between any two steps.
-    Everywhere,
-    /// Before one step of each operation, at random: a commit at the end would hide that a sync is missing.
-    Once,
-}
-
-impl Commits {
-    pub const ALL: [Self; 3] = [Commits::No, Commits::Everywhere, Commits::Once];
-
-    /// What is done before each step of an operation that has about so many: the journal is committed, or not. `purpose`
-    /// is another one for each operation, and `unrelated` a file for it.
-    pub fn before_each(self, steps: usize, purpose: &str, unrelated: PathBuf) -> impl FnMut() + use<> {
-        let once = Random::new(seed(), purpose).below(steps);
-        let mut numbers = 0..;
-        move || {
-            let step: usize = numbers.next().unwrap_or_default();
-            let now = match self {
-                Commits::No => false,
-                Commits::Everywhere => true,
-                Commits::Once => step == once,
-            };
-            if now {
-                commit(&unrelated);
-            }
-        }
-    }
-}
-
 /// A sync that does not take place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeftOut {
@@ -512,13 +479,6 @@ pub fn changes_or_follows(call: &Call<'_>) -> bool {
     let changes_the_file =
         matches!(call.syscall, Write | Pwrite | Ftruncate | Fchown | Fchmod | Fsetxattr | Fremovexattr);
     changes_the_file || matches!(call.syscall, Mkdirat | Fsync | Syncfs | Renameat | Unlinkat | Close)
-}
-
-/// Commits the journal, by a change and a sync of a file that is not the workload's.
-fn commit(unrelated: &Path) {
-    let mut file = File::options().append(true).open(unrelated).unwrap();
-    file.write_all(b"+").unwrap();
-    file.sync_all().unwrap();
 }
 
 /// Contents that tell from which file and version they are, and of which no two blocks are the same.

@@ -14,9 +14,10 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
+use crate::commits::Commits;
 use crate::seed::seed;
 use crate::together::omissions::{Death, Omission, Watch};
-use crate::workloads::{Commits, UNRELATED, changes_or_follows, contents};
+use crate::workloads::{UNRELATED, changes_or_follows, contents};
 
 /// The lock directory, on the same disk.
 pub const LOCKS: &str = "locks";

@@ -10,9 +10,9 @@ use crash_lab::disk::{Event, Image};
 use crash_lab::lab::Lab;
 use crash_lab::states::Recording;
 
+use crate::commits::Commits;
 use crate::seed::seed;
 use crate::together::changes::{LOCKS, Meddling, Reader, Versions, Workload, adapter};
-use crate::workloads::Commits;
 
 /// Where the mark is in a lock file (the lock protocol).
 const MARK: u64 = 2048;

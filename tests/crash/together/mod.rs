@@ -22,6 +22,7 @@ use crash_lab::states::{Recording, State};
 use libtest_mimic::Trial;
 
 use crate::cases::case;
+use crate::commits::Commits;
 use crate::common::test;
 use crate::seed::seed;
 use crate::together::changes::{APART, APART_KILLED, Meddling, Reached, TWO, Versions, WORKLOADS, Workload};
@@ -29,7 +30,6 @@ use crate::together::look::{Seen, look};
 use crate::together::omissions::Omission;
 use crate::together::report::{Control, Counts, Judged};
 use crate::together::verdict::{Fault, Promise};
-use crate::workloads::Commits;
 
 /// How many states of each recording are judged by default.
 const DEFAULT_STATES: usize = 5;
@@ -77,7 +77,7 @@ fn it_is_all_or_nothing(lab: &Lab, workload: &Workload) {
         let mut counts = Counts::default();
         // With `Ordered` much less can go wrong.
         let all = durability == Durability::Full || env::var("CRASH_STATES").is_ok();
-        for &commits in if all { &Commits::ALL[..] } else { &[Commits::Everywhere] } {
+        for &commits in if all { Commits::all(lab.file_system) } else { &[Commits::Everywhere] } {
             let examined = Experiment { lab, workload, durability, commits, left_out: None }.examine(states());
             counts.add(&examined.counts);
             bad.extend(examined.bad);

@@ -7,11 +7,11 @@ use std::time::Duration;
 use atomic_file_adapter::Durability;
 use crash_lab::file_system::FILE_SYSTEMS;
 
+use crate::commits::Commits;
 use crate::report::distinct;
 use crate::together::excuse;
 use crate::together::omissions::Omission;
 use crate::together::verdict::Fault;
-use crate::workloads::Commits;
 
 /// What became of the states of one or more recordings.
 #[derive(Debug, Clone, Default)]

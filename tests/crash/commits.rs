@@ -1,0 +1,70 @@
+//! What the file system commits while a writer is at work, and when.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crash_lab::commit::commit_all;
+use crash_lab::file_system::FileSystem;
+use crash_lab::random::Random;
+
+use crate::seed::seed;
+
+/// Where the journal is committed, which it may be at any moment, if only because somebody else syncs a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commits {
+    No,
+    /// Between any two steps.
+    Everywhere,
+    /// Before one step of each operation, at random: a commit at the end would hide that a sync is missing.
+    Once,
+    /// As `Everywhere`, with the file system's own transaction, where the sync of a file commits less than that.
+    Transactions,
+    /// As `Once`, with the file system's own transaction.
+    OneTransaction,
+}
+
+impl Commits {
+    /// Those that differ on this file system.
+    pub fn all(file_system: FileSystem) -> &'static [Self] {
+        use Commits::{Everywhere, No, Once, OneTransaction, Transactions};
+        if file_system.commits_apart() {
+            &[No, Everywhere, Once, Transactions, OneTransaction]
+        } else {
+            &[No, Everywhere, Once]
+        }
+    }
+
+    /// What is done before each step of an operation that has about so many: the journal is committed, or not. `purpose`
+    /// is another one for each operation, and `unrelated` a file for it.
+    pub fn before_each(self, steps: usize, purpose: &str, unrelated: PathBuf) -> impl FnMut() + use<> {
+        let once = Random::new(seed(), purpose).below(steps);
+        let mut numbers = 0..;
+        move || {
+            let step: usize = numbers.next().unwrap_or_default();
+            match self {
+                Commits::Everywhere => commit(&unrelated),
+                Commits::Once if step == once => commit(&unrelated),
+                Commits::Transactions => commit_transaction(&unrelated),
+                Commits::OneTransaction if step == once => commit_transaction(&unrelated),
+                Commits::No | Commits::Once | Commits::OneTransaction => {}
+            }
+        }
+    }
+}
+
+/// Commits the journal, by a change and a sync of a file that is not the workload's.
+pub fn commit(unrelated: &Path) {
+    change(unrelated).sync_all().unwrap();
+}
+
+fn commit_transaction(unrelated: &Path) {
+    drop(change(unrelated));
+    assert!(commit_all(unrelated).unwrap(), "there is no call for it");
+}
+
+fn change(unrelated: &Path) -> File {
+    let mut file = File::options().append(true).open(unrelated).unwrap();
+    file.write_all(b"+").unwrap();
+    file
+}
