@@ -16,6 +16,8 @@ mod on_wait;
 #[cfg(all(target_os = "linux", feature = "fault-injection"))]
 mod remembered_names;
 mod talk;
+#[cfg(target_os = "linux")]
+mod tracing;
 mod turns;
 mod waits;
 mod watching;
@@ -106,6 +108,11 @@ fn main() -> ExitCode {
             test_on_linux(
                 "a_reader_does_not_wait_for_the_deputy_of_a_writer",
                 waits::a_reader_does_not_wait_for_the_deputy_of_a_writer,
+            ),
+            #[cfg(target_os = "linux")]
+            test(
+                "a_deputy_that_comes_late_does_not_bring_what_was_let_go",
+                waits::a_deputy_that_comes_late_does_not_bring_what_was_let_go,
             ),
             test_on_linux(
                 "nobody_is_inside_beside_a_writer_that_had_given_up_before",

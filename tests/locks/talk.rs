@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use atomic_file_adapter::{AtomicFile, Error, Result};
 
 use crate::common::{Worker, hear, tell};
+use crate::waits::FOR_SHORT;
 use crate::{MINUTE, adapter};
 
 pub(crate) type Guard = Box<dyn Any>;
@@ -52,6 +53,7 @@ pub(crate) fn talk(args: &[String]) {
             "lock" => LOCK,
             "lock_shared" => LOCK_SHARED,
             "lock_timeout" => LOCK_TIMEOUT,
+            "lock_for_short" => FOR_SHORT,
             "try_lock" => TRY_LOCK,
             "try_lock_shared" => TRY_LOCK_SHARED,
             "unlock" => {

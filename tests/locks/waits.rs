@@ -1,7 +1,7 @@
 //! Waits that can end: a thread of the crate sleeps in the kernel for them, takes nothing that nobody wants, and is in
 //! nobody's way.
 
-use std::fs::{self, File};
+use std::fs::{self, DirEntry, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process;
@@ -30,12 +30,17 @@ pub(crate) fn assert_gives_up(file: &AtomicFile, ask: Ask) {
     assert!(matches!(asked, Err(Error::Timeout { .. })), "{}", said(&asked));
 }
 
-/// The threads of this process that sleep in the kernel for others, by the beginning of their name.
-fn deputies() -> usize {
-    let tasks = fs::read_dir("/proc/self/task").unwrap();
+/// The threads of a process that sleep in the kernel for others, by the beginning of their name.
+fn deputies_of(pid: u32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|task| task.unwrap());
     // A task may end meanwhile.
-    let names = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("comm")).ok());
-    names.filter(|name| name.starts_with("atomic-file")).count()
+    let name = |task: &DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    let deputies = tasks.filter(|task| name(task).starts_with("atomic-file"));
+    deputies.map(|task| task.file_name().to_str().unwrap().parse().unwrap()).collect()
+}
+
+fn deputies() -> usize {
+    deputies_of(process::id()).len()
 }
 
 fn tasks() -> usize {
@@ -158,6 +163,35 @@ pub(crate) fn a_reader_does_not_wait_for_the_deputy_of_a_writer() {
         assert_eq!(third.order("lock file"), "ok");
         assert_eq!(third.order("unlock file"), "ok");
     }
+}
+
+/// It is granted the lock beside a reader, who lets go of all that; another process goes in, and a writer asks again.
+#[cfg(target_os = "linux")]
+pub(crate) fn a_deputy_that_comes_late_does_not_bring_what_was_let_go() {
+    use crate::tracing::Traced;
+    use crate::watching::{PARKED, until_in};
+
+    let scratch = Scratch::new();
+    let file = scratch.file("file");
+    let (mut elsewhere, mut patient) = (scratch.worker("talk", &[]), scratch.worker("talk", &[]));
+    assert_eq!(elsewhere.order("lock_shared file"), "ok");
+    assert_ne!(patient.order("lock_for_short file"), "ok");
+    until_blocked(patient.pid(), &file);
+    let deputy = Traced::asleep(deputies_of(patient.pid())[0]);
+    until_blocked(patient.pid(), &file);
+    assert_eq!(patient.order("lock_shared file"), "ok");
+    assert_eq!(elsewhere.order("unlock file"), "ok");
+    deputy.until_returned();
+    assert_eq!(patient.order("unlock file"), "ok");
+    assert_eq!(elsewhere.order("lock file"), "ok");
+    patient.tell("lock_timeout file");
+    until_in(&format!("/proc/{}", patient.pid()), PARKED);
+    drop(deputy);
+    // In vain, if the writer goes in instead.
+    until_blocked(patient.pid(), &file);
+    assert_eq!(elsewhere.order("unlock file"), "ok");
+    patient.expect("ok");
+    assert_eq!(elsewhere.order("try_lock file"), "would block");
 }
 
 /// Two numbers in a file, which are the same unless a writer is inside. Not replaced but changed, so that whoever is there beside
