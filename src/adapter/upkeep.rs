@@ -180,19 +180,32 @@ impl AtomicFileAdapter {
     /// The lock directory cannot be listed. One that does not exist has no lock files.
     pub fn locks(&self) -> Result<Vec<LockFile>> {
         let files = upkeep::list(&self.config.lock_dir)?;
-        Ok(files
-            .into_iter()
-            .map(|(path, seen)| match seen {
-                Ok(Seen { holder, guards, intent }) => {
-                    let exclusive = |holder: &Holder| holder.mode == LockMode::Exclusive;
-                    let holder = holder.map(|holder| LockHolder { exclusive: exclusive(&holder), pid: holder.pid });
-                    LockFile { path, guards, holder, intent, problem: None }
-                }
-                Err(error) => {
-                    LockFile { path, guards: None, holder: None, intent: None, problem: Some(error.to_string()) }
-                }
-            })
-            .collect())
+        Ok(files.into_iter().map(LockFile::new).collect())
+    }
+
+    /// Who holds the lock of `path` at this moment, and who waits for it. `None`: there is no lock file, so nobody does.
+    ///
+    /// This looks at one lock file, where [`locks`](Self::locks) looks at all of them.
+    ///
+    /// ```
+    /// # let scratch = tempfile::tempdir()?;
+    /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
+    /// # let path = scratch.path().join("settings.toml");
+    /// # let file = files.file(&path)?;
+    /// assert!(files.lock_of(&path)?.is_none());
+    /// let guard = file.lock()?;
+    /// let holder = files.lock_of(&path)?.and_then(|lock| lock.holder);
+    /// assert_eq!(holder.and_then(|holder| holder.pid), Some(std::process::id()));
+    /// # drop(guard);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The path cannot be resolved, or is outside the lock root. What is in the way of a look at the lock file is no error, but
+    /// its [`problem`](LockFile::problem).
+    pub fn lock_of(&self, path: impl AsRef<Path>) -> Result<Option<LockFile>> {
+        Ok(upkeep::list_one(&self.config.lock_dir, self.lock_path(path)?)?.map(LockFile::new))
     }
 }
 
@@ -238,6 +251,13 @@ pub struct LockFile {
     pub guards: Option<PathBuf>,
     /// Who holds its lock. Of several processes that share it, one. `None`: nobody, unless there is a `problem`.
     pub holder: Option<LockHolder>,
+    /// The processes that wait for it, sorted; each once, whatever number of its threads wait. `None`: the system does not
+    /// tell, as on Apple's systems, or where there is no /proc.
+    ///
+    /// Linux tells it in [/proc/locks](https://man7.org/linux/man-pages/man5/proc_locks.5.html), which is read after the holder
+    /// was asked for. Not in it are processes of another PID namespace, those on another machine, those that try again and
+    /// again instead of waiting, and threads that wait for a thread of their own process.
+    pub waiters: Option<Vec<u32>>,
     /// The change of several files that is to be finished by whoever takes the lock next, unless the holder is making it;
     /// see [`recover`](AtomicFileAdapter::recover). It need not exist: then it was given up before it was decided, or is
     /// finished, and whoever takes the lock notices.
@@ -245,6 +265,26 @@ pub struct LockFile {
     /// Why nobody can tell who holds it: the message of an [`Error`](crate::Error), which names the path. It is something
     /// else than a lock file, a directory for example, or one that may not be opened.
     pub problem: Option<String>,
+}
+
+impl LockFile {
+    fn new((path, seen): (PathBuf, Result<Seen>)) -> Self {
+        match seen {
+            Ok(Seen { holder, guards, intent, waiters, .. }) => {
+                let exclusive = |holder: &Holder| holder.mode == LockMode::Exclusive;
+                let holder = holder.map(|holder| LockHolder { exclusive: exclusive(&holder), pid: holder.pid });
+                LockFile { path, guards, holder, waiters, intent, problem: None }
+            }
+            Err(error) => LockFile {
+                path,
+                guards: None,
+                holder: None,
+                waiters: None,
+                intent: None,
+                problem: Some(error.to_string()),
+            },
+        }
+    }
 }
 
 /// The holder of a lock, as `fcntl(F_GETLK)` tells it

@@ -1,5 +1,6 @@
 //! Looking through all lock files: removing those that nobody holds, and telling who holds the others.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use super::process::{Process, User};
 use super::{Lock, LockDir, Patience, c_path, mark};
 use crate::error::{Error, Removed, Result, Step};
 use crate::protocol::lock_contents::{guarded, is_marked};
-use crate::sys::{self, Errno, Holder, LockMode};
+use crate::sys::{self, Errno, Holder, LockMode, Meta};
 
 /// Removes the lock files that nobody holds, and returns their paths.
 pub(crate) fn prune(dir: &Arc<LockDir>) -> Result<Vec<PathBuf>> {
@@ -44,19 +45,45 @@ pub(crate) struct Seen {
     pub(crate) guards: Option<PathBuf>,
     /// The intent that it is marked with.
     pub(crate) intent: Option<PathBuf>,
+    /// The processes that wait for it, if the system tells.
+    pub(crate) waiters: Option<Vec<u32>>,
+    inode: u64,
 }
 
 /// All lock files; an error for what is no lock file or may not be opened.
 pub(crate) fn list(dir: &Arc<LockDir>) -> Result<Vec<(PathBuf, Result<Seen>)>> {
+    look_at(dir, dir.list()?)
+}
+
+/// The same of one lock file, if there is such a one.
+pub(crate) fn list_one(dir: &Arc<LockDir>, path: PathBuf) -> Result<Option<(PathBuf, Result<Seen>)>> {
+    Ok(look_at(dir, vec![path])?.pop())
+}
+
+fn look_at(dir: &Arc<LockDir>, paths: Vec<PathBuf>) -> Result<Vec<(PathBuf, Result<Seen>)>> {
     let mut found = Vec::new();
-    for path in dir.list()? {
+    for path in paths {
         match look(dir, &path) {
             // It was pruned meanwhile.
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
             seen => found.push((path, seen)),
         }
     }
+    let mut seen: Vec<&mut Seen> = found.iter_mut().filter_map(|(_, seen)| seen.as_mut().ok()).collect();
+    if !seen.is_empty() {
+        // One look for all of them.
+        let waiters = sys::waiters(&c_path(dir.path())?);
+        for seen in &mut seen {
+            seen.waiters = waiters.as_ref().map(|waiters| waiters_of(seen.inode, waiters));
+        }
+    }
     Ok(found)
+}
+
+/// Each of them once, although several of its threads may wait.
+fn waiters_of(inode: u64, waiters: &[(u64, u32)]) -> Vec<u32> {
+    let here = waiters.iter().filter(|(waited_for, _)| *waited_for == inode).map(|(_, pid)| *pid);
+    here.collect::<BTreeSet<u32>>().into_iter().collect()
 }
 
 fn look(dir: &Arc<LockDir>, path: &Path) -> Result<Seen> {
@@ -71,14 +98,14 @@ fn look(dir: &Arc<LockDir>, path: &Path) -> Result<Seen> {
             Some(mode) => Some(Holder { mode, pid: Some(sys::pid()) }),
             None => sys::holder(file.as_fd(), LockMode::Exclusive)?,
         };
-        let size = sys::stat_open(file)?.size;
+        let Meta { size, ino: inode, .. } = sys::stat_open(file)?;
         let text = mark::text_in(file, size)?;
         let guards = guarded(&text, path.file_name().unwrap_or_default().as_bytes()).map(Path::to_owned);
         let intent = if is_marked(size) { mark::name_in(file)? } else { None };
         let intent = intent.map(|name| dir.path_of(&name));
-        Ok(Seen { holder, guards, intent })
+        Ok(Seen { holder, guards, intent, waiters: None, inode })
     };
     // Closed meanwhile, because an unlock failed.
-    let nothing = || Ok(Seen { holder: None, guards: None, intent: None });
+    let nothing = || Ok(Seen { holder: None, guards: None, intent: None, waiters: None, inode: 0 });
     process.table.with_file(&user.file, ask).unwrap_or_else(nothing).map_err(failed)
 }

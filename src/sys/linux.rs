@@ -260,6 +260,55 @@ fn is_whole(map: &CStr) -> bool {
     read.is_ok() && mapped >= u64::from(u32::MAX)
 }
 
+/// Who waits for the record lock of a file in the directory at `path`: the inode number of the file, and the process. `None`: the
+/// system does not tell.
+///
+/// [proc_locks(5)](https://man7.org/linux/man-pages/man5/proc_locks.5.html) has a line for each wait, with `->` in it, below
+/// that of the lock, whose process must be one of this PID namespace (`locks_show` in fs/locks.c). The numbers are those of
+/// the namespace of /proc; one that has none there is 0, and an open file description lock is -1 (`locks_translate_pid`).
+/// There is one device number for a file system, where `stat` of btrfs has one for each subvolume (`lock_get_status` takes
+/// `i_sb->s_dev`): that of [proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html).
+pub(crate) fn waiters(path: &CStr) -> Option<Vec<(u64, u32)>> {
+    let devices = [Some(super::stat_follow(CWD, path).ok()?.dev), device_of_mount(path)];
+    let text = read_to_end(c"/proc/locks").ok()?;
+    let waiter = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        if (words.next(), words.next()) != (Some("->"), Some("POSIX")) {
+            return None;
+        }
+        let pid = words.nth(2)?.parse::<u32>().ok().filter(|pid| *pid != 0)?;
+        let mut file = words.next()?.splitn(3, ':');
+        let mut number = || u32::from_str_radix(file.next()?, 16).ok();
+        let device = fs::makedev(number()?, number()?);
+        devices.contains(&Some(device)).then_some((file.next()?.parse().ok()?, pid))
+    };
+    Some(String::from_utf8_lossy(&text).lines().filter_map(waiter).collect())
+}
+
+fn device_of_mount(path: &CStr) -> Option<u64> {
+    let look = || fs::statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).map(Some);
+    let found = way::on_name(Syscall::Statx, CWD, path, look).ok()??;
+    // Since Linux 5.8.
+    StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID).then_some(())?;
+    let text = read_to_end(c"/proc/self/mountinfo").ok()?;
+    String::from_utf8_lossy(&text).lines().find_map(|line| {
+        let mut words = line.split(' ');
+        (words.next()?.parse() == Ok(found.stx_mnt_id)).then_some(())?;
+        let (major, minor) = words.nth(1)?.split_once(':')?;
+        Some(fs::makedev(major.parse().ok()?, minor.parse().ok()?))
+    })
+}
+
+fn read_to_end(path: &CStr) -> Result<Vec<u8>> {
+    let (file, mut text) = (super::open_read(CWD, path)?, Vec::new());
+    loop {
+        text.reserve(1 << 16);
+        if super::read(&file, &mut text)? == 0 {
+            return Ok(text);
+        }
+    }
+}
+
 /// `None`: a name is what it is. Only a directory that was made to ignore case (the attribute F in
 /// [chattr(1)](https://man7.org/linux/man-pages/man1/chattr.1.html)) finds a file by another spelling, too.
 pub(crate) fn stored_name(_: BorrowedFd<'_>, _: &CStr) -> Option<CString> {

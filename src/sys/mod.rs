@@ -51,7 +51,7 @@ pub(crate) use backend::{
     MAX_LINKS, NO_ATTRIBUTE, check_changeable, inode_and_birth, is_in_memory, is_mount_point, is_nfs, is_on_disk,
     is_unmapped_gid, is_unmapped_uid, look_before_removal, open_dir_without_links, open_read_without_links,
     open_search_only, read_directly, real_path, refresh, set_mode, start_write_back, stored_name, sync,
-    sync_file_system, sync_ordered, syncs_parents,
+    sync_file_system, sync_ordered, syncs_parents, waiters,
 };
 
 pub(crate) type Result<T> = std::result::Result<T, Errno>;

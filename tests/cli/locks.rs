@@ -3,12 +3,13 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::Path;
 
 use nix::pty::openpty;
+use nix::unistd::{User, geteuid};
 use serde_json::Value;
 
-use crate::common::{names, temporary_name};
+use crate::common::{Worker, names, temporary_name, until_it_waits_for_a_lock};
 use crate::{DONE, FAILED, Scratch, TIMED_OUT, line, stdout};
 
 #[test]
@@ -39,36 +40,159 @@ fn lock_path_names_the_file_that_is_locked() {
     assert!(lock.is_file());
 }
 
-#[test]
-fn locks_says_who_holds_what() {
-    let scratch = Scratch::new();
-    scratch.run(&["read", "free"]).success();
-    let holders = [scratch.hold("exclusive"), scratch.hold_shared("shared")];
-    // Made by another program, which has not written what it is for.
-    fs::write(scratch.lock_path("foreign"), "").unwrap();
-    let [exclusive, shared] = holders.each_ref().map(|holder| holder.pid().to_string());
-    let row = |name, state, pid| (scratch.lock_path(name), Some(scratch.at(name)), state, pid);
-    let mut rows = [
-        row("free", "free", "-"),
-        row("exclusive", "exclusive", &exclusive),
-        row("shared", "shared", &shared),
-        (scratch.lock_path("foreign"), None, "free", "-"),
-    ];
-    rows.sort();
-    let width = exclusive.len().max(shared.len()).max(3);
-    let mut table = format!("STATE      {:>width$}  FILE\n", "PID");
-    for (lock, file, state, pid) in &rows {
-        table += &format!("{state:9}  {pid:>width$}  {}\n", file.as_ref().unwrap_or(lock).display());
+/// What the system tells about a process of the tests: its program and its user.
+fn who(pid: u32) -> [String; 2] {
+    if cfg!(not(target_os = "linux")) {
+        return ["-", "-"].map(String::from);
     }
-    scratch.run(&["locks"]).success().stdout(table).stderr("");
+    let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().trim_end().to_owned();
+    [program, User::from_uid(geteuid()).unwrap().unwrap().name]
+}
 
-    let json: Value = serde_json::from_str(&stdout(&scratch.run(&["locks", "--json"]).success().stderr(""))).unwrap();
-    let object = |(path, file, state, pid): &(PathBuf, Option<PathBuf>, &str, &str)| {
-        let pid = pid.parse::<u32>().ok();
-        let (held, exclusive) = (*state != "free", *state == "exclusive");
-        serde_json::json!({"path": path, "file": file, "held": held, "exclusive": exclusive, "pid": pid, "intent": null, "problem": null})
+/// A table as the tool prints it.
+fn table(rows: &[[String; 5]]) -> String {
+    let head = ["STATE", "PID", "PROGRAM", "USER", "FILE"].map(String::from);
+    let rows: Vec<_> = [head].iter().chain(rows).cloned().collect();
+    let width = |n: usize| rows.iter().map(|row| row[n].len()).max().unwrap();
+    let line = |[state, pid, program, user, file]: &[String; 5]| {
+        let (a, b, c, d) = (width(0), width(1), width(2), width(3));
+        format!("{state:a$}  {pid:>b$}  {program:c$}  {user:d$}  {file}\n")
     };
-    assert_eq!(json, rows.iter().map(object).collect::<Value>());
+    rows.iter().map(line).collect()
+}
+
+fn free(file: &Path) -> [String; 5] {
+    ["free", "-", "-", "-", file.to_str().unwrap()].map(String::from)
+}
+
+fn taken(state: &str, by: &Worker, file: &Path) -> [String; 5] {
+    let [program, user] = who(by.pid());
+    [state.into(), by.pid().to_string(), program, user, file.to_str().unwrap().into()]
+}
+
+#[test]
+fn locks_says_who_holds_what_and_what_is_held_comes_first() {
+    let scratch = Scratch::new();
+    // Sorted by name they come in another order.
+    scratch.run(&["read", "a free one"]).success();
+    let (exclusive, shared) = (scratch.hold("exclusive"), scratch.hold_shared("shared"));
+    // Made by another program, which has not written what it is for.
+    let foreign = scratch.lock_path("foreign");
+    fs::write(&foreign, "").unwrap();
+    let rows = [
+        taken("exclusive", &exclusive, &scratch.at("exclusive")),
+        taken("shared", &shared, &scratch.at("shared")),
+        free(&foreign),
+        free(&scratch.at("a free one")),
+    ];
+    scratch.run(&["locks"]).success().stdout(table(&rows)).stderr("");
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: /proc/locks")]
+fn locks_says_who_waits() {
+    let scratch = Scratch::with("file", "x");
+    let mut holder = scratch.hold("file");
+    let mut waiters =
+        [scratch.start(&["read", "file"]), scratch.start(&["--timeout", "3600", "run", "file", "--", "true"])];
+    waiters.iter().for_each(until_it_waits_for_a_lock);
+    waiters.sort_by_key(Worker::pid);
+    let file = scratch.at("file");
+    let held = [taken("exclusive", &holder, &file)];
+    let waiting = waiters.each_ref().map(|waiter| taken("waiting", waiter, &file));
+    scratch.run(&["locks"]).success().stdout(table(&[&held[..], &waiting].concat()));
+    // Nobody waits in the end.
+    holder.tell("end");
+    holder.finish();
+    waiters.into_iter().for_each(Worker::finish);
+    scratch.run(&["locks"]).success().stdout(table(&[free(&file)]));
+}
+
+#[test]
+fn locks_of_paths_are_those_of_these_paths_however_they_are_spelled() {
+    let scratch = Scratch::new();
+    fs::write(scratch.at("held"), "x").unwrap();
+    symlink("held", scratch.at("link")).unwrap();
+    let holder = scratch.hold("held");
+    let _other = scratch.hold("another");
+    scratch.run(&["read", "free"]).success();
+    let rows = [
+        taken("exclusive", &holder, &scratch.at("held")),
+        free(&scratch.at("free")),
+        free(&scratch.at("missing/file")),
+    ];
+    let paths = ["missing/file", "free", "link", "./held"];
+    scratch.run(&[&["locks"], &paths[..]].concat()).stdout(table(&rows)).stderr("");
+    let json: Value =
+        serde_json::from_str(&stdout(&scratch.run(&["locks", "--json", "missing/file", "link"]))).unwrap();
+    assert_eq!(json[0]["file"].as_str(), scratch.at("held").to_str());
+    assert_eq!(json[1]["path"].as_str(), scratch.lock_path("missing/file").to_str());
+    assert_eq!(json.as_array().unwrap().len(), 2);
+    // What is asked for is not made.
+    assert!(!scratch.lock_path("missing/file").exists() && !scratch.at("missing").exists());
+    // Where lock files say nothing, the file is known all the same.
+    fs::write(scratch.lock_path("foreign"), "").unwrap();
+    scratch.run(&["locks", "foreign"]).stdout(table(&[free(&scratch.at("foreign"))]));
+    scratch.run(&["locks", "held", "."]).code(FAILED).stdout("");
+}
+
+/// The help documents this, and programs rely on it: fields may be added, none of these may change.
+#[test]
+fn the_schema_of_json_stays() {
+    let scratch = Scratch::with("held", "x");
+    let holder = scratch.hold("held");
+    let waiter = scratch.start(&["read", "held"]);
+    until_it_waits_for_a_lock(&waiter);
+    scratch.run(&["read", "free"]).success();
+    fs::create_dir(scratch.lock_path("problem")).unwrap();
+    let lines = |args: &[&str], status| {
+        let json = stdout(&scratch.run(&[&["locks", "--json"], args].concat()).code(status));
+        // A line for each object, and one for each bracket.
+        assert_eq!(json.lines().count(), 2 + serde_json::from_str::<Vec<Value>>(&json).unwrap().len());
+        let objects = json.lines().filter(|line| line.len() > 1);
+        objects.map(|line| line.trim_start().trim_end_matches(',').to_owned()).collect::<Vec<_>>()
+    };
+    let or_null = |text: &str| if text == "-" { "null".into() } else { format!("\"{text}\"") };
+    let process = |of: &Worker| {
+        let [program, user] = who(of.pid()).map(|it| or_null(&it));
+        format!(r#""pid": {}, "program": {program}, "user": {user}"#, of.pid())
+    };
+    const NOBODY: &str = r#""pid": null, "program": null, "user": null"#;
+    let (waiting, nobody_waits) = match cfg!(target_os = "linux") {
+        true => (format!("[{{{}}}]", process(&waiter)), "[]"),
+        false => ("null".into(), "null"),
+    };
+    let of = |name: &str| format!(r#"{{"path": {:?}, "file": {:?}"#, scratch.lock_path(name), scratch.at(name));
+    let held = of("held")
+        + &format!(
+            r#", "held": true, "exclusive": true, {}, "waiters": {waiting}, "intent": null, "problem": null}}"#,
+            process(&holder)
+        );
+    let problem = format!("{} is not a regular file but a directory", scratch.lock_path("problem").display());
+    let problem = format!(
+        r#", "held": null, "exclusive": null, {NOBODY}, "waiters": null, "intent": null, "problem": {problem:?}}}"#
+    );
+    let unknown = format!(r#"{{"path": {:?}, "file": null"#, scratch.lock_path("problem"));
+    let free = |waiters: &str| {
+        format!(
+            r#", "held": false, "exclusive": false, {NOBODY}, "waiters": {waiters}, "intent": null, "problem": null}}"#
+        )
+    };
+    let all = [held.clone(), unknown + &problem, of("free") + &free(nobody_waits)];
+    assert_eq!(lines(&[], FAILED), all);
+    let paths = [held, of("problem") + &problem, of("free") + &free(nobody_waits), of("missing") + &free("[]")];
+    assert_eq!(lines(&["missing", "problem", "held", "free"], FAILED), paths);
+    // The help names these fields, in this order.
+    let help = stdout(&scratch.run(&["--help"]));
+    let documented: Vec<_> = help
+        .lines()
+        .skip_while(|line| *line != "Output of locks --json:")
+        .skip(1)
+        .take_while(|line| line.starts_with("  ") && line.contains("String") || line.contains(" or null: "))
+        .map(|line| line.split_whitespace().next().unwrap())
+        .collect();
+    let fields = ["path", "file", "held", "exclusive", "pid", "program", "user", "waiters", "intent", "problem"];
+    assert_eq!(documented, fields);
 }
 
 #[test]
@@ -160,11 +284,7 @@ fn locks_lists_nothing_but_lock_files() {
     let scratch = Scratch::new();
     scratch.run(&["read", "file"]).success();
     fs::write(scratch.at(".jerry/local/locks/notes.lock"), "").unwrap();
-    let table = stdout(&scratch.run(&["locks"]).success());
-    assert_eq!(
-        table.lines().skip(1).collect::<Vec<_>>(),
-        [format!("free         -  {}", scratch.at("file").display())]
-    );
+    scratch.run(&["locks"]).success().stdout(table(&[free(&scratch.at("file"))]));
 }
 
 #[test]
@@ -183,13 +303,11 @@ fn prune_goes_on_past_what_it_cannot_remove_and_says_so_at_the_end() {
     let table = scratch.run(&["locks"]).code(FAILED).stderr(failures.clone());
     let states: Vec<_> =
         stdout(&table).lines().skip(1).map(|row| row.split_whitespace().next().unwrap().to_owned()).collect();
-    assert_eq!(states, ["unknown", "free", "unknown", "free"]);
+    assert_eq!(states, ["unknown", "unknown", "free", "free"]);
     let json = scratch.run(&["locks", "--json"]).code(FAILED).stderr(failures.clone());
     let json: Value = serde_json::from_str(&stdout(&json)).unwrap();
-    let problem = format!("{} is not a regular file but a directory", lock(0).display());
-    let unknown = serde_json::json!({"path": lock(0), "file": null, "held": null, "exclusive": null, "pid": null, "intent": null, "problem": problem});
-    assert_eq!((&json[0], json.as_array().unwrap().len()), (&unknown, 4));
-    assert_eq!(json[1]["held"], false);
+    assert_eq!((&json[0]["held"], json.as_array().unwrap().len()), (&Value::Null, 4));
+    assert_eq!(json[2]["held"], false);
 
     scratch.run(&["prune"]).code(FAILED).stdout(line(&lock(1)) + &line(&lock(3))).stderr(failures.clone());
     scratch.run(&["prune"]).code(FAILED).stdout("").stderr(failures);

@@ -99,11 +99,10 @@ fn whoever_takes_a_lock_finishes_it_too() {
 fn locks_lists_what_is_not_finished() {
     let left = Left::new();
     let Left { scratch, intent } = &left;
-    let mut rows = ["a", "b"].map(|name| (scratch.lock_path(name), scratch.at(name)));
-    rows.sort();
+    let rows = ["a", "b"].map(|name| (scratch.lock_path(name), scratch.at(name)));
     let table = stdout(&scratch.run(&["locks"]).code(DONE).stderr(""));
-    let mut expected = String::from("STATE      PID  FILE\n");
-    expected.extend(rows.iter().map(|(_, file)| format!("free         -  {}\n", file.display())));
+    let mut expected = String::from("STATE  PID  PROGRAM  USER  FILE\n");
+    expected.extend(rows.iter().map(|(_, file)| format!("free     -  -        -     {}\n", file.display())));
     expected += &format!("\nnot finished: {}\n", intent.display());
     expected.extend(["a", "b"].map(|name| format!("  {}\n", scratch.at(name).display())));
     assert_eq!(table, expected);
@@ -115,6 +114,9 @@ fn locks_lists_what_is_not_finished() {
         );
         assert_eq!(json[n]["intent"], intent.to_str().unwrap());
     }
+    // Of one of the files, or of another one.
+    assert!(stdout(&scratch.run(&["locks", "b"])).contains("not finished"));
+    assert!(!stdout(&scratch.run(&["locks", "c"])).contains("not finished"));
     // To look has changed nothing.
     assert_eq!(left.contents(), [b"old", b"old"]);
     // The mark of what was never decided.

@@ -232,3 +232,37 @@ pub(crate) fn increment(args: &[String]) {
     }
     tell("done");
 }
+
+/// By another process or by a thread of this one, in a queue of both kinds.
+pub(crate) fn who_waits_is_told() {
+    let scratch = Scratch::new();
+    let (file, adapter) = (scratch.file("file"), &scratch.adapter);
+    assert_eq!(adapter.lock_of(file.path()).unwrap(), None, "there is a lock file already");
+    let waiters = || adapter.lock_of(file.path()).unwrap().unwrap().waiters;
+    let (mut holder, mut reader) = (scratch.worker("talk", &[]), scratch.worker("talk", &[]));
+    assert_eq!(holder.order("lock file"), "ok");
+    assert_eq!(holder.order("lock other"), "ok");
+    assert_eq!(waiters(), Some(vec![]));
+    reader.tell("lock_shared file");
+    until_blocked(reader.pid(), &file);
+    thread::scope(|scope| {
+        // Ends with this closure, so that nobody waits for it when the test fails.
+        let mut holder = holder;
+        let thread = scope.spawn(|| said(&file.lock()));
+        until_blocked(std::process::id(), &file);
+        let mut both = vec![reader.pid(), std::process::id()];
+        both.sort();
+        assert_eq!(waiters(), Some(both.clone()));
+        // The list of all has the same, and nobody waits for the other one.
+        for lock in adapter.locks().unwrap() {
+            let here = if lock.path == file.lock_path() { both.clone() } else { vec![] };
+            assert_eq!(lock.waiters, Some(here));
+            assert_eq!(lock.holder.unwrap().pid, Some(holder.pid()));
+        }
+        assert_eq!(holder.order("unlock file"), "ok");
+        reader.expect("ok");
+        assert_eq!(reader.order("unlock file"), "ok");
+        assert_eq!(thread.join().unwrap(), "ok");
+    });
+    assert_eq!(waiters(), Some(vec![]));
+}

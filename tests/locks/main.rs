@@ -150,6 +150,7 @@ fn main() -> ExitCode {
                 on_wait::of_two_threads_that_say_that_they_wait_one_is_told_of_a_cycle,
             ),
             test("what_is_told_is_send_sync_and_unwind_safe", on_wait::what_is_told_is_send_sync_and_unwind_safe),
+            test_on_linux("who_waits_is_told", lock_files::who_waits_is_told),
             test(
                 "a_removed_lock_file_is_noticed_by_processes",
                 lock_files::a_removed_lock_file_is_noticed_by_processes,

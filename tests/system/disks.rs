@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use atomic_file_adapter::{AtomicFileAdapter, Error, Step};
 
-use crate::common::names;
+use crate::common::{Worker, names, tell, until_it_waits_for_a_lock};
 use crate::{Scratch, WRITING, assert_fails, utf8};
 
 /// Something that is mounted until this is dropped.
@@ -189,4 +189,31 @@ pub(crate) fn what_is_a_mount_point_by_another_path_is_busy() {
         assert_fails(result, io::ErrorKind::ResourceBusy, Step::Rename, &by_another, verb);
     }
     assert_eq!(fs::read(&by_another).unwrap(), b"old");
+}
+
+/// For /proc/locks it has another device number than for `stat`.
+pub(crate) fn on_a_subvolume_of_btrfs_who_waits_is_told() {
+    let scratch = Scratch::new();
+    let image = scratch.dir.join("image");
+    fs::File::create(&image).unwrap().set_len(128 << 20).unwrap();
+    run("mkfs.btrfs", &["-q", utf8(&image)]);
+    let disk = Mount::new(&scratch.make_dir("disk", 0, 0o755), &["-o", "loop", utf8(&image)]);
+    let subvolume = disk.0.join("subvolume");
+    run("btrfs", &["subvolume", "create", utf8(&subvolume)]);
+    let adapter = AtomicFileAdapter::with_lock_dir(subvolume.join("locks")).unwrap();
+    let file = adapter.file(subvolume.join("file")).unwrap();
+    let guard = file.lock().unwrap();
+    let args = [adapter.lock_dir(), file.path()].map(utf8);
+    let mut waiter = Worker::start("wait_on_disk", &args);
+    until_it_waits_for_a_lock(&waiter);
+    assert_eq!(adapter.lock_of(file.path()).unwrap().unwrap().waiters, Some(vec![waiter.pid()]));
+    drop(guard);
+    waiter.expect("locked");
+    waiter.finish();
+}
+
+pub(crate) fn wait_on_disk(args: &[String]) {
+    let adapter = AtomicFileAdapter::with_lock_dir(&args[0]).unwrap();
+    drop(adapter.file(&args[1]).unwrap().lock().unwrap());
+    tell("locked");
 }

@@ -40,6 +40,7 @@ const WORKERS: &[(&str, Work)] = &[
     ("name_locks_in_chroot", roots::name_locks_in_chroot),
     ("hold_below", lock_roots::hold_below),
     ("count_below", lock_roots::count_below),
+    ("wait_on_disk", disks::wait_on_disk),
     ("hold_on_overlay", overlays::hold_on_overlay),
     ("count_on_overlay", overlays::count_on_overlay),
     ("read_on_overlay", overlays::read_on_overlay),
@@ -142,6 +143,11 @@ fn main() -> ExitCode {
                 disks::without_an_inode_the_old_version_stays,
             ),
             test_if(no_mounts(), "a_read_only_file_system_can_be_read", disks::a_read_only_file_system_can_be_read),
+            test_if(
+                no_mounts().or(common::no_program("btrfs", &["--version"], "needs btrfs-progs")),
+                "on_a_subvolume_of_btrfs_who_waits_is_told",
+                disks::on_a_subvolume_of_btrfs_who_waits_is_told,
+            ),
             test_if(no_mounts(), "a_mount_point_cannot_be_replaced", disks::a_mount_point_cannot_be_replaced),
             test_if(
                 no_mounts(),

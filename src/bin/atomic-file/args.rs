@@ -162,20 +162,25 @@ pub enum Verb {
         #[command(flatten)]
         ends: Ends,
     },
-    /// List the files that have locks, and who holds them
+    /// List the files that have locks, who holds them, and who waits for them
     ///
-    /// A table for people, or nothing if there are none. A lock file that does not say what it guards is listed itself. Below
-    /// it are the changes of several files that are not finished, and their files. If several processes share a lock, one of
-    /// them is named; none is if the system does not say. What is no lock file, or may not be opened, is unknown; standard error says why, a line for
-    /// each, and the status is 1.
+    /// A table for people, or nothing if there are no lock files. What is held comes first: a row for the process that holds the
+    /// lock, with its program and its user, and below it a row for each process that waits. If several processes share a
+    /// lock, one of them is listed. A "-" stands for what the system does not say.
+    ///
+    /// A lock file that does not say which file it is for is listed itself. What is no lock file, or may not be opened, is
+    /// unknown; standard error says why, a line for each, and the status is 1. At the end there are the changes of several files
+    /// that are not finished, and their files.
+    ///
+    /// Who waits is known on Linux only, and so are programs and users. Not listed are processes of another PID namespace or
+    /// on another machine.
     Locks {
+        /// The files [default: all that have lock files]
+        #[arg(value_name = "PATH")]
+        paths: Vec<PathBuf>,
         /// A JSON array of objects, for programs
         ///
-        /// Each has "path" (of the lock file, a string), "file" (what it guards, below the lock root if there is one; null if
-        /// the lock file does not say), "held" and "exclusive" (true or false), "pid" (a number, or null), "intent" (of the
-        /// change that is to be finished; null if there is none) and "problem" (null, or a string; then all but "path" are
-        /// null). In a path that is not UTF-8, U+FFFD stands for what is not; the last name in "path" and "intent" is always
-        /// ASCII.
+        /// The manual page and "atomic-file --help" say what is in it.
         #[arg(long)]
         json: bool,
     },
@@ -247,7 +252,7 @@ pub struct Section {
     pub note: &'static str,
 }
 
-pub const SECTIONS: [Section; 4] = [
+pub const SECTIONS: [Section; 5] = [
     Section {
         title: "Examples",
         entries: &[
@@ -288,6 +293,24 @@ pub const SECTIONS: [Section; 4] = [
                that asked for an end, update and edit have the status 128 + N, too, if CMD ended well. CMD may have statuses \
                that are the same as these: 3 is always CMD's then, and the others are, unless standard error ends with a message of this \
                program. With -E a timeout has a status that CMD does not have.",
+    },
+    Section {
+        title: "Output of locks --json",
+        entries: &[
+            ("path", "String: the lock file."),
+            ("file", "String or null: the file that it is for, below the lock root if there is one."),
+            ("held", "Boolean or null: whether a process holds the lock."),
+            ("exclusive", "Boolean or null: whether it is held exclusively."),
+            ("pid", "Number or null: the process that holds it, one of them if it is shared."),
+            ("program", "String or null: the name of its program, up to 15 bytes of it."),
+            ("user", "String or null: its effective user, a login name, or a number without one."),
+            ("waiters", "Array or null: the processes that wait, objects of pid, program, user."),
+            ("intent", "String or null: the change of several files that is to be finished."),
+            ("problem", "String or null: why nobody can tell whether the lock is held."),
+        ],
+        note: "It is an array with an object for each lock file or, if paths were given, for each file. null stands for what there is \
+               not, or what the system does not say. Later versions may add fields, and keep these. In a path that is not UTF-8, U+FFFD \
+               stands for what is not; the last name in path and intent is always ASCII.",
     },
     Section {
         title: "Environment",

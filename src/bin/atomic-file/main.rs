@@ -150,13 +150,19 @@ fn run(
         }
         Verb::Edit { paths, command } => edit::edit(&adapter()?, &paths, &command),
         Verb::LockPath { path, ends } => paths::print(&[adapter()?.lock_path(path)?], &ends),
-        Verb::Locks { json } => {
+        Verb::Locks { paths, json } => {
             let adapter = adapter()?;
-            let (locks, intents) = (adapter.locks()?, adapter.intents()?);
-            let text = if json { locks::json(&locks, &intents) } else { locks::table(&locks, &intents) };
+            let (listed, mut intents);
+            if paths.is_empty() {
+                (listed, intents) = (locks::all(&adapter)?, adapter.intents()?);
+            } else {
+                listed = locks::of(&adapter, &paths)?;
+                intents = locks::concerned(adapter.intents()?, &listed);
+            }
+            let text = if json { locks::json(&listed, &intents) } else { locks::table(&listed, &intents) };
             let printed = to_stdout(|out| out.write_all(text.as_bytes()));
-            let problems = locks.into_iter().filter_map(|lock| lock.problem);
-            paths::complain(problems.chain(intents.into_iter().filter_map(|intent| intent.problem))).and(printed)
+            let problems = listed.iter().filter_map(|it| it.problem().map(String::from));
+            paths::complain(problems.chain(intents.drain(..).filter_map(|intent| intent.problem))).and(printed)
         }
         Verb::Recover { give_up: None, ends } => paths::print_removed(adapter()?.recover(), &ends),
         Verb::Recover { give_up: Some(intent), ends } => {

@@ -1,5 +1,9 @@
 //! What the system tells about other processes.
 
+use std::fs;
+
+use nix::unistd::{Uid, User};
+
 /// `process 4711 (vim)`
 pub fn described(pid: u32) -> String {
     match program(pid) {
@@ -11,6 +15,16 @@ pub fn described(pid: u32) -> String {
 /// The name of the program that a process runs, as ps(1) shows it: up to 15 bytes (proc_pid_comm(5)). None: the process is gone,
 /// or there is no /proc.
 pub fn program(pid: u32) -> Option<String> {
-    let name = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
     Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
+}
+
+/// Its effective user: the login name, or the number of one that has none. None as for the program, and where /proc hides the
+/// processes of others (hidepid in proc(5)).
+pub fn user(pid: u32) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    // Real, effective, saved, and that for files (proc_pid_status(5)).
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().nth(1)?.parse().ok()?;
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    Some(user.map_or(uid.to_string(), |user| user.name))
 }
