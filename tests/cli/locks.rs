@@ -10,7 +10,7 @@ use nix::unistd::{User, geteuid};
 use serde_json::Value;
 
 use crate::common::{Worker, names, temporary_name, until_it_waits_for_a_lock};
-use crate::{DONE, FAILED, Scratch, TIMED_OUT, line, stdout};
+use crate::{DONE, FAILED, MISSING, Scratch, TIMED_OUT, line, stderr, stdout};
 
 #[test]
 fn lock_path_is_the_librarys_for_every_spelling_and_makes_nothing() {
@@ -134,6 +134,35 @@ fn locks_of_paths_are_those_of_these_paths_however_they_are_spelled() {
     fs::write(scratch.lock_path("foreign"), "").unwrap();
     scratch.run(&["locks", "foreign"]).stdout(table(&[free(&scratch.at("foreign"))]));
     scratch.run(&["locks", "held", "."]).code(FAILED).stdout("");
+}
+
+/// As fuser(1) has it, so that a script can say `if atomic-file locks settings.toml >/dev/null`.
+#[test]
+fn the_status_of_locks_of_paths_says_whether_one_is_held() {
+    let scratch = Scratch::new();
+    let mut holder = scratch.hold_shared("held");
+    scratch.run(&["read", "free"]).success();
+    fs::create_dir(scratch.lock_path("problem")).unwrap();
+    for json in [&[][..], &["--json"]] {
+        for (paths, status) in [
+            (&["held"][..], DONE),
+            (&["free", "held", "missing"], DONE),
+            (&["free"], MISSING),
+            (&["missing"], MISSING),
+            (&["free", "missing"], MISSING),
+            (&["problem"], FAILED),
+            (&["held", "problem"], FAILED),
+        ] {
+            let assert = scratch.run(&[&["locks"], json, paths].concat()).code(status);
+            assert_eq!(stderr(&assert).is_empty(), status != FAILED, "{paths:?}");
+        }
+    }
+    holder.tell("end");
+    holder.finish();
+    scratch.run(&["locks", "held"]).code(MISSING);
+    fs::remove_dir(scratch.lock_path("problem")).unwrap();
+    // The list of all says nothing by its status.
+    scratch.run(&["locks"]).code(DONE);
 }
 
 /// The help documents this, and programs rely on it: fields may be added, none of these may change.

@@ -172,6 +172,8 @@ pub enum Verb {
     /// unknown; standard error says why, a line for each, and the status is 1. At the end there are the changes of several files
     /// that are not finished, and their files.
     ///
+    /// With PATHs, the status is 0 if one of them is held, and 3 if none is.
+    ///
     /// Who waits is known on Linux only, and so are programs and users. Not listed are processes of another PID namespace or
     /// on another machine.
     Locks {
@@ -274,6 +276,7 @@ pub const SECTIONS: [Section; 5] = [
                 "atomic-file --timeout 5 delete settings.toml",
                 "Give up, with status 4, if the lock is not free in time.",
             ),
+            ("atomic-file locks settings.toml", "Say who holds its lock, and who waits; status 3 if nobody holds it."),
             ("atomic-file locks --json | jq '.[] | select(.held)'", "The locks that are held now."),
         ],
         note: "",
@@ -284,7 +287,7 @@ pub const SECTIONS: [Section; 5] = [
             ("0", "Done."),
             ("1", "Failed; standard error says at what, in a line."),
             ("2", "Wrong usage; nothing was done."),
-            ("3", "There is no such file (delete, read --must-exist)."),
+            ("3", "There is no such file (delete, read --must-exist), or nobody holds it (locks PATH)."),
             ("4", "The lock was not free in time (--timeout); another status with -E."),
             ("126", "CMD of update, run or edit cannot be run."),
             ("127", "CMD of update, run or edit was not found."),

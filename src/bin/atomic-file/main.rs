@@ -162,7 +162,10 @@ fn run(
             let text = if json { locks::json(&listed, &intents) } else { locks::table(&listed, &intents) };
             let printed = to_stdout(|out| out.write_all(text.as_bytes()));
             let problems = listed.iter().filter_map(|it| it.problem().map(String::from));
-            paths::complain(problems.chain(intents.drain(..).filter_map(|intent| intent.problem))).and(printed)
+            paths::complain(problems.chain(intents.drain(..).filter_map(|intent| intent.problem))).and(printed)?;
+            // As fuser(1) says it, for scripts.
+            let is_free = !paths.is_empty() && !listed.iter().any(locks::Listed::is_held);
+            if is_free { Err(Failure::Status(MISSING)) } else { Ok(()) }
         }
         Verb::Recover { give_up: None, ends } => paths::print_removed(adapter()?.recover(), &ends),
         Verb::Recover { give_up: Some(intent), ends } => {
