@@ -142,3 +142,38 @@ fn an_arrow_up_is_seen() {
     assert_eq!(wrong("low.rs", "use crate::{low::X, top::Y};"), 2);
     assert_eq!(wrong("attic.rs", ""), 1);
 }
+
+/// The Markdown of the repository whose links are checked.
+fn pages() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let markdown = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "md");
+    let docs = files(&source_dir().join("docs")).into_iter().filter(markdown);
+    docs.chain(["README.md", "CONTRIBUTING.md"].map(|name| root.join(name))).collect()
+}
+
+/// What a heading is called in a link: GitHub's rule, and rustdoc's, for the characters that occur here.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn links_between_the_pages_lead_somewhere() {
+    let mut wrong = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        let inline = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        let defined = text.lines().filter(|line| line.starts_with('[')).filter_map(|line| line.split_once("]: "));
+        for link in inline.chain(defined.map(|(_, target)| target)).filter(|link| !link.contains("://")) {
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
+            let there = fs::read_to_string(target).is_ok_and(|text| {
+                heading.is_empty() || text.lines().any(|line| line.starts_with('#') && anchor(line) == heading)
+            });
+            if !there {
+                wrong.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -1,7 +1,24 @@
-//! What is too long for the page of a type: the protocol on disk, how the promises were tested, and how fast it is.
+//! What is too long for the page of a type: recipes, limits, the protocol on disk, how the promises were tested, how fast it is.
 //!
-//! Each page is a file of Markdown in `src/docs`, which can be read there, too. Its links are defined twice: here, for
-//! rustdoc, which takes the first definition, and at the end of the file, for those who read it in the repository.
+//! Each page is a file of Markdown in `src/docs`, and can be read there, too. Its links are defined twice: here, for rustdoc,
+//! which takes the first definition, and at the end of the file, for readers of the repository.
+
+pub mod recipes {
+    //! [protocol]: crate::docs::protocol
+    #![doc = include_str!("recipes.md")]
+}
+
+pub mod limits {
+    //! [calls]: crate::docs::system_calls#on-nfs
+    //! [matrix]: crate::docs::proofs#on-which-file-systems
+    //! [proofs]: crate::docs::proofs
+    //! [protocol]: crate::docs::protocol
+    #![doc = include_str!("limits.md")]
+}
+
+pub mod system_calls {
+    #![doc = include_str!("system_calls.md")]
+}
 
 pub mod protocol {
     #![doc = include_str!("protocol.md")]
@@ -14,11 +31,6 @@ pub mod proofs {
     #![doc = include_str!("proofs.md")]
 }
 
-pub mod comparison {
-    //! [speed]: crate::docs::speed
-    #![doc = include_str!("comparison.md")]
-}
-
 pub mod speed {
     //! [chart]: #pictures
     //! [curves]: #pictures
@@ -29,4 +41,9 @@ pub mod speed {
     #![doc = include_str!("../../benches/chart.svg")]
     //!
     #![doc = include_str!("../../benches/curves.svg")]
+}
+
+pub mod comparison {
+    //! [speed]: crate::docs::speed
+    #![doc = include_str!("comparison.md")]
 }
