@@ -3,6 +3,8 @@
 
 #[cfg(target_os = "linux")]
 pub mod acl;
+#[cfg(target_os = "linux")]
+pub mod machine;
 pub mod vectors;
 
 use std::env;
@@ -51,6 +53,13 @@ pub fn test(name: &str, body: impl FnOnce() + Send + 'static) -> Trial {
 pub fn test_if(missing: Option<&str>, name: &str, body: impl FnOnce() + Send + 'static) -> Trial {
     let name = missing.map_or(name.to_owned(), |missing| format!("{name} [{missing}]"));
     test(&name, body).with_ignored_flag(missing.is_some())
+}
+
+/// A command to run a program that is killed when this process dies, however it does.
+pub fn dies_with_us(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", program]);
+    command
 }
 
 /// Why a test of what only Linux has, or lets one see, cannot run. All others a Mac must run, too.

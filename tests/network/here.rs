@@ -10,8 +10,8 @@ use libtest_mimic::{Failed, Trial};
 use tempfile::TempDir;
 
 use crate::cases::{CASES, Place};
-use crate::common::{no_fuse, no_mounts, no_overlay, no_program};
-use crate::site::{Side, Site, Station, dies_with_us, is_full, serve};
+use crate::common::{dies_with_us, no_fuse, no_mounts, no_overlay, no_program};
+use crate::site::{Side, Site, Station, is_full, serve};
 
 /// A file system.
 struct Kind {

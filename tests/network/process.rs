@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Error, ReadGuard, Result, WriteGuard};
 
-use crate::common::{Worker, hear, tell};
-use crate::site::{Side, dies_with_us};
+use crate::common::{Worker, dies_with_us, hear, tell};
+use crate::site::Side;
 
 /// The command line tool, if it was built.
 const TOOL: Option<&str> = option_env!("CARGO_BIN_EXE_atomic-file");

@@ -75,13 +75,6 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
     text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
 }
 
-/// A command to run a program that is killed when this process dies, however it does.
-pub fn dies_with_us(program: &str) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", program]);
-    command
-}
-
 /// Starts a program in a thread that ends with the process: its death is what the signal is for (PR_SET_PDEATHSIG(2const)).
 fn spawn_for_ever(mut command: Command) -> Worker {
     let (sender, spawned) = channel();
