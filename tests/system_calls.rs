@@ -413,6 +413,14 @@ mod counts {
             assert_eq!(syncs(&|| file.update(|_| b"newer".to_vec()).unwrap()), expected, "{durability:?}");
             let deleting = usize::from(durability == Durability::Full);
             assert_eq!(syncs(&|| assert!(file.delete().unwrap())), deleting, "{durability:?}");
+            // Whoever has removed it may have died before that was synced.
+            assert_eq!(syncs(&|| assert!(!file.delete().unwrap())), deleting, "{durability:?}");
+            let path = file.path();
+            assert_eq!(syncs(&|| adapter.batch().delete(path).commit().unwrap()), deleting, "{durability:?}");
+            assert_eq!(syncs(&|| adapter.batch().delete(path).commit_all().unwrap()), deleting, "{durability:?}");
+            let two = [path.to_owned(), path.with_file_name("other")];
+            let removed = |_: &[Option<Vec<u8>>]| vec![None, None];
+            assert_eq!(syncs(&|| adapter.update_many(&two, removed).unwrap()), deleting, "{durability:?}");
             assert_eq!(syncs(&|| drop(file.read().unwrap())), 0);
         }
     }

@@ -145,6 +145,11 @@ impl Recording {
         Description { recording: self, state }
     }
 
+    /// All operations, and what failed.
+    pub fn operations(&self) -> impl fmt::Display + '_ {
+        Operations(self)
+    }
+
     /// For every operation that was acknowledged, the flushes since it began.
     pub fn flushes(&self) -> Vec<usize> {
         let flushes = |begin: usize, end: usize| {
@@ -240,16 +245,7 @@ impl fmt::Display for Description<'_> {
             write!(f, ", or as late as {}", last.at)?;
         }
         f.write_str("; operations:")?;
-        for (at, event) in log[..last.at].iter().enumerate() {
-            match event {
-                Event::Begin(operation) => write!(f, " {operation} begins at {at},")?,
-                Event::Acknowledged(operation) => write!(f, " {operation} ends at {at},")?,
-                Event::Failed(operation) => write!(f, " {operation} fails at {at},")?,
-                Event::FailedFlush => write!(f, " a flush fails at {at},")?,
-                Event::FailedWrite { offset, .. } => write!(f, " a write to {offset:#x} fails at {at},")?,
-                Event::Flush | Event::DroppedFlush | Event::Write { .. } => {}
-            }
-        }
+        list(f, &log[..last.at])?;
         write!(f, " in flight at {} (offset+length):", first.at)?;
         for write in &first.in_flight {
             if let Some((offset, data)) = written(&log[*write]) {
@@ -258,5 +254,28 @@ impl fmt::Display for Description<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// The operations and what failed.
+fn list(f: &mut fmt::Formatter<'_>, log: &[Event]) -> fmt::Result {
+    for (at, event) in log.iter().enumerate() {
+        match event {
+            Event::Begin(operation) => write!(f, " {operation} begins at {at},")?,
+            Event::Acknowledged(operation) => write!(f, " {operation} ends at {at},")?,
+            Event::Failed(operation) => write!(f, " {operation} fails at {at},")?,
+            Event::FailedFlush => write!(f, " a flush fails at {at},")?,
+            Event::FailedWrite { offset, .. } => write!(f, " a write to {offset:#x} fails at {at},")?,
+            Event::Flush | Event::DroppedFlush | Event::Write { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+struct Operations<'a>(&'a Recording);
+
+impl fmt::Display for Operations<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        list(f, &self.0.log)
     }
 }

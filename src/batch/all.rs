@@ -151,6 +151,7 @@ impl<'a> Many<'a> {
             dirs: Dirs::default(),
             changes: Vec::new(),
             which: Vec::new(),
+            absent: Vec::new(),
             unsynced: Vec::new(),
             at_a_time: at_a_time(),
             is_decided: false,
@@ -162,8 +163,8 @@ impl<'a> Many<'a> {
     fn replace_one(&self, held: &Held, version: &Version) -> Result<()> {
         let place = self.place(0, held)?;
         let options = self.config.replace;
-        let Some(contents) = &version.contents else { return remove(held, &place, options).map(drop) };
         let temporary = TemporaryName::new(place.name(), self.files[0].1.hash());
+        let Some(contents) = &version.contents else { return remove(held, &place, options, temporary).map(drop) };
         Replacement::begin(held, &place, temporary, options, version.anew)?.put_all(contents)
     }
 }
@@ -175,6 +176,9 @@ struct Stage<'a> {
     changes: Vec<Change>,
     /// For each change, the number of its file.
     which: Vec<usize>,
+    /// The numbers of the files that are to be removed and are not there. Somebody may have removed them, and not have synced
+    /// that, so the directory is synced again.
+    absent: Vec<usize>,
     /// Those that are open, with the numbers of their files.
     unsynced: Vec<(usize, Staged)>,
     /// How many may be open.
@@ -191,7 +195,12 @@ impl Stage<'_> {
         let place = self.many.place(n, held)?;
         match &version.contents {
             Some(_) => drop(place.make_dir(full)?),
-            None if check_removable(&place, options)?.is_none() => return Ok(()),
+            None if check_removable(&place, options)?.is_none() => {
+                if full && place.dir()?.is_some() {
+                    self.absent.push(n);
+                }
+                return Ok(());
+            }
             None => {}
         }
         let above = path.parent().unwrap_or(path);
@@ -252,10 +261,18 @@ impl Stage<'_> {
         })
     }
 
+    fn dirs(&self) -> impl Iterator<Item = Unsynced<'_>> {
+        self.dirs.all().map(|dir| Unsynced { device: dir.meta.dev, what: What::Dir(&dir.fd), path: &dir.path })
+    }
+
     /// Writes down what is to be done, syncs it all, decides it and does it.
     fn commit(mut self, held: &[Held]) -> Result<()> {
-        let Some(first) = self.which.first() else { return Ok(()) };
         let config = self.many.config;
+        for n in &self.absent {
+            let (path, _) = &self.many.files[*n];
+            self.dirs.open(path.parent().unwrap_or(path), path)?;
+        }
+        let Some(first) = self.which.first() else { return sync_together(self.dirs(), config.replace) };
         let full = config.replace.durability == Durability::Full;
         let held: Vec<&Held> = self.which.iter().map(|n| &held[*n]).collect();
         let hash = self.many.files[*first].1.hash();
@@ -264,14 +281,12 @@ impl Stage<'_> {
             let (device, path) = (draft.device(), config.lock_dir.path());
             let intent = [What::File(draft.file()), What::Dir(draft.lock_dir())];
             let intent = intent.map(|what| Unsynced { device, what, path });
-            let dirs = self.dirs.all();
-            let dirs = dirs.map(|dir| Unsynced { device: dir.meta.dev, what: What::Dir(&dir.fd), path: &dir.path });
             let locks = held.iter().map(|held| Unsynced {
                 device: held.home().device,
                 what: What::LockFile(held),
                 path: held.guarded(),
             });
-            sync_together(self.files().chain(dirs).chain(intent).chain(locks), config.replace)?;
+            sync_together(self.files().chain(self.dirs()).chain(intent).chain(locks), config.replace)?;
         } else {
             // For processes alone, each of the new versions has to be whole.
             sync_together(self.files(), config.replace)?;

@@ -14,9 +14,8 @@ use crate::file::locking::lock_many;
 use crate::path::{Dir, current_dir};
 use crate::settings::{Config, Durability};
 use crate::sys;
-use crate::version::remove::{check_removable, unlink};
+use crate::version::remove::{check_removable, sync_removal, unlink};
 use crate::version::replace::Replacement;
-use crate::version::sync_dir;
 use crate::version::together::sync_together;
 
 /// As many files are in work at a time, at the most.
@@ -247,12 +246,12 @@ fn sync_new(config: &Config, new: &[Option<Replacement<'_>>]) -> Result<()> {
     sync_together(unsynced, config.replace)
 }
 
-/// A directory in which something was changed.
+/// A directory in which something was changed, or is to be as if it had been.
 struct ChangedDir<'a> {
     dir: &'a Dir,
     identity: Option<(u64, u64)>,
     /// A file in it.
-    path: &'a Path,
+    file: &'a AtomicFile,
 }
 
 /// Puts the new versions in place, and removes what is to be removed.
@@ -266,19 +265,20 @@ fn rename_all<'a>(
 ) -> Result<()> {
     for ((file, guard), replacement) in files.iter().zip(guards).zip(new) {
         let place = file.place();
-        let dir = match replacement {
+        let (dir, is_changed) = match replacement {
             Some(mut replacement) => {
                 replacement.rename()?;
-                place.dir()?
+                (place.dir()?, true)
             }
-            None => unlink(guard.held(), place, config.replace)?,
+            None => unlink(guard.held(), place, config.replace)?.map_or((None, false), |(dir, it)| (Some(dir), it)),
         };
         let Some(dir) = dir else { continue };
-        let path: &Path = place.path();
-        replaced.push(path.to_owned());
+        if is_changed {
+            replaced.push(place.path().to_path_buf());
+        }
         let identity = dir.identity();
         if identity.is_none() || !dirs.iter().any(|other| other.identity == identity) {
-            dirs.push(ChangedDir { dir, identity, path });
+            dirs.push(ChangedDir { dir, identity, file });
         }
     }
     Ok(())
@@ -286,5 +286,8 @@ fn rename_all<'a>(
 
 /// Syncs each directory, all of them even if one fails.
 fn sync_dirs(config: &Config, dirs: &[ChangedDir<'_>]) -> Result<()> {
-    dirs.iter().map(|changed| sync_dir(changed.dir, changed.path, config.replace)).fold(Ok(()), Result::and)
+    let sync = |ChangedDir { dir, file, .. }: &ChangedDir<'_>| {
+        sync_removal(dir, file.path(), config.replace, file.0.temporary_name())
+    };
+    dirs.iter().map(sync).fold(Ok(()), Result::and)
 }

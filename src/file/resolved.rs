@@ -127,10 +127,7 @@ impl Resolved {
     }
 
     pub(crate) fn writer<'lock>(&'lock self, held: &'lock Held, anew: bool) -> Result<Replacement<'lock>> {
-        look_again(|| {
-            let temporary = TemporaryName::new(self.place.name(), self.lock.hash());
-            Replacement::begin(held, &self.place, temporary, self.config.replace, anew)
-        })
+        look_again(|| Replacement::begin(held, &self.place, self.temporary_name(), self.config.replace, anew))
     }
 
     pub(crate) fn set_mode(&self, mode: u32) -> Result<bool> {
@@ -138,6 +135,10 @@ impl Resolved {
     }
 
     pub(crate) fn delete(&self, held: &Held) -> Result<bool> {
-        look_again(|| remove(held, &self.place, self.config.replace))
+        look_again(|| remove(held, &self.place, self.config.replace, self.temporary_name()))
+    }
+
+    pub(crate) fn temporary_name(&self) -> TemporaryName {
+        TemporaryName::new(self.place.name(), self.lock.hash())
     }
 }

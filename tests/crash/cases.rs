@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use crate::commits::Commits;
 use crate::common::{test, test_if};
+use crate::failing;
 use crate::judge::{self, Fault, Promise, look};
 use crate::report::{self, Control, Counts, Judged};
 use crate::seed::seed;
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Trial> {
                 }
             }
             trials.extend(together::all());
+            trials.extend(failing::all());
             trials
         }
     }

@@ -16,6 +16,7 @@
 //! | variable | |
 //! |---|---|
 //! | `CRASH_STATES` | how many states of each recording are judged (12; 60 of a command; 5 of several files as one), or `full`: all (100 of several files as one) |
+//! | `CRASH_FAILURES` | how many requests of each program fail in turn (5), or `full`: all (see `failing/`) |
 //! | `CRASH_SEED` | a number; other random subsets, samples and commits |
 //! | `CRASH_COMMAND` | judges this command instead of the adapter |
 //! | `CRASH_TWO_FLUSHES` | judges a sequence of calls that saves two flushes, and is not used (see `workloads.rs`) |
@@ -42,6 +43,8 @@ mod common;
 mod cases;
 #[cfg(target_os = "linux")]
 mod commits;
+#[cfg(target_os = "linux")]
+mod failing;
 #[cfg(target_os = "linux")]
 mod judge;
 #[cfg(target_os = "linux")]

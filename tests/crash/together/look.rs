@@ -46,7 +46,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    fn look(root: &Path) -> io::Result<Self> {
+    pub fn look(root: &Path) -> io::Result<Self> {
         let mut pending = Pending::default();
         let entries = match fs::read_dir(root.join(LOCKS)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(pending),

@@ -5,9 +5,9 @@
 //! By default 5 states of each recording are judged, and `CRASH_STATES` is for these, too, though `full` is [`MOST`] of
 //! each: a commit between any two steps of 20 files makes tens of thousands.
 
-mod changes;
+pub mod changes;
 mod flushes;
-mod look;
+pub mod look;
 mod omissions;
 pub mod report;
 mod verdict;

@@ -1,0 +1,404 @@
+//! What is done while the device fails. A program that is told of an error tries again, once, and goes on.
+
+use std::cell::Cell;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
+use atomic_file_adapter::{AtomicFileAdapter, Batch, Error};
+use crash_lab::disk::{Disk, Event};
+use nix::fcntl::{FcntlArg, fcntl};
+
+use crate::commits::Commits;
+use crate::together::changes::LOCKS;
+use crate::workloads::{UNRELATED, changes_or_follows, contents};
+
+/// Files that are changed as one, by their paths below the root. Most are alone.
+pub type Group = &'static [&'static str];
+
+/// A version of each of them; `None`: there is no such file.
+pub type Versions = Vec<Option<Vec<u8>>>;
+
+pub struct Program {
+    pub name: &'static str,
+    pub groups: &'static [Group],
+    /// Directories that are there before.
+    dirs: &'static [&'static str],
+    /// Every so many of the groups is there before.
+    prepared: Option<usize>,
+    verbs: &'static [Verb],
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Verb {
+    Write(usize),
+    /// A few hundred bytes, which some file systems store in another place.
+    WriteLittle(usize),
+    Update(usize),
+    Delete(usize),
+    /// Writes to all groups, with shared syncs.
+    Batch,
+    /// All files of a group as one.
+    UpdateMany,
+    CommitAll,
+}
+
+pub const REPLACE: Program = Program {
+    name: "replace",
+    groups: &[&["file"]],
+    dirs: &[],
+    prepared: Some(1),
+    verbs: &[Verb::Write(0), Verb::WriteLittle(0), Verb::Update(0)],
+};
+
+pub const CREATE: Program = Program {
+    name: "create",
+    groups: &[&["first"], &["second"]],
+    dirs: &[],
+    prepared: None,
+    verbs: &[Verb::Write(0), Verb::Write(1)],
+};
+
+pub static PROGRAMS: [Program; 7] = [
+    CREATE,
+    REPLACE,
+    Program {
+        name: "delete",
+        groups: &[&["file"]],
+        dirs: &[],
+        prepared: Some(1),
+        verbs: &[Verb::Delete(0), Verb::Write(0), Verb::Delete(0)],
+    },
+    Program {
+        name: "new directories",
+        groups: &[&["one/two/file"], &["one/three/file"]],
+        dirs: &[],
+        prepared: None,
+        verbs: &[Verb::Write(0), Verb::Write(1)],
+    },
+    Program {
+        name: "batch",
+        groups: &[&["0"], &["1"], &["2"], &["3"], &["4"], &["5"], &["6"], &["7"]],
+        dirs: &[],
+        prepared: Some(2),
+        verbs: &[Verb::Batch, Verb::Batch],
+    },
+    Program {
+        name: "2 files as one",
+        groups: &[&["a/0", "a/1"]],
+        dirs: &["a"],
+        prepared: Some(1),
+        verbs: &[Verb::UpdateMany, Verb::CommitAll],
+    },
+    Program {
+        name: "6 files as one, 6 directories",
+        groups: &[&["a/0", "b/1", "c/2", "d/3", "e/4", "f/5"]],
+        dirs: &["a", "b", "c", "d", "e", "f"],
+        prepared: Some(1),
+        verbs: &[Verb::UpdateMany, Verb::CommitAll],
+    },
+];
+
+/// Who writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writer {
+    Adapter,
+    /// Repeats a sync that has failed, until it succeeds. It can only write.
+    RepeatsSyncs,
+}
+
+/// What a call has said of its change of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    Done,
+    /// An error, after which nothing has happened.
+    Nothing,
+    /// An error, after which it has happened, and a power cut may undo it.
+    NotDurable,
+    /// An error, after which it may have happened or not.
+    Unknown,
+}
+
+/// A change of a group, and what was said of it.
+pub struct Attempt {
+    pub group: usize,
+    pub new: Versions,
+    pub said: Said,
+    /// In words.
+    pub error: Option<String>,
+    /// Right before a sync of a directory another program's sync has failed.
+    pub another_was_told: bool,
+}
+
+/// All that was done.
+#[derive(Default)]
+pub struct History {
+    /// Of each group, before.
+    pub first: Vec<Versions>,
+    /// In the order of their numbers in the log.
+    pub attempts: Vec<Attempt>,
+}
+
+impl History {
+    /// The versions of a group in their order, each with the number of the attempt that made it.
+    pub fn of(&self, group: usize) -> impl Iterator<Item = (&Versions, Option<usize>)> {
+        let attempts = self.attempts.iter().enumerate().filter(move |(_, attempt)| attempt.group == group);
+        [(&self.first[group], None)].into_iter().chain(attempts.map(|(number, attempt)| (&attempt.new, Some(number))))
+    }
+}
+
+impl Program {
+    /// The version of a group that the attempt of this number makes. Of several files some are removed each time.
+    fn version(&self, group: usize, attempt: usize, size: usize) -> Versions {
+        let files = self.groups[group];
+        let is_absent = |n: usize| files.len() > 1 && (n + attempt) % 3 == 0;
+        let version = |(n, path): (usize, &&str)| (!is_absent(n)).then(|| contents(path, attempt, size));
+        files.iter().enumerate().map(version).collect()
+    }
+
+    pub fn prepare(&self, root: &Path) -> History {
+        fs::write(root.join(UNRELATED), "start").unwrap();
+        self.dirs.iter().for_each(|dir| fs::create_dir(root.join(dir)).unwrap());
+        let mut history = History::default();
+        for (number, group) in self.groups.iter().enumerate() {
+            let is_there = self.prepared.is_some_and(|every| number % every == 0);
+            let first = if is_there { self.version(number, 0, 6000) } else { vec![None; group.len()] };
+            for (path, contents) in group.iter().zip(&first) {
+                contents.iter().for_each(|contents| fs::write(root.join(path), contents).unwrap());
+            }
+            history.first.push(first);
+        }
+        history
+    }
+
+    pub fn adapter(root: &Path) -> AtomicFileAdapter {
+        AtomicFileAdapter::with_lock_dir(root.join(LOCKS)).unwrap()
+    }
+}
+
+/// A program that runs on the mounted file system.
+pub struct Run<'a> {
+    pub program: &'a Program,
+    pub writer: Writer,
+    pub commits: Commits,
+    pub root: &'a Path,
+    pub disk: &'a Disk,
+    pub history: History,
+    /// What is there now, of each group.
+    pub now: Vec<Versions>,
+    /// What those who read right after a call saw, if it is not what the call has said.
+    pub contradictions: Vec<String>,
+    /// How many of those who read were told of an error.
+    pub unreadable: usize,
+}
+
+impl Run<'_> {
+    pub fn operate(&mut self) {
+        let adapter = Program::adapter(self.root);
+        let mut failed = false;
+        for &verb in self.program.verbs {
+            // The second time, it is as with a program that tries again.
+            if !self.attempt(&adapter, verb) {
+                failed = true;
+                self.attempt(&adapter, verb);
+            }
+        }
+        // There may have been no second write yet.
+        if failed {
+            self.attempt(&adapter, self.program.verbs[0]);
+        }
+    }
+
+    /// Whether it succeeds.
+    fn attempt(&mut self, adapter: &AtomicFileAdapter, verb: Verb) -> bool {
+        let groups = match verb {
+            Verb::Write(group) | Verb::WriteLittle(group) | Verb::Update(group) | Verb::Delete(group) => {
+                group..group + 1
+            }
+            Verb::Batch => 0..self.program.groups.len(),
+            Verb::UpdateMany | Verb::CommitAll => 0..1,
+        };
+        let first = self.history.attempts.len();
+        let changes: Vec<(usize, Versions)> =
+            groups.zip(first..).map(|(group, attempt)| (group, self.new(verb, group, attempt))).collect();
+        for attempt in first..first + changes.len() {
+            self.disk.mark(Event::Begin(attempt));
+        }
+        let (result, another_was_told) = self.meddled(|| self.make(adapter, verb, &changes));
+        let error = result.as_ref().err().map(ToString::to_string);
+        let mut all_said = vec![None; self.program.groups.len()];
+        for (number, (group, new)) in changes.into_iter().enumerate() {
+            let path = self.root.join(self.program.groups[group][0]);
+            let said = result.as_ref().err().map_or(Said::Done, |error| error.said(&path));
+            let ended = if said == Said::Done { Event::Acknowledged } else { Event::Failed };
+            self.disk.mark(ended(first + number));
+            all_said[group] = Some((said, new.clone()));
+            self.history.attempts.push(Attempt { group, new, said, error: error.clone(), another_was_told });
+        }
+        for (group, said) in all_said.iter().enumerate() {
+            self.look(group, said.as_ref().map(|(said, new)| (*said, new)));
+        }
+        result.is_ok()
+    }
+
+    fn new(&self, verb: Verb, group: usize, attempt: usize) -> Versions {
+        match verb {
+            Verb::Delete(_) => vec![None],
+            Verb::WriteLittle(_) => self.program.version(group, attempt + 1, 300),
+            // The version 0 was there before.
+            _ => self.program.version(group, attempt + 1, 6000),
+        }
+    }
+
+    fn make(&self, adapter: &AtomicFileAdapter, verb: Verb, changes: &[(usize, Versions)]) -> Result<(), Failed> {
+        let (group, new) = &changes[0];
+        let paths: Vec<PathBuf> = self.program.groups[*group].iter().map(|path| self.root.join(path)).collect();
+        let contents = || new[0].as_deref().unwrap_or_default();
+        if self.writer == Writer::RepeatsSyncs {
+            return write_and_repeat_syncs(&paths[0], contents()).map_err(Failed::Other);
+        }
+        let made = match verb {
+            Verb::Write(_) | Verb::WriteLittle(_) => adapter.write_atomic(&paths[0], contents()),
+            Verb::Update(_) => adapter.update(&paths[0], |_| contents().to_owned()),
+            Verb::Delete(_) => adapter.delete_with_lock(&paths[0]).map(drop),
+            Verb::Batch => {
+                let mut batch = adapter.batch();
+                for (group, new) in changes {
+                    add(&mut batch, &self.root.join(self.program.groups[*group][0]), new[0].as_ref());
+                }
+                batch.commit()
+            }
+            Verb::UpdateMany => adapter.update_many(paths, |_| new.clone()),
+            Verb::CommitAll => {
+                let mut batch = adapter.batch();
+                paths.iter().zip(new).for_each(|(path, new)| add(&mut batch, path, new.as_ref()));
+                batch.commit_all()
+            }
+        };
+        made.map_err(Failed::Adapter)
+    }
+
+    /// Commits the journal before each step, if that is wanted, as others may do it. Their sync may be the one that fails;
+    /// whether that came right before the sync of a directory is returned, too.
+    fn meddled<R>(&self, body: impl FnOnce() -> R) -> (R, bool) {
+        let (commits, unrelated) = (self.commits, self.root.join(UNRELATED));
+        let failed_before = Rc::new(Cell::new(None));
+        let failed = failed_before.clone();
+        let decide = move |call: &Call<'_>| {
+            if commits == Commits::Everywhere && changes_or_follows(call) && commit(&unrelated).is_err() {
+                failed.set(failed.get().or(Some(syncs_a_directory(call))));
+            }
+            Action::Proceed
+        };
+        (inject(decide, body).0, failed_before.get() == Some(true))
+    }
+
+    /// Reads a group, as others would right after a call that has said this.
+    fn look(&mut self, group: usize, said: Option<(Said, &Versions)>) {
+        let files = self.program.groups[group];
+        let seen = match read(self.root, files) {
+            Ok(seen) => seen,
+            Err(_) => {
+                self.unreadable += 1;
+                if let Some((Said::Done | Said::NotDurable, new)) = said {
+                    self.now[group] = new.clone();
+                }
+                return;
+            }
+        };
+        let now = &self.now[group];
+        let is_right = match said {
+            None | Some((Said::Nothing, _)) => seen == *now,
+            Some((Said::Done | Said::NotDurable, new)) => seen == *new,
+            Some((Said::Unknown, new)) => seen == *new || seen == *now,
+        };
+        if !is_right {
+            let said = said.map(|(said, _)| said);
+            self.contradictions.push(format!("{files:?} is not what was said ({said:?})"));
+        }
+        self.now[group] = seen;
+    }
+}
+
+enum Failed {
+    Adapter(Error),
+    Other(io::Error),
+}
+
+impl Failed {
+    /// What that says of the change of the file at this path.
+    fn said(&self, path: &Path) -> Said {
+        match self {
+            Failed::Adapter(Error::NotDurable { .. }) => Said::NotDurable,
+            Failed::Adapter(Error::Batch { replaced, .. }) if replaced.iter().any(|it| it == path) => Said::NotDurable,
+            Failed::Adapter(Error::Unfinished { .. }) | Failed::Other(_) => Said::Unknown,
+            Failed::Adapter(_) => Said::Nothing,
+        }
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failed::Adapter(error) => error.fmt(f),
+            Failed::Other(error) => error.fmt(f),
+        }
+    }
+}
+
+fn add(batch: &mut Batch, path: &Path, new: Option<&Vec<u8>>) {
+    match new {
+        Some(new) => batch.write(path, new.clone()),
+        None => batch.delete(path),
+    };
+}
+
+/// Files that are changed as one are read as one, through the crate, which finishes what is to be finished.
+pub fn read(root: &Path, files: Group) -> io::Result<Versions> {
+    if let [path] = files {
+        return match fs::read(root.join(path)) {
+            Ok(contents) => Ok(vec![Some(contents)]),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![None]),
+            Err(error) => Err(error),
+        };
+    }
+    let guards = Program::adapter(root).lock_many_shared(files.iter().map(|path| root.join(path)))?;
+    guards.iter().map(|guard| Ok(guard.read()?)).collect()
+}
+
+/// As many times as a sync is tried.
+const TRIES: usize = 3;
+
+/// What nobody should do: a sync that has failed is repeated, and believed.
+fn write_and_repeat_syncs(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let sync = |file: &File| {
+        let mut synced = file.sync_all();
+        for _ in 1..TRIES {
+            if synced.is_err() {
+                synced = file.sync_all();
+            }
+        }
+        synced
+    };
+    let temporary = path.with_extension("new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(contents)?;
+    sync(&file)?;
+    fs::rename(&temporary, path)?;
+    sync(&File::open(path.parent().unwrap())?)
+}
+
+fn syncs_a_directory(call: &Call<'_>) -> bool {
+    // fstat fails if the file system is shut down.
+    let is_directory = |fd| fcntl(fd, FcntlArg::F_GETFL).is_ok_and(|flags| flags & libc::O_DIRECTORY != 0);
+    call.syscall == Syscall::Fsync && call.fd.is_some_and(is_directory)
+}
+
+fn commit(unrelated: &Path) -> io::Result<()> {
+    let mut file = File::options().append(true).open(unrelated)?;
+    file.write_all(b"+")?;
+    file.sync_all()
+}

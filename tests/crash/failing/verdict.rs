@@ -1,0 +1,194 @@
+//! The verdict on a state: what is there, and what the calls have said of it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use atomic_file_adapter::AtomicFileAdapter;
+use crash_lab::disk::{Event, Image};
+use crash_lab::lab::Lab;
+
+use crate::failing::programs::{History, Program, Said, Versions, Writer, read};
+use crate::together::look::Pending;
+
+/// What is wrong with a state.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// A call has said that it is done, and it is not there.
+    Lost(String),
+    /// The same, where another program was told: its sync has failed between the renaming and the sync of the directory, which
+    /// says that all is well. ext4 and xfs do not look whether they are dead if nothing has changed in a directory since
+    /// (`__jbd2_journal_force_commit` in fs/jbd2/journal.c, `xfs_dir_fsync` in fs/xfs/xfs_file.c; Linux 6.18).
+    AnotherWasTold(String),
+    /// A file is no version that was begun.
+    Torn(String),
+    /// Files that are changed as one are of different changes.
+    Half(String),
+    /// A call has said that nothing has happened, and it has.
+    Happened(String),
+    /// The crate cannot read it, or leaves something to be finished.
+    Stuck(String),
+    /// The file system cannot be mounted or read.
+    Unusable(String),
+}
+
+/// What was found.
+pub struct Seen {
+    /// Of each group, or why it cannot be read.
+    versions: Vec<Result<Versions, String>>,
+    unusable: Option<String>,
+    stuck: Vec<String>,
+    /// The file system's own program finds something to mend.
+    pub damaged: bool,
+}
+
+/// Mounts a disk, which replays the journal, reads all groups, and has the crate clear up.
+pub fn look(lab: &Lab, image: Image, program: &Program, writer: Writer, check: bool) -> Seen {
+    let mut seen = Seen { versions: Vec::new(), unusable: None, stuck: Vec::new(), damaged: false };
+    lab.show(image);
+    match lab.mount() {
+        Ok(mounted) => {
+            let root = mounted.root();
+            seen.versions =
+                program.groups.iter().map(|files| read(root, files).map_err(|error| error.to_string())).collect();
+            if writer == Writer::Adapter {
+                seen.stuck = clear_up(root, program).unwrap_or_else(|error| vec![error.to_string()]);
+            }
+        }
+        Err(error) => seen.unusable = Some(format!("cannot be mounted: {error}")),
+    }
+    seen.damaged = check && lab.check().is_err();
+    seen
+}
+
+/// What the crate cannot finish or sweep.
+fn clear_up(root: &Path, program: &Program) -> io::Result<Vec<String>> {
+    let adapter = Program::adapter(root);
+    let mut stuck = Vec::new();
+    let is_together = program.groups.iter().any(|files| files.len() > 1);
+    if is_together && !Pending::look(root)?.is_none() {
+        stuck.push("readers leave something to be finished".to_owned());
+    }
+    stuck.extend(adapter.recover().err().map(|error| error.to_string()));
+    for dir in dirs(root, program) {
+        stuck.extend(adapter.sweep(&dir).err().map(|error| error.to_string()));
+    }
+    stuck.extend(temporary_files(root, program)?.iter().map(|path| format!("{} is there", path.display())));
+    drop::<AtomicFileAdapter>(adapter);
+    Ok(stuck)
+}
+
+/// The directories of a program's files, if they are there.
+fn dirs(root: &Path, program: &Program) -> Vec<PathBuf> {
+    let mut dirs: Vec<PathBuf> = program
+        .groups
+        .iter()
+        .flat_map(|files| files.iter().map(|path| root.join(path).parent().unwrap().to_owned()))
+        .filter(|dir| dir.is_dir())
+        .collect();
+    dirs.sort();
+    dirs.dedup();
+    dirs
+}
+
+/// Temporary files beside a program's files.
+pub fn temporary_files(root: &Path, program: &Program) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for dir in dirs(root, program) {
+        for entry in std::fs::read_dir(&dir)? {
+            let name = entry?.file_name();
+            if name.to_string_lossy().starts_with('.') && name.to_string_lossy().ends_with(".tmp") {
+                found.push(dir.join(name));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Which attempts had begun and ended at a moment.
+#[derive(Default)]
+struct Moment(BTreeMap<usize, bool>);
+
+impl Moment {
+    fn at(log: &[Event]) -> Self {
+        let mut moment = Moment::default();
+        for event in log {
+            match event {
+                Event::Begin(attempt) => moment.0.insert(*attempt, false),
+                Event::Acknowledged(attempt) | Event::Failed(attempt) => moment.0.insert(*attempt, true),
+                _ => None,
+            };
+        }
+        moment
+    }
+
+    fn has_begun(&self, attempt: usize) -> bool {
+        self.0.contains_key(&attempt)
+    }
+
+    fn has_ended(&self, attempt: usize) -> bool {
+        self.0.get(&attempt) == Some(&true)
+    }
+}
+
+impl Seen {
+    /// What is wrong with it if that is what was logged before.
+    pub fn faults(&self, program: &Program, history: &History, log: &[Event]) -> Vec<Fault> {
+        if let Some(unusable) = &self.unusable {
+            return vec![Fault::Unusable(unusable.clone())];
+        }
+        let moment = Moment::at(log);
+        let groups = self.versions.iter().enumerate();
+        let mut faults: Vec<Fault> = groups
+            .filter_map(|(group, seen)| match seen {
+                Ok(seen) => group_fault(program, history, &moment, group, seen),
+                Err(error) if program.groups[group].len() > 1 => Some(Fault::Stuck(error.clone())),
+                Err(error) => Some(Fault::Unusable(error.clone())),
+            })
+            .collect();
+        faults.extend(self.stuck.iter().cloned().map(Fault::Stuck));
+        faults
+    }
+}
+
+fn group_fault(program: &Program, history: &History, moment: &Moment, group: usize, seen: &Versions) -> Option<Fault> {
+    let files = program.groups[group];
+    let said = |attempt: usize| history.attempts[attempt].said;
+    let begun: Vec<(&Versions, Option<usize>)> =
+        history.of(group).filter(|(_, attempt)| attempt.is_none_or(|attempt| moment.has_begun(attempt))).collect();
+    let is_done = |attempt: Option<usize>| attempt.is_some_and(|it| moment.has_ended(it) && said(it) == Said::Done);
+    let is_nothing =
+        |attempt: Option<usize>| attempt.is_some_and(|it| moment.has_ended(it) && said(it) == Said::Nothing);
+    let last_done = begun.iter().rposition(|(_, attempt)| is_done(*attempt)).unwrap_or(0);
+    if begun[last_done..].iter().any(|(version, attempt)| *version == seen && !is_nothing(*attempt)) {
+        return None;
+    }
+    let found = |n: usize| describe(seen[n].as_ref());
+    let all = || (0..files.len()).map(|n| format!("{} is {}", files[n], found(n))).collect::<Vec<_>>().join(", ");
+    let named = |position: usize| begun[position].1.map_or("the first".to_owned(), |attempt| format!("{attempt}"));
+    Some(match begun.iter().rposition(|(version, _)| *version == seen) {
+        Some(position) if position < last_done => {
+            let lost = format!("{files:?} is version {}, though {} was done", named(position), named(last_done));
+            if begun[last_done].1.is_some_and(|done| history.attempts[done].another_was_told) {
+                Fault::AnotherWasTold(lost)
+            } else {
+                Fault::Lost(lost)
+            }
+        }
+        Some(position) => {
+            let error = begun[position].1.and_then(|attempt| history.attempts[attempt].error.clone());
+            Fault::Happened(format!("{files:?} is version {}, of which was said: {error:?}", named(position)))
+        }
+        None if (0..files.len()).all(|n| begun.iter().any(|(version, _)| version[n] == seen[n])) => Fault::Half(all()),
+        None if last_done > 0 => Fault::Lost(format!("{}, though {} was done", all(), named(last_done))),
+        None => Fault::Torn(all()),
+    })
+}
+
+fn describe(found: Option<&Vec<u8>>) -> String {
+    let Some(contents) = found else { return "missing".to_owned() };
+    let title = String::from_utf8_lossy(contents).lines().next().unwrap_or_default().to_owned();
+    let title: String = title.chars().filter(|c| !c.is_control()).take(50).collect();
+    let zeros = contents.iter().filter(|byte| **byte == 0).count();
+    format!("{} bytes, {zeros} of them zero, that begin with {title:?}", contents.len())
+}
