@@ -223,7 +223,7 @@ impl Run<'_> {
         };
         let first = self.history.attempts.len();
         let changes: Vec<(usize, Versions)> =
-            groups.zip(first..).map(|(group, attempt)| (group, self.new(verb, group, attempt))).collect();
+            groups.zip(first..).map(|(group, attempt)| (group, self.contents_for(verb, group, attempt))).collect();
         for attempt in first..first + changes.len() {
             self.disk.mark(Event::Begin(attempt));
         }
@@ -244,7 +244,7 @@ impl Run<'_> {
         result.is_ok()
     }
 
-    fn new(&self, verb: Verb, group: usize, attempt: usize) -> Versions {
+    fn contents_for(&self, verb: Verb, group: usize, attempt: usize) -> Versions {
         match verb {
             Verb::Delete(_) => vec![None],
             Verb::WriteLittle(_) => self.program.version(group, attempt + 1, 300),
