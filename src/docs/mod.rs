@@ -21,6 +21,7 @@ pub mod system_calls {
 }
 
 pub mod protocol {
+    //! [vectors]: https://docs.rs/crate/atomic-file-adapter/latest/source/tests/vectors/README.md
     #![doc = include_str!("protocol.md")]
 }
 
