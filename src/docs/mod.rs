@@ -28,6 +28,7 @@ pub mod protocol {
 pub mod proofs {
     //! [contributing]: https://docs.rs/crate/atomic-file-adapter/latest/source/CONTRIBUTING.md
     //! [fuzz]: https://docs.rs/crate/atomic-file-adapter/latest/source/CONTRIBUTING.md
+    //! [limits]: crate::docs::limits#containers-fuse
     //! [root]: crate::Builder::lock_root
     #![doc = include_str!("proofs.md")]
 }
