@@ -1,4 +1,4 @@
-//! The lock of a file while it is held, and what can be done under it.
+//! The lock of a file while it is held, and the verbs under it.
 
 use std::fs::File;
 use std::marker::PhantomData;
@@ -9,11 +9,11 @@ use crate::file::resolved::Resolved;
 use crate::lock::Held;
 use crate::version::replace::Replacement;
 
-/// A shared lock of a file, from [`AtomicFile::lock_shared`]. Its verbs work under the lock that it is; dropping it
-/// releases the lock.
+/// A shared lock of a file, from [`AtomicFile::lock_shared`]. Its verbs work under this lock. Dropping it releases the
+/// lock.
 ///
-/// It stays with the thread that took it (it is not `Send`), because that is whom a deadlock is reported to. In a
-/// child made by [fork(2)] it is inert: its verbs fail with [`Error::Forked`], and dropping it releases nothing.
+/// It stays with the thread that took it (it is not `Send`), because a deadlock is reported to that thread. In a child
+/// made by [fork(2)] it does nothing: its verbs fail with [`Error::Forked`], and dropping it releases nothing.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -36,11 +36,11 @@ use crate::version::replace::Replacement;
 #[must_use = "dropping a guard releases the lock"]
 pub struct ReadGuard(pub(crate) Guard);
 
-/// The exclusive lock of a file, from [`AtomicFile::lock`]. Its verbs work under the lock that it is; dropping it
-/// releases the lock.
+/// The exclusive lock of a file, from [`AtomicFile::lock`]. Its verbs work under this lock. Dropping it releases the
+/// lock.
 ///
-/// It stays with the thread that took it (it is not `Send`), because that is whom a deadlock is reported to. In a
-/// child made by [fork(2)] it is inert: its verbs fail with [`Error::Forked`], and dropping it releases nothing.
+/// It stays with the thread that took it (it is not `Send`), because a deadlock is reported to that thread. In a child
+/// made by [fork(2)] it does nothing: its verbs fail with [`Error::Forked`], and dropping it releases nothing.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -115,7 +115,7 @@ impl ReadGuard {
         self.0.checked()?.read()
     }
 
-    /// Reads the whole file into `buf`, in place of what is in it, and returns the number of bytes. As
+    /// Reads the whole file into `buf`, replaces what is in `buf`, and returns the number of bytes. As
     /// [`AtomicFile::read_into`](crate::AtomicFile::read_into).
     ///
     /// ```
@@ -181,7 +181,7 @@ impl WriteGuard {
         self.0.checked()?.read()
     }
 
-    /// Reads the whole file into `buf`, in place of what is in it, and returns the number of bytes. As
+    /// Reads the whole file into `buf`, replaces what is in `buf`, and returns the number of bytes. As
     /// [`AtomicFile::read_into`](crate::AtomicFile::read_into).
     ///
     /// ```
@@ -223,8 +223,8 @@ impl WriteGuard {
         self.0.checked()?.open()
     }
 
-    /// Replaces the contents; makes the file if there is none. See
-    /// [`AtomicFile::write`](crate::AtomicFile::write) for what that promises.
+    /// Replaces the contents, or makes the file if there is none. [`AtomicFile::write`](crate::AtomicFile::write) says
+    /// what that promises.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -241,9 +241,9 @@ impl WriteGuard {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRegularFile`], [`Error::Forked`], or a system call failed ([`Error::Io`]): the file is what it was
-    /// before. [`Error::NotDurable`]: it was replaced, and a power cut may undo that. [`Error::LockLost`], on NFS: it says
-    /// whether the file was replaced.
+    /// [`Error::NotRegularFile`], [`Error::Forked`], or a system call failed ([`Error::Io`]): the file is unchanged.
+    /// [`Error::NotDurable`]: the file was replaced, and a power cut may undo that. [`Error::LockLost`], on NFS: it
+    /// says whether the file was replaced.
     ///
     /// [`Error::NotRegularFile`]: crate::Error::NotRegularFile
     /// [`Error::Forked`]: crate::Error::Forked
@@ -254,7 +254,7 @@ impl WriteGuard {
         self.writer()?.put_all(contents.as_ref())
     }
 
-    /// Begins a new version that is written piece by piece, in constant memory: see [`Replacement`].
+    /// Begins a new version that is written piece by piece, in constant memory. See [`Replacement`].
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -287,15 +287,15 @@ impl WriteGuard {
         self.0.checked()?.writer(&self.0.held, true)
     }
 
-    /// Changes the mode of the file, exactly, whatever the umask: permission, setuid, setgid and sticky bits, as in
-    /// [chmod(2)]. False: there is no such file. The versions after this one keep it.
+    /// Changes the mode of the file, exactly, whatever the umask: permission, setuid, setgid and sticky bits, as
+    /// [chmod(2)] has them. `false`: there is no such file. Later versions keep the mode.
     ///
-    /// To write a secret, set the mode first: who may open the old version may open the new one from the moment it is
-    /// made. Other hard links of the file get the mode, too. Where the file has an access control list, the group bits
-    /// are its mask ([acl(5)]).
+    /// Before you write a secret, set the mode: whoever may open the old version may open the new one from the moment
+    /// it is made. Other hard links of the file get the mode, too. If the file has an access control list, the group
+    /// bits are its mask ([acl(5)]).
     ///
-    /// The file is changed in place, which needs the permission to read it; it is synced as the builder's
-    /// [`durability`](crate::Builder::durability) says for the contents.
+    /// The file is changed in place, which needs the permission to read it. It is synced as the builder's
+    /// [`durability`](crate::Builder::durability) says for contents.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -324,7 +324,7 @@ impl WriteGuard {
         self.0.checked()?.set_mode(mode)
     }
 
-    /// Removes the file. False: there was none. See [`AtomicFile::delete`](crate::AtomicFile::delete).
+    /// Removes the file. `false`: there was no such file. See [`AtomicFile::delete`](crate::AtomicFile::delete).
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

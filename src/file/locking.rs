@@ -1,4 +1,5 @@
-//! The verbs that take a lock to keep, and the locks of several files in one order for all. They return guards.
+//! The verbs that take a lock and return a guard, and the locks of several files, which all callers take in the same
+//! order.
 
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use crate::settings::Config;
 use crate::sys::LockMode;
 
 impl AtomicFile {
-    /// Takes the exclusive lock, waiting for as long as the adapter's `lock_timeout` says (by default, for ever, in
-    /// `fcntl(F_SETLKW)`: [fcntl_locking(2)]).
+    /// Takes the exclusive lock. Waits for as long as the adapter's `lock_timeout` says; by default without a limit, in
+    /// `fcntl(F_SETLKW)` ([fcntl_locking(2)]).
     ///
-    /// Of the threads of a process, those that wait go in in the order in which they came. Between processes the kernel
-    /// decides; one that has had the lock for 10 ms lets the others have a chance (0.07 ms) before one of its threads
-    /// takes it again.
+    /// The threads of a process get the lock in the order in which they came. Between processes the kernel decides. A
+    /// process that has had the lock for 10 ms waits for 0.07 ms before one of its threads takes it again, so that
+    /// other processes have a chance.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -31,8 +32,8 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`]; [`Error::LockFileDenied`]; [`Error::Deadlock`] if the calling thread holds this lock
-    /// already, or if waiting would close a cycle; otherwise a system call failed ([`Error::Io`]).
+    /// [`Error::Timeout`]; [`Error::LockFileDenied`]; [`Error::Deadlock`] if the calling thread already holds this
+    /// lock, or if waiting would close a cycle; otherwise a system call failed ([`Error::Io`]).
     ///
     /// [`Error::Timeout`]: crate::Error::Timeout
     /// [`Error::Deadlock`]: crate::Error::Deadlock
@@ -43,11 +44,13 @@ impl AtomicFile {
         self.acquire(LockMode::Exclusive, &self.0.config.patience()).map(WriteGuard)
     }
 
-    /// Takes the shared lock: others may hold it at the same time, writers not. Otherwise as [`lock`](Self::lock).
+    /// Takes the shared lock: others may hold it at the same time, and nobody may hold the exclusive one. Otherwise as
+    /// [`lock`](Self::lock).
     ///
-    /// Of the threads of a process, a reader waits for a writer that came before it, even while other readers are
-    /// inside. A thread that holds the shared lock already gets it once more at once, whoever waits; it is let go with
-    /// the last guard. A thread that always takes it again before it lets go keeps writers out for ever.
+    /// Within a process, a reader waits for a writer that came before it, even while other readers hold the lock. A
+    /// thread that already holds the shared lock gets it once more at once, whoever waits. The lock is released with
+    /// the thread's last guard. A thread that always takes the lock again before it releases it keeps writers out for
+    /// ever.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -68,26 +71,27 @@ impl AtomicFile {
         self.acquire(LockMode::Shared, &self.0.config.patience()).map(ReadGuard)
     }
 
-    /// Takes the exclusive lock, waiting for `timeout` at the most.
+    /// Takes the exclusive lock. Waits for `timeout` at most.
     ///
-    /// F_SETLKW knows no limit ([fcntl_locking(2)]). So if another process is in the way, the call sleeps in this
-    /// process, and a thread of the crate's own sleeps in F_SETLKW for it: it stands in the kernel's queue like
-    /// everybody else, and to wait takes no processor's time, unless the kernel sees a deadlock ([the crate's
-    /// page](crate)). What that costs:
+    /// F_SETLKW has no time limit ([fcntl_locking(2)]). So if another process holds the lock, the calling thread sleeps
+    /// in this process, and a thread of this crate sleeps in F_SETLKW for it. That thread stands in the kernel's queue
+    /// like any other waiter. Waiting takes no processor time, unless the kernel reports a deadlock
+    /// ([limits](crate::docs::limits#threads-deadlocks-limits-on-waiting)). What this costs:
     ///
-    /// * One thread a lock file that is waited for in this way, for as long as another process holds it: also after the
-    ///   time limit, because F_SETLKW cannot be ended from outside. Whoever comes meanwhile is served by the same
-    ///   thread; readers that come beside a writer may have a second. The lock file stays open for so long. When nobody
-    ///   wants the lock any more it is let go at once, and somebody else who tries it at that moment finds it taken.
-    /// * There are 64 such threads at the most. Beyond that, and where the system allows no more threads, the call asks
-    ///   again and again (F_SETLK), every 2 ms in the end, and may lose against processes that come and go.
-    /// * A program that has one thread has two for that time, which some calls care about (unshare(2) with
-    ///   CLONE_NEWUSER, for example). A child made by fork(2) has no such thread, and does not need it.
-    /// * The thread blocks the signals that the caller blocks at that moment, and so takes others ([pthreads(7)]: a
-    ///   signal for the process goes to any thread that does not block it). A program that waits for signals by
-    ///   sigwait(3) or signalfd(2) blocks them before it waits for a lock with a limit.
+    /// * One thread for each lock file that is waited for in this way, for as long as another process holds the lock.
+    ///   This includes the time after the limit, because F_SETLKW cannot be ended from outside. Callers that come
+    ///   meanwhile are served by the same thread; readers that come beside a writer may have a second one. The lock
+    ///   file stays open for that time. If nobody wants the lock any more when the thread gets it, the thread releases
+    ///   it at once. Another process that only tries at that moment finds it taken.
+    /// * There are at most 64 such threads. Beyond that, and where the system allows no more threads, the call asks
+    ///   again and again (F_SETLK), in the end every 2 ms, and may lose against processes that come and go.
+    /// * A program with one thread has two for that time. Some system calls care about this, for example unshare(2)
+    ///   with CLONE_NEWUSER. A child made by fork(2) has no such thread, and does not need it.
+    /// * The thread blocks the signals that the caller blocks at that moment, and therefore takes others
+    ///   ([pthreads(7)]: a signal for the process goes to any thread that does not block it). A program that waits for
+    ///   signals by sigwait(3) or signalfd(2) must block them before it waits for a lock with a limit.
     ///
-    /// Nothing of this is paid by a call that need not wait for another process.
+    /// A call that need not wait for another process pays for none of this.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -116,7 +120,7 @@ impl AtomicFile {
         self.acquire(LockMode::Exclusive, &self.0.config.patience_for(timeout)).map(WriteGuard)
     }
 
-    /// Takes the shared lock, waiting for `timeout` at the most. See [`lock_timeout`](Self::lock_timeout).
+    /// Takes the shared lock. Waits for `timeout` at most. See [`lock_timeout`](Self::lock_timeout).
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -136,11 +140,12 @@ impl AtomicFile {
         self.acquire(LockMode::Shared, &self.0.config.patience_for(timeout)).map(ReadGuard)
     }
 
-    /// Takes the exclusive lock if it is free, and waits for no holder: for 20 ms at the most for what is about to be free.
+    /// Takes the exclusive lock if it is free. Waits for no holder, but for 20 ms at most for a lock that is about to
+    /// be released.
     ///
-    /// A cron job that must not run twice at a time, however long it takes. If it is killed its lock is free, and nothing
-    /// stays behind that somebody has to clear away. What it starts does not inherit the lock ([fcntl_locking(2)]): a child
-    /// that outlives a killed job keeps nobody out.
+    /// A cron job that must not run twice at the same time, however long it takes. If it is killed, its lock is free,
+    /// and nobody has to clean anything up. The programs that it starts do not inherit the lock ([fcntl_locking(2)]): a
+    /// child that survives a killed job keeps nobody out.
     ///
     /// ```
     /// use std::error::Error;
@@ -172,8 +177,8 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// [`Error::WouldBlock`] if somebody holds the lock, this thread included, or another thread of this process is
-    /// taking it or waits for it; otherwise a system call failed ([`Error::Io`]).
+    /// [`Error::WouldBlock`] if a thread or process holds the lock (this thread included), or if another thread of this
+    /// process is taking it or waits for it; otherwise a system call failed ([`Error::Io`]).
     ///
     /// [`Error::WouldBlock`]: crate::Error::WouldBlock
     /// [`Error::Io`]: crate::Error::Io
@@ -182,9 +187,9 @@ impl AtomicFile {
         self.acquire(LockMode::Exclusive, &Patience::none()).map(WriteGuard)
     }
 
-    /// Takes the shared lock if nobody holds the exclusive one, and waits for no holder, as
-    /// [`try_lock`](Self::try_lock) does. Also if the calling thread holds the shared one already, as
-    /// [`lock_shared`](Self::lock_shared) does.
+    /// Takes the shared lock if nobody holds the exclusive one. Waits for no holder, as [`try_lock`](Self::try_lock).
+    /// It also succeeds if the calling thread already holds the shared lock, as [`lock_shared`](Self::lock_shared)
+    /// does.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;

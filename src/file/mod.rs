@@ -1,4 +1,4 @@
-//! One file, looked up once, and its verbs, each under its own lock. Those that take a lock to keep are in `locking.rs`.
+//! One file, looked up once, and its verbs, each under its own lock. The verbs that return a guard are in `locking.rs`.
 
 pub(crate) mod by_path;
 pub(crate) mod guard;
@@ -16,12 +16,12 @@ use crate::path::Place;
 use crate::settings::Config;
 use crate::sys::LockMode;
 
-/// One file, looked up once: the fast path for a file that is used often. From [`AtomicFileAdapter::file`].
+/// One file, looked up once: the fast way to use a file often. [`AtomicFileAdapter::file`] returns it.
 ///
-/// It holds two descriptors: the file's directory, through which every call goes, and its lock file. Cloning is
-/// cheap and shares them. The path is not looked up again: if the directory is renamed, the handle goes with it, and
-/// if a symbolic link on the way is changed, the handle stays. The directory need not exist yet; it is opened when
-/// it first can be.
+/// It holds two descriptors: the file's directory, through which every call goes, and its lock file. A clone is cheap
+/// and shares them. The path is not looked up again: if the directory is renamed, the handle goes with it; if a
+/// symbolic link in the path is changed, the handle stays where it is. The directory need not exist yet: the handle
+/// opens it when it exists.
 ///
 /// Its verbs take the lock themselves. For several steps under one lock, take a guard:
 ///
@@ -111,16 +111,16 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// Besides system calls that fail: [`Error::NotRegularFile`], and [`Error::Timeout`], [`Error::Deadlock`] and
-    /// [`Error::LockFileDenied`] of [`lock_shared`](Self::lock_shared). Whoever may not use the lock file has
+    /// [`Error::NotRegularFile`]; [`Error::Timeout`], [`Error::Deadlock`] and [`Error::LockFileDenied`] as from
+    /// [`lock_shared`](Self::lock_shared); or a system call failed. A caller that may not use the lock file can use
     /// [`read_unlocked`](Self::read_unlocked).
     pub fn read(&self) -> Result<Option<Vec<u8>>> {
         self.under_lock(LockMode::Shared, |file, _| file.read())
     }
 
-    /// Reads the whole file under a shared lock into `buf`, in place of what is in it, and returns the number of
-    /// bytes. `None`: there is no such file, and `buf` is empty. Does not allocate if `buf` has room for one byte
-    /// more than the file has.
+    /// Reads the whole file under a shared lock into `buf`, replaces what is in `buf`, and returns the number of bytes.
+    /// `None`: there is no such file, and `buf` is empty. It does not allocate if `buf` has room for one byte more than
+    /// the file has.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -136,31 +136,31 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read). What is in `buf` after an error is not part of the promise.
+    /// As [`read`](Self::read). After an error, the contents of `buf` are not specified.
     pub fn read_into(&self, buf: &mut Vec<u8>) -> Result<Option<usize>> {
         self.under_lock(LockMode::Shared, |file, _| file.read_into(buf))
     }
 
     /// Reads the whole file without the lock. `None`: there is no such file.
     ///
-    /// No lock file is made or opened, and nobody is waited for, at the price of [`std::fs::read`] with a look before
-    /// the file is opened: for programs that read often and need no more than some whole version, and for those that
-    /// may read the file but not use its lock file ([`Error::LockFileDenied`]). It works while others hold the
-    /// exclusive lock, this very thread included.
+    /// It makes and opens no lock file, and waits for nobody. It costs what [`std::fs::read`] costs, and one look
+    /// before the file is opened. It is for programs that read often and need no more than some complete version, and
+    /// for programs that may read the file but not use its lock file ([`Error::LockFileDenied`]). It works while
+    /// another thread or process, or this thread itself, holds the exclusive lock.
     ///
-    /// It is one whole version, because whoever writes makes a new file and renames it over the old one
+    /// It returns one complete version, because a writer makes a new file and renames it over the old one
     /// ([rename(2)](https://man7.org/linux/man-pages/man2/rename.2.html): "there is no point at which another process
-    /// attempting to access `newpath` will find it missing"). That rests on the writers: one that changes the file in
-    /// place is seen in the middle of it. What the lock adds, and this does not have:
+    /// attempting to access `newpath` will find it missing"). This depends on the writers: if a program changes the
+    /// file in place, a reader may see a part of the change. With the lock, you also get this:
     ///
-    /// * The version may not be durable yet. A writer syncs the directory after the rename, before it lets go of the
-    ///   lock; a power cut in between brings the old version back, which a reader with the lock never sees after the
-    ///   new one.
-    /// * Several files may not fit together: a writer that holds the locks of all of them can be between the one and
+    /// * A durable version. A writer syncs the directory after the rename, before it releases the lock. A power cut in
+    ///   between brings the old version back. A reader with the lock never sees the old version after the new one.
+    /// * Several files that fit together. A writer that holds the locks of all of them may have written one and not yet
     ///   the other.
-    /// * What is decided by it may be out of date by then. To change the file, [`update`](Self::update) it.
-    /// * On NFS a file that another machine replaces can be missing for a moment ([`open`](Self::open) says when), and
-    ///   this very read, by which the old version is open, can be why for others.
+    /// * A version that is still the current one when you act on it. To change the file, [`update`](Self::update) it.
+    /// * On NFS, a file that is always there. If another machine replaces a file, it can be missing for a moment
+    ///   ([`open`](Self::open) says when). And this read, which has the old version open, can be the reason why it is
+    ///   missing for others.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -175,7 +175,7 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRegularFile`], [`Error::InvalidPath`] for a hard link to a lock file that this process is using, or
+    /// [`Error::NotRegularFile`]; [`Error::InvalidPath`] for a hard link to a lock file that this process is using; or
     /// a system call failed.
     pub fn read_unlocked(&self) -> Result<Option<Vec<u8>>> {
         self.0.read()
@@ -183,17 +183,17 @@ impl AtomicFile {
 
     /// Opens the current version under a shared lock, to read it piece by piece. `None`: there is no such file.
     ///
-    /// The lock is free again when this returns. The open file stays what it is all the same, whole, because a
-    /// write makes a new file and never changes an old one.
+    /// The lock is released before this returns. The open file still keeps one complete version, because a write makes
+    /// a new file and never changes an old one.
     ///
-    /// On NFS, do not keep it open for longer than need be. NFS knows no open file without a name. So while a process
-    /// of the machine that writes has the old version open, that machine's client renames it out of the way, to `.nfs`
-    /// and a number, before it renames the new one into its place (`nfs_rename` in fs/nfs/dir.c calls `nfs_sillyrename`
-    /// of fs/nfs/unlink.c). For that moment the file has no name, and who looks from another machine without the lock,
-    /// by [`read_unlocked`](Self::read_unlocked) for example, is told that there is none. With the lock nobody sees it,
-    /// because the writer holds that all the while; but should the writer be killed or its machine fail just then, the
-    /// file stays missing, and the old version is what is called `.nfs`. Nothing that a writer can do keeps its client
-    /// from it. [`read`](Self::read) has closed the file before it lets go of the lock, and does no harm.
+    /// On NFS, do not keep it open for longer than necessary. NFS has no open files without a name. So if a process on
+    /// the writer's machine has the old version open, the client of that machine renames it to `.nfs` and a number,
+    /// before it renames the new version into its place (`nfs_rename` in fs/nfs/dir.c calls `nfs_sillyrename` of
+    /// fs/nfs/unlink.c). For that moment the file has no name, and a reader on another machine that takes no lock, for
+    /// example by [`read_unlocked`](Self::read_unlocked), finds no file. A reader with the lock does not see this,
+    /// because the writer holds the lock all the time. But if the writer is killed or its machine fails just then, the
+    /// file stays missing, and the old version is the one called `.nfs`. A writer cannot prevent this.
+    /// [`read`](Self::read) closes the file before it releases the lock, and does no harm.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -217,14 +217,15 @@ impl AtomicFile {
         self.under_lock(LockMode::Shared, |file, _| file.open())
     }
 
-    /// Replaces the contents under an exclusive lock; makes the file, and the directories above it, if there are
-    /// none.
+    /// Replaces the contents under an exclusive lock. If there is no file, it makes the file and the directories above
+    /// it.
     ///
     /// When this returns, every reader sees the new version, and with [`Durability::Full`] it survives a power cut. The
-    /// file keeps its owner, group, mode, access control list, `user` attributes, label and capabilities where the
-    /// system lets the writer set them. Where it does not, the new version lets in fewer than the old one did; the
-    /// [crate's page](crate) has the details. Other names of it (hard links) keep the old version. That the file itself
-    /// is read-only (mode 0444) does not keep it from being replaced; its directory must be writable.
+    /// file keeps its owner, group, mode, access control list, `user` attributes, label and capabilities, where the
+    /// system lets the writer set them. Where it does not, the new version lets in fewer people than the old one;
+    /// [limits](crate::docs::limits#several-users-and-people-you-do-not-trust) has the details. Other names of the file
+    /// (hard links) keep the old version. A file that is read-only (mode 0444) is replaced all the same; its directory
+    /// must be writable.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -237,11 +238,11 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// Besides system calls that fail: [`Error::NotRegularFile`], [`Error::InvalidPath`] for a hard link to a lock file
-    /// that this process is using, and [`Error::Timeout`], [`Error::Deadlock`] and [`Error::LockFileDenied`] of
-    /// [`lock`](Self::lock). The file is what it was before, and no temporary file is left (unless removing it fails,
-    /// too), except with [`Error::NotDurable`] and, on NFS, with an [`Error::LockLost`] that says `replaced`.
-    /// Directories that were made for the file stay.
+    /// [`Error::NotRegularFile`]; [`Error::InvalidPath`] for a hard link to a lock file that this process is using;
+    /// [`Error::Timeout`], [`Error::Deadlock`] and [`Error::LockFileDenied`] as from [`lock`](Self::lock); or a system
+    /// call failed. The file is unchanged, and no temporary file is left (unless removing it fails, too), except with
+    /// [`Error::NotDurable`], and on NFS with an [`Error::LockLost`] that says `replaced`. Directories that were made
+    /// for the file stay.
     ///
     /// [`Durability::Full`]: crate::Durability::Full
     pub fn write(&self, contents: impl AsRef<[u8]>) -> Result<()> {
@@ -249,11 +250,11 @@ impl AtomicFile {
         self.under_lock(LockMode::Exclusive, |file, held| file.write(held, contents))
     }
 
-    /// Reads, changes and replaces the contents under one exclusive lock, so that no other update gets in between.
-    /// `change` is given `None` if there is no file.
+    /// Reads, changes and replaces the contents under one exclusive lock, so no update of others is lost. `change` gets
+    /// `None` if there is no file.
     ///
-    /// `change` must not use this file through any other handle: the lock is taken, and asking for it again is
-    /// [`Error::Deadlock`].
+    /// `change` must not use this file through another handle: this thread holds the lock already, and to ask for it
+    /// again is [`Error::Deadlock`].
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -272,7 +273,7 @@ impl AtomicFile {
         self.try_update(|old| Ok(change(old)))
     }
 
-    /// As [`update`](Self::update), with a `change` that can fail; then nothing has happened.
+    /// As [`update`](Self::update), with a `change` that can fail. If it fails, the file is unchanged.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -302,8 +303,8 @@ impl AtomicFile {
         self.0.update(held, old, change)
     }
 
-    /// Removes the file under an exclusive lock. False: there was none. With [`Durability::Full`] it stays removed
-    /// after a power cut.
+    /// Removes the file under an exclusive lock. `false`: there was no such file. With [`Durability::Full`] it stays
+    /// removed after a power cut.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
