@@ -12,9 +12,9 @@ use crate::file::locking;
 impl AtomicFileAdapter {
     /// Takes the exclusive locks of several files, or none of them. The guards are in the order of `paths`.
     ///
-    /// The locks are taken in one order that is the same for all callers, so that two such calls are never in a
-    /// deadlock with each other, whatever the order of `paths` and even where two paths are one file or share a lock
-    /// file. The builder's `lock_timeout` is one limit for all of them together.
+    /// All callers take the locks in the same order, whatever the order of `paths`. So two such calls never wait for
+    /// each other in a cycle, even if two paths are the same file or share a lock file.
+    /// The builder's `lock_timeout` is one limit for all of them together.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,12 +37,12 @@ impl AtomicFileAdapter {
         locking::lock_many(&self.config, &self.files(paths)?)
     }
 
-    /// Takes the shared locks of several files, or none of them, in the order of [`lock_many`](Self::lock_many).
+    /// Takes the shared locks of several files, or none of them, in the same order as [`lock_many`](Self::lock_many).
     ///
-    /// Settings in layers, as a program that reads them: all files are locked before the first is read, so a program
-    /// that changes two of them under [`lock_many`](Self::lock_many) is not seen between the two changes (unless it
-    /// dies or fails there). To edit one, [`try_update`](Self::try_update) has an example. All programs need the same
-    /// lock directory: here, those of one user.
+    /// A program that reads its settings in layers. It locks all files before it reads the first one. So if another
+    /// program changes two of them under [`lock_many`](Self::lock_many), this one does not see one change without the
+    /// other (unless the other program dies or fails in between). [`try_update`](Self::try_update) has an example of
+    /// editing one layer. All programs need the same lock directory: here, one for each user.
     ///
     /// ```
     /// use std::collections::BTreeMap;
@@ -91,12 +91,12 @@ impl AtomicFileAdapter {
         paths.into_iter().map(|path| self.file(path)).collect()
     }
 
-    /// Reads several files, lets `change` make new versions of them, and gives each its new version: all of them or none. All
-    /// the locks are held meanwhile, so that no update of others is lost.
+    /// Reads several files, calls `change` to make their new versions, and replaces the files: all of them or none. It
+    /// holds all the locks meanwhile, so no update of others is lost.
     ///
-    /// `change` gets the contents in the order of `paths` and returns the new ones in the same order. `None` is a file that
-    /// does not exist, or is to be removed. A path that is there twice, by whichever names, has the same contents twice, and
-    /// the last of its new versions counts. [`Batch::commit_all`] says what is promised, and what it takes.
+    /// `change` gets the contents in the order of `paths`, and returns the new contents in the same order. `None` means
+    /// that a file does not exist, or is to be removed. If two paths are the same file, `change` gets its contents
+    /// twice, and the last new version counts. [`Batch::commit_all`] says what is promised and what it costs.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -130,7 +130,7 @@ impl AtomicFileAdapter {
         self.try_update_many(paths, |old| Ok(change(old)))
     }
 
-    /// As [`update_many`](Self::update_many), with a change that can fail: then nothing is done.
+    /// As [`update_many`](Self::update_many), with a change that can fail. If it fails, nothing is changed.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -138,7 +138,7 @@ impl AtomicFileAdapter {
     /// # let files = atomic_file_adapter::AtomicFileAdapter::with_lock_dir(scratch.path().join("locks"))?;
     /// # let [index, data] = ["index", "data"].map(|name| scratch.path().join(name));
     /// # files.batch().write(&index, "0 5\n").write(&data, "hello").commit()?;
-    /// // Adds a record to a file and its place to the index beside it.
+    /// // Adds a record to a file and its place to the index.
     /// files.try_update_many([&index, &data], |old| -> Result<_, Box<dyn std::error::Error>> {
     ///     let [Some(index), Some(data)] = old else { return Err("there is no data yet".into()) };
     ///     let entry = format!("{} {}\n", data.len(), 5);
@@ -151,7 +151,7 @@ impl AtomicFileAdapter {
     ///
     /// # Errors
     ///
-    /// That of the change, or as [`update_many`](Self::update_many).
+    /// What `change` returns; otherwise as [`update_many`](Self::update_many).
     pub fn try_update_many<P: AsRef<Path>, E: From<Error>>(
         &self,
         paths: impl IntoIterator<Item = P>,

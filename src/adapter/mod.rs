@@ -1,4 +1,4 @@
-//! The front door: an adapter, and the verbs by path. How one is made is in `builder.rs`.
+//! An adapter, and the verbs by path. `builder.rs` makes one.
 
 pub(crate) mod builder;
 mod many;
@@ -15,15 +15,15 @@ use crate::settings::Config;
 use crate::sys::{self, Links, LockMode};
 use crate::version::stat_regular;
 
-/// Reads, writes, updates and deletes files that several processes share. See the [crate's page](crate) for what it
+/// Reads, writes, updates and deletes files that several processes share. The [crate's page](crate) says what it
 /// promises.
 ///
-/// Cheap to clone, and safe to share between threads. Every process that is to take part must use the same lock
-/// directory; the spelling does not matter.
+/// It is cheap to clone, and threads can share it. All processes must use the same lock directory; its spelling does
+/// not matter.
 ///
 /// The verbs by path look the path up at every call. For a file that is used often, [`file`](Self::file) does that
-/// once. The lock files of the last 16 paths are kept open for as long as the adapter and its clones live; so the file
-/// system of the lock directory cannot be unmounted.
+/// once. The lock files of the last 16 paths stay open for as long as the adapter and its clones live. Until then the
+/// file system of the lock directory cannot be unmounted.
 ///
 /// ```
 /// use atomic_file_adapter::AtomicFileAdapter;
@@ -49,7 +49,7 @@ pub struct AtomicFileAdapter {
 }
 
 impl AtomicFileAdapter {
-    /// Where the lock files are unless the builder says otherwise: a path relative to the directory that is current
+    /// Where the lock files are, unless the builder says otherwise: a path relative to the directory that is current
     /// when the adapter is built, or to its [lock root](crate::Builder::lock_root).
     ///
     /// ```
@@ -77,7 +77,7 @@ impl AtomicFileAdapter {
     }
 
     /// The lock file that guards `path`. It is the same in every process, for every spelling of the path, and before
-    /// and after the file and its directory exist. Nothing is made by asking.
+    /// and after the file and its directory exist. This call makes nothing on the disk.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -137,7 +137,7 @@ impl AtomicFileAdapter {
         })
     }
 
-    /// Reads the whole file without the lock: no lock file is made or opened, and there need not even be a lock directory.
+    /// Reads the whole file without the lock: it makes and opens no lock file, and needs no lock directory.
     /// [`AtomicFile::read_unlocked`] says what the lock would add.
     ///
     /// ```
@@ -176,7 +176,8 @@ impl AtomicFileAdapter {
 
     /// Reads, changes and replaces the contents under one exclusive lock. See [`AtomicFile::update`].
     ///
-    /// A counter that any number of processes share: each of them gets a number of its own, also if others are killed.
+    /// A counter that any number of processes share. Each call gets a number of its own, also if other processes are
+    /// killed.
     ///
     /// ```
     /// use std::error::Error;
@@ -211,7 +212,7 @@ impl AtomicFileAdapter {
         self.try_update(path, |old| Ok(change(old)))
     }
 
-    /// As [`update`](Self::update), with a `change` that can fail; then nothing has happened.
+    /// As [`update`](Self::update), with a `change` that can fail. If it fails, the file is unchanged.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -220,7 +221,7 @@ impl AtomicFileAdapter {
     /// use toml_edit::DocumentMut;
     ///
     /// files.write_atomic(&path, "colour = 'red' # not blue\n")?;
-    /// // What others have written stays, comments and all; what is no TOML is an error and not overwritten.
+    /// // What others have written stays, comments included. A file that is not TOML is an error, and is not overwritten.
     /// files.try_update(&path, |old| {
     ///     let mut settings: DocumentMut = String::from_utf8(old.unwrap_or_default().to_vec())?.parse()?;
     ///     settings["size"] = toml_edit::value("3");
@@ -243,7 +244,7 @@ impl AtomicFileAdapter {
         file.update(held, old, change)
     }
 
-    /// Removes the file under an exclusive lock. False: there was none. See [`AtomicFile::delete`].
+    /// Removes the file under an exclusive lock. `false`: there was no such file. See [`AtomicFile::delete`].
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -262,9 +263,10 @@ impl AtomicFileAdapter {
         by_path::under_lock(&self.config, path.as_ref(), LockMode::Exclusive, |file, held| file.delete(held))
     }
 
-    /// Whether there is a regular file at `path`, symbolic links followed. Takes no lock: the answer may be out of
-    /// date when it comes. A path that cannot be looked at is false, too, and so is one with a link in it that is not to be
-    /// followed ([`Builder::follow_links`](crate::Builder::follow_links)). On NFS it may have been out of date for a minute.
+    /// Whether there is a regular file at `path`, after following symbolic links. It takes no lock, so the answer may
+    /// be out of date when it comes. It is also `false` if the path cannot be looked at, or has a link in it that must
+    /// not be followed ([`Builder::follow_links`](crate::Builder::follow_links)). On NFS the answer may be a minute
+    /// old.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;

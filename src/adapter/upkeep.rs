@@ -1,4 +1,4 @@
-//! The verbs for whoever looks after the lock directory, and after what killed processes have left.
+//! The verbs that look after the lock directory, and after what killed processes have left.
 
 use std::path::{Path, PathBuf};
 
@@ -10,11 +10,10 @@ use crate::sys::{Holder, LockMode};
 use crate::version::sweep;
 
 impl AtomicFileAdapter {
-    /// Removes the lock files that nobody holds at this moment, and returns their paths. Safe at any time: whoever is
-    /// about to lock one of them notices, and makes it anew; on NFS also on another machine.
+    /// Removes the lock files that nobody holds at this moment, and returns their paths. This is safe at any time: a
+    /// caller that is about to lock one of them notices, and makes it again; on NFS also on another machine.
     ///
-    /// A lock file has a path in it at the most, and one that is left costs next to nothing; there is no need to prune unless
-    /// paths come and go for ever.
+    /// A lock file contains a path at most, and costs next to nothing. Prune only if new paths keep coming.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -28,29 +27,29 @@ impl AtomicFileAdapter {
     ///
     /// # Errors
     ///
-    /// The lock directory cannot be listed; nothing was done. [`Error::Partial`](crate::Error::Partial): what has the name
-    /// of a lock file is none (a directory, for example), or is one that cannot be opened or removed (another user's). The
-    /// others are removed all the same, and the error tells which.
+    /// The lock directory cannot be listed; nothing was done. [`Error::Partial`](crate::Error::Partial): something has
+    /// the name of a lock file but is none (a directory, for example), or cannot be opened or removed (another user's).
+    /// The others are removed all the same, and the error says which.
     pub fn prune(&self) -> Result<Vec<PathBuf>> {
         upkeep::prune(&self.config.lock_dir)
     }
 
-    /// Removes the temporary files that killed writers of the file `path` have left beside it; if `path` is a directory,
-    /// those of all files in it, but not of files in directories below. Returns their paths.
+    /// Removes the temporary files that killed writers of the file `path` have left beside it. If `path` is a
+    /// directory, it removes those of all files in it, but not of files in directories below. Returns their paths.
     ///
-    /// A writer holds its lock for as long as it has a temporary file, so one whose lock is taken at this moment is
-    /// left alone. Such files are named `.{name}.{ten of a-z and 2-7}.tmp`, where three of the ten are a check over
-    /// what is before them (the lock protocol says which): a file that somebody else has named like that, such
-    /// as `.notes.javascript.tmp`, is taken for one of them once in 32,768 times. They never come in anybody's way;
-    /// they take up space. A write that was killed leaves one at the most.
+    /// A writer holds its lock for as long as it has a temporary file, so a file whose lock is held at this moment is
+    /// left alone. Temporary files are named `.{name}.{ten of a-z and 2-7}.tmp`, where three of the ten are a check
+    /// over everything before them ([the protocol](crate::docs::protocol#the-temporary-file)). A file that somebody
+    /// else has named like that, such as `.notes.javascript.tmp`, has the right check once in 32,768 times. Temporary
+    /// files disturb nobody; they only take up space. A killed write leaves at most one.
     ///
-    /// What a process that was killed while it made the lock directory or a lock file has left there is removed, too.
+    /// It also removes what a process has left that was killed while it made the lock directory or a lock file.
     ///
-    /// The locks are those of this adapter's lock directory and of the paths as they are now. A writer that uses
-    /// another lock directory or another [lock root](crate::Builder::lock_root) is not seen, nor one whose directory
-    /// was renamed since it began, or that came to it by another path (a bind mount) without a lock root; its write
-    /// fails if its temporary file is taken away, and a change of several files that is decided cannot be finished then
-    /// ([`Error::Unfinished`](crate::Error::Unfinished)).
+    /// It looks at the locks of this adapter's lock directory, and at the paths as they are now. So it does not see a
+    /// writer that uses another lock directory or another [lock root](crate::Builder::lock_root), whose directory was
+    /// renamed since it began, or that uses another path to the file (a bind mount) without a lock root. If the
+    /// temporary file of such a writer is removed, its write fails. A change of several files that is decided then
+    /// cannot be finished ([`Error::Unfinished`](crate::Error::Unfinished)).
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -67,9 +66,9 @@ impl AtomicFileAdapter {
     /// # Errors
     ///
     /// The path cannot be resolved, or is outside the lock root; nothing was done.
-    /// [`Error::Partial`](crate::Error::Partial): the directory, or the lock directory, cannot be listed, a lock file
-    /// not opened, or a temporary file (in the lock directory, too) not looked at or not removed: another user's, for
-    /// example. The others are removed all the same, and the error tells which.
+    /// [`Error::Partial`](crate::Error::Partial): the directory or the lock directory cannot be listed, a lock file
+    /// cannot be opened, or a temporary file (in the lock directory, too) cannot be looked at or removed, for example
+    /// because it is another user's. The others are removed all the same, and the error says which.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -87,9 +86,9 @@ impl AtomicFileAdapter {
         sweep::sweep(&self.config, path.as_ref())
     }
 
-    /// Finishes every change of several files that somebody has decided and not finished, and returns the intents. There is
-    /// no need to call this, because whoever takes one of the locks does the same; but a program may want to know at its
-    /// start, and where lock files were removed by hand nobody would be told.
+    /// Finishes every change of several files that is decided and not finished, and returns the intents. You need not
+    /// call this, because the next caller that takes one of the locks does the same. But a program may want to know at
+    /// its start; and if lock files were removed by hand, nobody else would learn of it.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -108,9 +107,9 @@ impl AtomicFileAdapter {
         intents::recover(&self.config.lock_dir, || self.config.patience())
     }
 
-    /// Finishes what can be finished of a change of several files, removes its intent, and returns the files that are not
-    /// what the change would have made of them. For a change that nobody can finish ever: from then on the files can be used,
-    /// and do not fit together. Their temporary files are for [`sweep`](Self::sweep).
+    /// Finishes as much as possible of a change of several files, removes its intent, and returns the files that are
+    /// not what the change would have made of them. Use it for a change that nobody can ever finish. Afterwards the
+    /// files can be used, but do not fit together. [`sweep`](Self::sweep) removes their temporary files.
     ///
     /// ```no_run
     /// # let files = atomic_file_adapter::AtomicFileAdapter::new()?;
@@ -124,14 +123,14 @@ impl AtomicFileAdapter {
     ///
     /// # Errors
     ///
-    /// It is not the name of an intent, one of its locks cannot be had, or what was done cannot be synced: the intent is
-    /// still there then. That there is no such intent is no error.
+    /// The path is not that of an intent, one of the locks cannot be taken, or what was done cannot be synced: then the
+    /// intent is still there. That there is no such intent is not an error.
     pub fn give_up(&self, intent: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
         intents::give_up(&self.config.lock_dir, intent.as_ref(), &self.config.patience())
     }
 
-    /// The intents in the lock directory, sorted: changes of several files that somebody is making at this moment, or has left
-    /// unfinished. [`recover`](Self::recover) tells the two apart, because it waits for the locks.
+    /// The intents in the lock directory, sorted: changes of several files that are being made at this moment, or that
+    /// are unfinished. [`recover`](Self::recover) tells the two apart, because it waits for the locks.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -153,9 +152,9 @@ impl AtomicFileAdapter {
         Ok(intents.collect())
     }
 
-    /// All lock files of the lock directory, sorted by path, and who holds them at this moment.
+    /// All lock files of the lock directory, sorted by path, and the process that holds each at this moment.
     ///
-    /// What has the name of a lock file and is none, or may not be opened, is in the list, too, with its
+    /// The list also has what has the name of a lock file but is none, or may not be opened, with its
     /// [`problem`](LockFile::problem).
     ///
     /// ```
@@ -183,9 +182,10 @@ impl AtomicFileAdapter {
         Ok(files.into_iter().map(LockFile::new).collect())
     }
 
-    /// Who holds the lock of `path` at this moment, and who waits for it. `None`: there is no lock file, so nobody does.
+    /// Which process holds the lock of `path` at this moment, and which processes wait for it. `None`: there is no lock
+    /// file, so nobody holds it.
     ///
-    /// This looks at one lock file, where [`locks`](Self::locks) looks at all of them.
+    /// It looks at one lock file; [`locks`](Self::locks) looks at all of them.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -202,8 +202,8 @@ impl AtomicFileAdapter {
     ///
     /// # Errors
     ///
-    /// The path cannot be resolved, or is outside the lock root. What is in the way of a look at the lock file is no error, but
-    /// its [`problem`](LockFile::problem).
+    /// The path cannot be resolved, or is outside the lock root. If the lock file cannot be looked at, that is no
+    /// error, but its [`problem`](LockFile::problem).
     pub fn lock_of(&self, path: impl AsRef<Path>) -> Result<Option<LockFile>> {
         Ok(upkeep::list_one(&self.config.lock_dir, self.lock_path(path)?)?.map(LockFile::new))
     }
@@ -224,7 +224,7 @@ pub struct Intent {
     pub path: PathBuf,
     /// The files that it is about.
     pub files: Vec<PathBuf>,
-    /// Why that cannot be told.
+    /// Why the files are not known.
     pub problem: Option<String>,
 }
 
@@ -245,25 +245,26 @@ pub struct Intent {
 pub struct LockFile {
     /// Its path.
     pub path: PathBuf,
-    /// The path that it guards: absolute, or below the [lock root](crate::Builder::lock_root) of whoever made it. `None`: it
-    /// does not say so, or not so that its name proves it. A lock file says so unless other users share the lock directory,
-    /// or the path is longer than 2047 bytes or has a newline in it, or the disk was full, or another program made it.
+    /// The path that it guards: absolute, or below the [lock root](crate::Builder::lock_root) of the program that made
+    /// it. `None`: the lock file does not say it, or its name does not confirm it. A lock file says it unless other
+    /// users share the lock directory, the path is longer than 2047 bytes or has a newline in it, the disk was full, or
+    /// another program made the file.
     pub guards: Option<PathBuf>,
-    /// Who holds its lock. Of several processes that share it, one. `None`: nobody, unless there is a `problem`.
+    /// The holder of its lock. If several processes share it, one of them. `None`: nobody, unless there is a `problem`.
     pub holder: Option<LockHolder>,
-    /// The processes that wait for it, sorted; each once, whatever number of its threads wait. `None`: the system does not
-    /// tell, as on Apple's systems, or where there is no /proc.
+    /// The processes that wait for it, sorted, each once, however many of its threads wait. `None`: the system does not
+    /// tell, as on Apple's systems, or without /proc.
     ///
-    /// Linux tells it in [/proc/locks](https://man7.org/linux/man-pages/man5/proc_locks.5.html), which is read after the holder
-    /// was asked for. Not in it are processes of another PID namespace, those on another machine, those that try again and
-    /// again instead of waiting, and threads that wait for a thread of their own process.
+    /// Linux tells it in [/proc/locks](https://man7.org/linux/man-pages/man5/proc_locks.5.html), which is read after
+    /// the holder was asked for. It does not have processes of another PID namespace or on another machine, processes
+    /// that try again and again instead of waiting, and threads that wait for a thread of their own process.
     pub waiters: Option<Vec<u32>>,
-    /// The change of several files that is to be finished by whoever takes the lock next, unless the holder is making it;
-    /// see [`recover`](AtomicFileAdapter::recover). It need not exist: then it was given up before it was decided, or is
-    /// finished, and whoever takes the lock notices.
+    /// The change of several files that the next caller has to finish, unless the holder is making it now; see
+    /// [`recover`](AtomicFileAdapter::recover). The intent need not exist: then the change was given up before it was
+    /// decided, or is finished, and the next caller notices.
     pub intent: Option<PathBuf>,
-    /// Why nobody can tell who holds it: the message of an [`Error`](crate::Error), which names the path. It is something
-    /// else than a lock file, a directory for example, or one that may not be opened.
+    /// Why the holder is not known: the message of an [`Error`](crate::Error), which names the path. This is not a lock
+    /// file but, for example, a directory, or it may not be opened.
     pub problem: Option<String>,
 }
 
@@ -305,7 +306,7 @@ impl LockFile {
 pub struct LockHolder {
     /// Exclusive, or shared.
     pub exclusive: bool,
-    /// The process; `None` if the kernel cannot name it here: one in another PID namespace, or an open file
-    /// description lock, which belongs to no process.
+    /// The process. `None`: the kernel cannot name it here, because it is in another PID namespace, or it has an open
+    /// file description lock, which belongs to no process.
     pub pid: Option<u32>,
 }
