@@ -1,4 +1,4 @@
-//! The settings of an adapter: plain values, which every room below the front door may read.
+//! The settings of an adapter: plain values.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +30,8 @@ impl Config {
     }
 }
 
-/// What a write promises about a crash of the whole machine (power cut, kernel panic). About crashes of processes
-/// all three promise the same: a reader sees the old version or the new one, whole.
+/// What a write promises for a crash of the whole machine (power cut, kernel panic). For crashes of processes, all
+/// three promise the same: a reader sees the old version or the new one, complete.
 ///
 /// ```
 /// use atomic_file_adapter::{AtomicFileAdapter, Durability};
@@ -43,29 +43,30 @@ impl Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Durability {
     /// The new version is on the device when the call returns. The file is synced
-    /// ([fsync(2)](https://man7.org/linux/man-pages/man2/fsync.2.html)) before the rename and its directory after it.
-    /// On Apple's systems a sync is `fcntl(F_FULLFSYNC)`, because `fsync` only hands the data to the drive there; on a
-    /// file system that does not have it (a network volume, for example) `fsync` is the best to be had.
+    /// ([fsync(2)](https://man7.org/linux/man-pages/man2/fsync.2.html)) before the rename, and its directory after it.
+    /// On Apple's systems a sync is `fcntl(F_FULLFSYNC)`, because `fsync` only hands the data to the drive there. On a
+    /// file system without that (a network volume, for example), `fsync` is the best there is.
     ///
-    /// A file system that has no sync of directories says EINVAL or ENOTSUP to it: some FUSE servers, and SMB before
-    /// Linux 4.17. There the write is done all the same, as PostgreSQL and SQLite have it: the contents are synced, and
-    /// whether the rename survives a power cut is up to the file system, which has been told by nobody. Every other
-    /// error of that sync is [`NotDurable`](crate::Error::NotDurable). The kernel itself says that it is done where a
-    /// FUSE server knows no such request (`fuse_dir_fsync` in fs/fuse/dir.c), and of NFS and SMB, where the server has
-    /// answered the rename before it returns (`nfs_fsync_dir` in fs/nfs/dir.c, `cifs_dir_fsync` in
-    /// fs/smb/client/cifsfs.c): it is as durable as the server makes it by then, which one that exports with `async`
-    /// (exports(5)) does later.
+    /// Some file systems have no sync of directories, and return EINVAL or ENOTSUP: some FUSE servers, and SMB before
+    /// Linux 4.17. There the write succeeds all the same, as in PostgreSQL and SQLite. The contents are synced, and the
+    /// file system decides whether the rename survives a power cut. Every other error of that sync is
+    /// [`NotDurable`](crate::Error::NotDurable). In two cases the kernel itself reports success. If a FUSE server does
+    /// not know the request (`fuse_dir_fsync` in fs/fuse/dir.c), nobody has synced the directory. On NFS and SMB the
+    /// server has already answered the rename (`nfs_fsync_dir` in fs/nfs/dir.c, `cifs_dir_fsync` in
+    /// fs/smb/client/cifsfs.c), and the rename is as durable as the server has made it by then; a server that exports
+    /// with `async` (exports(5)) does that later.
     #[default]
     Full,
-    /// After a crash the file is the old or the new version, whole; which one is not promised. The file is synced
-    /// before the rename, the directory is not.
+    /// After a crash the file is the old or the new version, complete; which of them is not promised. The file is
+    /// synced before the rename, the directory is not.
     ///
-    /// On Apple's systems that holds for a crash of the system, but for a power cut only if the drive keeps the order of
-    /// its writes. The sync is `fsync` there, of which the manual page says that "the drive itself may not physically
-    /// write the data to the platters for quite some time and it may be written in an out-of-order sequence". What would
-    /// be right, `fcntl(F_BARRIERFSYNC)`, cannot be had without unsafe code; take [`Full`](Self::Full) where it matters.
+    /// On Apple's systems this holds for a crash of the system, but for a power cut only if the drive keeps the order
+    /// of its writes. The sync there is `fsync`. Its manual page says that "the drive itself may not physically write
+    /// the data to the platters for quite some time and it may be written in an out-of-order sequence".
+    /// `fcntl(F_BARRIERFSYNC)` would be right, but needs unsafe code. Use [`Full`](Self::Full) where it matters.
     Ordered,
-    /// Nothing is synced: atomic for other processes only. A crash may leave anything, an empty file for example.
+    /// Nothing is synced: the write is atomic for other processes only. A crash may leave anything, an empty file for
+    /// example.
     None,
 }
 

@@ -1,4 +1,4 @@
-//! How an adapter is made, with which settings.
+//! Making an adapter, with its settings.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use crate::settings::{Config, Durability, Options};
 use crate::sys::Links;
 
 impl AtomicFileAdapter {
-    /// An adapter with all settings at their defaults: lock files in [`DEFAULT_LOCK_DIR`](Self::DEFAULT_LOCK_DIR)
-    /// under the current directory, which is asked for now and not again; [`Durability::Full`](crate::Durability::Full);
-    /// no limit to waiting for a lock.
+    /// An adapter with the default settings: lock files in [`DEFAULT_LOCK_DIR`](Self::DEFAULT_LOCK_DIR) under the
+    /// current directory, which is asked for now and not again; [`Durability::Full`](crate::Durability::Full); no time
+    /// limit for locks.
     ///
     /// ```
     /// use atomic_file_adapter::AtomicFileAdapter;
@@ -100,21 +100,22 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Where the lock files are. Relative to the directory that is current when [`build`](Self::build) is called.
-    /// Default: [`AtomicFileAdapter::DEFAULT_LOCK_DIR`] there, or below the [lock root](Self::lock_root) if there is one.
+    /// Where the lock files are. A relative path begins at the directory that is current when [`build`](Self::build) is
+    /// called. Default: [`AtomicFileAdapter::DEFAULT_LOCK_DIR`] there, or below the [lock root](Self::lock_root) if
+    /// there is one.
     ///
-    /// It is made when it is first needed. If it then holds nothing but lock files and has no `.gitignore`, it gets
-    /// one that hides everything in it.
+    /// It is made when it is first needed. If it then has nothing but lock files and no `.gitignore`, it gets one that
+    /// hides everything in it.
     ///
-    /// It must be trusted, and so must the directories above it. Whoever can write there can remove lock files, hold locks
-    /// for ever, or put another directory in its place, and then nobody excludes anybody. Its path is followed as the
-    /// system follows any path, links included, also with [`follow_links(false)`](Self::follow_links). Where others can
-    /// write to the current directory, as in `/tmp`, a link of theirs at `.jerry` or `.jerry/local` leads the default one
-    /// elsewhere, and a program of root makes a directory, lock files and a `.gitignore` there. Only the lock file itself
-    /// is never a link. So a program with more rights than others names one in a directory of its own.
+    /// Everybody who can write to it, or to a directory above it, must be trusted. They can remove lock files, hold
+    /// locks for ever, or put another directory in its place; then nobody excludes anybody. The system follows its path
+    /// as any other path, links included, also with [`follow_links(false)`](Self::follow_links). If others can write to
+    /// the current directory, as in `/tmp`, their link at `.jerry` or `.jerry/local` leads the default directory
+    /// elsewhere, and a program of root makes a directory, lock files and a `.gitignore` there. Only the lock file
+    /// itself is never a link. So a program with more rights than others should name a lock directory of its own.
     ///
-    /// Whoever may read a lock file can learn the path that it guards, which is in it for people, unless others may write to the
-    /// directory too, or there is a [`lock_file_mode`](Self::lock_file_mode).
+    /// A lock file says which path it guards, and whoever may read it can learn that path. It does not say so if others
+    /// may write to the lock directory, or if there is a [`lock_file_mode`](Self::lock_file_mode).
     ///
     /// ```
     /// use atomic_file_adapter::AtomicFileAdapter;
@@ -133,7 +134,7 @@ impl Builder {
     /// ```
     /// use atomic_file_adapter::{AtomicFileAdapter, Durability};
     ///
-    /// // A cache: whole after a power cut, but it need not be the last one.
+    /// // A cache: complete after a power cut, but maybe not the last version.
     /// let files = AtomicFileAdapter::builder().durability(Durability::Ordered).build()?;
     /// # drop(files);
     /// # Ok::<(), atomic_file_adapter::Error>(())
@@ -143,8 +144,8 @@ impl Builder {
         self
     }
 
-    /// How long every call may wait for a lock; then it fails with [`Error::Timeout`]. Zero tries once. What the thread
-    /// holds itself is [`Error::Deadlock`] all the same. Default: no limit.
+    /// How long a call may wait for its locks. After that it fails with [`Error::Timeout`]. Zero tries once. A lock
+    /// that the thread itself holds is [`Error::Deadlock`] all the same. Default: no limit.
     /// [`AtomicFile::lock_timeout`](crate::AtomicFile::lock_timeout) overrides it for one call.
     ///
     /// ```
@@ -163,7 +164,7 @@ impl Builder {
 
     /// The exact mode of new files, whatever the umask: the twelve bits of
     /// [chmod(2)](https://man7.org/linux/man-pages/man2/chmod.2.html). Default: 0666 less the umask, as
-    /// [`std::fs::write`] has it. A file that is replaced keeps its mode.
+    /// [`std::fs::write`] gives it. A file that is replaced keeps its mode.
     ///
     /// ```
     /// use std::os::unix::fs::PermissionsExt;
@@ -185,25 +186,25 @@ impl Builder {
 
     /// Whether a path may have symbolic links in it. Default: true.
     ///
-    /// With true, every verb by path goes where the kernel would go, except that another user's link in the last place
-    /// is refused in a sticky directory that all may write to (as `fs.protected_symlinks` has it, see
-    /// [proc_sys_fs(5)](https://man7.org/linux/man-pages/man5/proc_sys_fs.5.html), even where that is off). So a program
-    /// that handles paths in a directory which others can write to does with its own rights what their links tell it:
-    /// root replaces `/etc/passwd` if `/home/mallory/out` is a link to it.
+    /// With `true`, every verb by path goes where the kernel would go. There is one exception: in a sticky directory
+    /// that everybody may write to, another user's link in the last place is refused (as by `fs.protected_symlinks`,
+    /// see [proc_sys_fs(5)](https://man7.org/linux/man-pages/man5/proc_sys_fs.5.html), even if that is off). So if a
+    /// program handles paths in a directory that others can write to, their links decide what it does with its own
+    /// rights: root replaces `/etc/passwd` if `/home/mallory/out` is a link to it.
     ///
-    /// With false, a path with a link in it, in the last place or before, is [`Error::SymbolicLink`], for every verb by
-    /// path, [`file`](AtomicFileAdapter::file), [`lock_path`](AtomicFileAdapter::lock_path), batches and
-    /// [`sweep`](AtomicFileAdapter::sweep); [`exists`](AtomicFileAdapter::exists) says false. The directory that was found
-    /// is kept open, and a link that takes its place, or the file's, later is not followed either. `..` stays allowed, and
-    /// missing directories are made.
+    /// With `false`, a path with a link in it, in the last place or before, is [`Error::SymbolicLink`]. This holds for
+    /// every verb by path, [`file`](AtomicFileAdapter::file), [`lock_path`](AtomicFileAdapter::lock_path), batches and
+    /// [`sweep`](AtomicFileAdapter::sweep); [`exists`](AtomicFileAdapter::exists) returns `false`. The directory that
+    /// was found stays open, and a link that later takes its place, or the file's, is not followed either. `..` is
+    /// allowed, and missing directories are made.
     ///
-    /// An absolute path takes no more system calls than otherwise: `RESOLVE_NO_SYMLINKS` of
-    /// [openat2(2)](https://man7.org/linux/man-pages/man2/openat2.2.html) does it. A relative one, one with `.`, `..`
-    /// or `//` in it, and any path before Linux 5.6 or on Apple's systems is looked up name by name, with O_NOFOLLOW.
-    /// Mind that `/tmp`, `/var` and `/etc` are links themselves on macOS.
+    /// An absolute path takes no more system calls than otherwise, because of `RESOLVE_NO_SYMLINKS` of
+    /// [openat2(2)](https://man7.org/linux/man-pages/man2/openat2.2.html). A relative path, a path with `.`, `..` or
+    /// `//` in it, and any path before Linux 5.6 or on Apple's systems is looked up name by name, with O_NOFOLLOW. On
+    /// macOS `/tmp`, `/var` and `/etc` are links themselves.
     ///
-    /// It does not protect from other things that whoever can write to a directory can do there: rename directories, and put
-    /// hard links or files of their own in place. Nor is it about the [lock directory](Self::lock_dir).
+    /// It does not protect against other things that people can do who can write to a directory: rename directories,
+    /// and put hard links or files of their own in place. Nor does it concern the [lock directory](Self::lock_dir).
     ///
     /// ```
     /// use atomic_file_adapter::{AtomicFileAdapter, Error};
@@ -223,26 +224,26 @@ impl Builder {
     }
 
     /// The exact mode of new lock files, whatever the umask: the nine permission bits of
-    /// [chmod(2)](https://man7.org/linux/man-pages/man2/chmod.2.html). For files that several users share: a lock file
-    /// is made by whoever comes first, and everybody who is to read the file needs to read its lock file, everybody who
-    /// is to write it needs to read *and write* its lock file. Lock files that exist are left as they are.
+    /// [chmod(2)](https://man7.org/linux/man-pages/man2/chmod.2.html). It is for files that several users share. The
+    /// first user makes the lock file. Everybody who reads the file must be able to read the lock file, and everybody
+    /// who writes the file must be able to read *and write* the lock file. Existing lock files are left as they are.
     ///
-    /// Default: what the lock directory says. If it is shared, that is, if its group or others may write to it, or it
-    /// has the setgid bit, new lock files have its own bits for reading and writing (git's `core.sharedRepository` is
-    /// like that): 0660 in a directory of mode 2770 or 0770, 0664 in 2775, 0666 in 1777. Otherwise they have 0666 less
-    /// the umask, which is 0644 for most: whoever comes first keeps all others from writing.
+    /// Default: as the lock directory has it. If that is shared (its group or others may write to it, or it has the
+    /// setgid bit), new lock files have its bits for reading and writing, as with git's `core.sharedRepository`: 0660
+    /// in a directory of mode 2770 or 0770, 0664 in 2775, 0666 in 1777. Otherwise they have 0666 less the umask, which
+    /// is 0644 for most users: the first user then keeps all others from writing.
     ///
-    /// Where the mode gives the group more than others, the lock file gets the group of the lock directory, as it would
-    /// have it from a setgid directory ([inode(7)](https://man7.org/linux/man-pages/man7/inode.7.html)), if the process
-    /// may do that (it is in that group, or root). If it may not, the mode set here stays what it is, and by default
-    /// the group gets no more than others.
+    /// If the mode gives the group more than others, the lock file gets the group of the lock directory, as in a setgid
+    /// directory ([inode(7)](https://man7.org/linux/man-pages/man7/inode.7.html)), if the process may do that (it is in
+    /// that group, or root). If it may not, a mode that is set here stays as it is, and by default the group gets no
+    /// more than others.
     ///
     /// A default access control list of the lock directory ([acl(5)](https://man7.org/linux/man-pages/man5/acl.5.html))
-    /// says by itself whom new lock files let in; a mode that is set here takes it away from them. Who shares a
-    /// directory by an access control list gives it a default one for the lock files.
+    /// decides by itself whom new lock files let in. A mode that is set here removes that list from them. If you share
+    /// a directory by an access control list, give it a default list for the lock files.
     ///
-    /// It is about lock files, not about the lock directory, which is made with 0777 less the umask: whoever shares it
-    /// makes it before, for example by `install -d -m 2775 -g project /srv/project/locks`.
+    /// This does not concern the lock directory itself, which is made with 0777 less the umask. If you share it, make
+    /// it before, for example with `install -d -m 2775 -g project /srv/project/locks`.
     ///
     /// ```
     /// use std::os::unix::fs::PermissionsExt;
@@ -260,25 +261,26 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// Where the file system cannot keep the mode, whatever needs a new lock file fails. By default it is made all the same.
+    /// If the file system cannot keep the mode, every call that needs a new lock file fails. Without this setting the
+    /// lock file is made all the same.
     pub fn lock_file_mode(mut self, mode: u32) -> Self {
         self.lock_file_mode = Some(mode);
         self
     }
 
-    /// What is called when a call has to wait for a lock for longer than 100 ms, or for as long as
-    /// [`on_wait_after`](Self::on_wait_after) says: to say so to a user who
-    /// wonders why nothing happens, or to write it into a log. Default: nothing.
+    /// A function that is called when a call has waited for a lock for 100 ms, or for as long as
+    /// [`on_wait_after`](Self::on_wait_after) says. Use it to tell a user why nothing happens, or to write that into a
+    /// log. Default: none.
     ///
-    /// It is called once a call at the most, by the thread that waits, which goes on waiting when it returns, in its
-    /// old place among the threads of this process. So it should be short: as long as it lasts others have the lock,
-    /// and the time limit is not looked at. It may use this crate as any other code may; of what it waits for itself it
-    /// is not told. If it panics, the call ends with that panic and has not taken the lock. If it forks, the call ends
-    /// with [`Error::Forked`] in the child.
+    /// It is called at most once for each call, by the thread that waits. When it returns, the thread goes on waiting,
+    /// in its old place among the threads of this process. So it should be short: while it runs, others get the lock,
+    /// and the time limit is not checked. It may use this crate as any other code may, but it is not called for locks
+    /// that it waits for itself. If it panics, the call ends with that panic and has not taken the lock. If it forks,
+    /// the call ends with [`Error::Forked`] in the child.
     ///
     /// Calls that only try ([`AtomicFile::try_lock`](crate::AtomicFile::try_lock)) do not wait and do not call it. With
-    /// it, all other calls wait as [`AtomicFile::lock_timeout`](crate::AtomicFile::lock_timeout) does, which costs a
-    /// thread while they wait for another process, and nothing otherwise.
+    /// this function, all other calls wait as [`AtomicFile::lock_timeout`](crate::AtomicFile::lock_timeout) does. This
+    /// costs a thread while they wait for another process, and nothing otherwise.
     ///
     /// ```
     /// use atomic_file_adapter::AtomicFileAdapter;
@@ -299,8 +301,8 @@ impl Builder {
         self
     }
 
-    /// How long a call waits before it calls [`on_wait`](Self::on_wait). Default: 100 ms. The time runs from the moment at
-    /// which the call begins to take its locks. With zero, a call says at once that it has to wait.
+    /// How long a call waits before it calls [`on_wait`](Self::on_wait). Default: 100 ms. The time begins when the call
+    /// begins to take its locks. With zero, the function is called as soon as the call has to wait.
     ///
     /// ```
     /// use std::time::Duration;
@@ -319,32 +321,32 @@ impl Builder {
         self
     }
 
-    /// A directory below which locks are named, so that programs that see the same files by different paths have the
-    /// same locks: a container and its host (`/data` here, `/srv/data` there), or two machines that mount one export in
-    /// different places. Default: none; a lock is named after the whole canonical path, and such programs do not
-    /// exclude each other, without a word.
+    /// A directory below which locks are named. It gives the same locks to programs that see the same files by
+    /// different paths: a container and its host (`/data` here, `/srv/data` there), or two machines that mount one
+    /// export in different places. Default: none. Then a lock is named after the whole canonical path, and such
+    /// programs do not exclude each other, and get no warning.
     ///
-    /// With it the lock of `/srv/data/a/b` is named after `a/b`, where `/srv/data` is the root; the lock
-    /// protocol has the rule. It takes:
+    /// With the root `/srv/data`, the lock of `/srv/data/a/b` is named after `a/b`;
+    /// [the protocol](crate::docs::protocol#the-lock-file) has the rule. It requires:
     ///
-    /// * **The same directory as the root of all of them**, each by its own path. Nobody checks that: with roots at
-    ///   different depths the names differ, and with roots in different trees two files share a lock, which costs
+    /// * **The same directory as the root of all programs**, each by its own path. Nobody checks that. With roots at
+    ///   different depths the names differ. With roots in different trees two files may share a lock, which costs
     ///   waiting.
-    /// * **A lock directory that all of them share.** If [`lock_dir`](Self::lock_dir) sets none it is
+    /// * **A lock directory that all of them share.** If [`lock_dir`](Self::lock_dir) sets none, it is
     ///   [`DEFAULT_LOCK_DIR`](AtomicFileAdapter::DEFAULT_LOCK_DIR) below the root, and not below the current directory.
-    /// * **All or none**: an adapter with a root and one without do not exclude each other, even for one path, because
-    ///   the names differ.
-    /// * **Every file below the root**, by its canonical path. One that is not, be it by `..` or by a symbolic link
-    ///   that leads out, or the root itself, is [`Error::OutsideLockRoot`]; so it is in batches, and for directories in
+    /// * **All or none.** An adapter with a root and one without do not exclude each other, even for the same path,
+    ///   because the names differ.
+    /// * **Every file below the root**, by its canonical path. A path that leads elsewhere, by `..` or by a symbolic
+    ///   link, and the root itself, are [`Error::OutsideLockRoot`], also in batches and for directories in
     ///   [`sweep`](AtomicFileAdapter::sweep). [`exists`](AtomicFileAdapter::exists) and
-    ///   [`read_unlocked`](AtomicFileAdapter::read_unlocked), which take no lock, are not kept from anything. A link
-    ///   with an absolute target leads out for those who have the target by another path.
+    ///   [`read_unlocked`](AtomicFileAdapter::read_unlocked), which take no lock, are not restricted. A link with an
+    ///   absolute target leads out of the root for programs that have the target by another path.
     ///
-    /// The root's own real path is looked up once, by [`build`](Self::build), links in it followed; a relative one
-    /// begins at the directory that is current then. It need not exist yet. Below the root a second path to a file
-    /// still is a second lock: a bind mount inside it, or a hard link.
+    /// [`build`](Self::build) looks up the root's own real path once, and follows links in it; a relative root begins
+    /// at the directory that is current then. It need not exist yet. Below the root, a second path to a file is still a
+    /// second lock: a bind mount inside it, or a hard link.
     ///
-    /// [`prune`](AtomicFileAdapter::prune) and [`locks`](AtomicFileAdapter::locks) go through the lock files, whatever
+    /// [`prune`](AtomicFileAdapter::prune) and [`locks`](AtomicFileAdapter::locks) go through all lock files, whatever
     /// they are named after. Errors name files by their paths here.
     ///
     /// ```
@@ -372,7 +374,7 @@ impl Builder {
         self
     }
 
-    /// The adapter. Makes nothing on disk.
+    /// The adapter. This makes nothing on the disk.
     ///
     /// ```
     /// use atomic_file_adapter::AtomicFileAdapter;

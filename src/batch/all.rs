@@ -1,7 +1,7 @@
-//! Several files changed as one: all of them or none, whoever dies when.
+//! Several files changed as one: all of them or none, even if a process dies at any point.
 //!
-//! What is written here comes before the change is decided, so that each error leaves all as it was. How it is decided, made
-//! and finished is the business of `lock/intents.rs`.
+//! This file has what happens before the change is decided, so each error leaves everything as it was. `lock/draft.rs`
+//! and `lock/work.rs` decide and make the change, and `lock/intents.rs` finishes it.
 
 use std::collections::HashMap;
 use std::io;
@@ -28,23 +28,23 @@ use crate::version::replace::{Replacement, Staged};
 use crate::version::together::{Unsynced, What, sync_together};
 
 impl Batch {
-    /// Makes all the changes as one, all of them or none; then the batch is empty.
+    /// Makes all the changes as one: all of them or none. Then the batch is empty.
     ///
-    /// Who takes the locks of several of these files together ([`lock_many_shared`]) sees all of them old or all of them new,
-    /// whoever dies when: a process that dies before the change is decided has changed nothing, and what one has decided that
-    /// dies after that, whoever takes one of the locks next finishes first. Who takes one lock at a time may see one file
-    /// before the change and the next one after it, as with any two looks at two times. Who reads without locks
-    /// ([`read_unlocked`], other programs) may see the half.
+    /// A caller that takes the locks of several of these files together ([`lock_many_shared`]) sees all of them old or
+    /// all of them new, even if a process dies. If it dies before the change is decided, nothing has changed. If it
+    /// dies after that, the next caller that takes one of the locks finishes the change first. A caller that takes one
+    /// lock at a time may see one file before the change and the next one after it. A reader without locks
+    /// ([`read_unlocked`], other programs) may see half of the change.
     ///
-    /// Across a power cut the same holds with [`Durability::Full`], and the change is there when this returns. With
-    /// [`Durability::Ordered`] each file is old or new after a power cut, but some may be old and some new; with
-    /// [`Durability::None`] nothing is promised for a power cut. `Full` is refused where the lock directory or one of the
-    /// files is in memory (tmpfs), unless all is about one file.
+    /// With [`Durability::Full`] the same holds across a power cut, and the change is durable when this returns. With
+    /// [`Durability::Ordered`] each file is old or new after a power cut, but some may be old and some new. With
+    /// [`Durability::None`] nothing is promised for a power cut. `Full` is refused if the lock directory or one of the
+    /// files is in memory (tmpfs), unless all changes are of one file.
     ///
-    /// How it is done: see [the crate's page](crate#all-or-nothing). The locks of all files are held together, so that the
-    /// process needs a descriptor a file, and one for each of their directories (RLIMIT_NOFILE in
-    /// [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html), which is 1024 for most); the new versions
-    /// are in memory, but not open, all at once. Of several changes of one file the last one counts.
+    /// [System calls](crate::docs::system_calls#several-files-as-one) says how it is done. All locks are held at the
+    /// same time, so the process needs a descriptor for each file, and one for each of their directories (RLIMIT_NOFILE
+    /// in [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html), which is 1024 for most). The new
+    /// versions are all in memory, but not all open. If one file has several changes, the last one counts.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -62,10 +62,10 @@ impl Batch {
     ///
     /// # Errors
     ///
-    /// With [`Error::Unfinished`] the change is decided, and whoever takes one of the locks next tries to finish it. With
-    /// [`Error::NotDurable`] it is made, and a power cut may undo it, or a part of it. On NFS, [`Error::LockLost`] says
-    /// whether it was made. With every other error nothing has happened: it is that of [`AtomicFile::write`] or
-    /// [`AtomicFile::delete`], or the change could not be written down in the lock directory.
+    /// [`Error::Unfinished`]: the change is decided, and the next caller that takes one of the locks tries to finish
+    /// it. [`Error::NotDurable`]: the change is made, and a power cut may undo it or a part of it. [`Error::LockLost`],
+    /// on NFS: it says whether the change was made. With every other error nothing has happened: it is an error of
+    /// [`AtomicFile::write`] or [`AtomicFile::delete`], or the change could not be written down in the lock directory.
     ///
     /// [`lock_many_shared`]: crate::AtomicFileAdapter::lock_many_shared
     /// [`read_unlocked`]: crate::AtomicFileAdapter::read_unlocked

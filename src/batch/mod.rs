@@ -1,4 +1,4 @@
-//! Many files at once, with the syncs shared; all or nothing in `all.rs`.
+//! Many files at once, with shared syncs. All or nothing is in `all.rs`.
 
 pub(crate) mod all;
 
@@ -27,20 +27,21 @@ const DESCRIPTORS: u64 = 8;
 
 /// Writes and deletes of any number of files, which share their syncs. From [`AtomicFileAdapter::batch`].
 ///
-/// For each file, it is what [`write_atomic`](crate::AtomicFileAdapter::write_atomic) or
-/// [`delete_with_lock`](crate::AtomicFileAdapter::delete_with_lock) is: the old version or the new one, and durable when
-/// [`commit`](Self::commit) returns. Across files that promises no atomicity: others see some of them replaced before the
-/// rest, and after a crash some may be new and some old. [`commit_all`](Self::commit_all) does, and takes longer.
+/// For each file, it does the same as [`write_atomic`](crate::AtomicFileAdapter::write_atomic) or
+/// [`delete_with_lock`](crate::AtomicFileAdapter::delete_with_lock): the file is the old version or the new one, and
+/// durable when [`commit`](Self::commit) returns. The files are not changed as one: others may see some of them
+/// replaced before the rest, and after a crash some may be new and some old. [`commit_all`](Self::commit_all) changes
+/// them as one, and takes longer.
 ///
-/// What it saves is flushes of the device: the new versions are written first, then synced together, then renamed, and
-/// each directory is synced once. This is done for up to 128 files at a time, so that no lock is held for long and
-/// descriptors do not run out: they take at most half of as many as the process may have (RLIMIT_NOFILE in
+/// It saves flushes of the device. It writes the new versions first, then syncs them together, then renames them, and
+/// syncs each directory once. It does this for up to 128 files at a time, so that no lock is held for long and
+/// descriptors do not run out: it uses at most half of those that the process may have (RLIMIT_NOFILE in
 /// [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html)).
 ///
 /// On Linux, 8 or more files on one file system of type ext4 (with a journal), xfs or btrfs are synced by
-/// [syncfs(2)](https://man7.org/linux/man-pages/man2/syncfs.2.html), which writes out *everything* that is waiting there,
-/// whoever wrote it. On a file system that is busy with large writes of others this can take longer than it saves; and an
-/// error of theirs is an error of the batch, since the system does not tell them apart.
+/// [syncfs(2)](https://man7.org/linux/man-pages/man2/syncfs.2.html). It writes out *everything* that is waiting there,
+/// whoever wrote it. If others write much to that file system, this can take longer than it saves. And an error of
+/// their writes is an error of the batch, because the system does not tell them apart.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -79,11 +80,11 @@ impl Batch {
         Batch { config: config.clone(), changes: Vec::new(), failed: None }
     }
 
-    /// Adds a write. Of several changes of one file, the last one is what is there in the end; after a delete it makes a
-    /// new file, without the mode of the old one.
+    /// Adds a write. If one file has several changes, the last one counts. A write after a delete makes a new file,
+    /// without the mode of the old one.
     ///
-    /// A relative path starts at the directory that is current now. If that cannot be found, [`commit`](Self::commit)
-    /// says so.
+    /// A relative path begins at the directory that is current now. If that cannot be found, [`commit`](Self::commit)
+    /// returns the error.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -98,7 +99,7 @@ impl Batch {
         self.add(path.as_ref(), Some(contents.into()))
     }
 
-    /// Adds a delete. That there is no such file is no error. See [`write`](Self::write).
+    /// Adds a delete. It is no error if there is no such file. See [`write`](Self::write).
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -127,9 +128,9 @@ impl Batch {
         self
     }
 
-    /// Makes all the changes; then the batch is empty.
+    /// Makes all the changes. Then the batch is empty.
     ///
-    /// The locks of up to 128 files at a time are taken, in the order that is common to all callers.
+    /// It takes the locks of up to 128 files at a time, in the order that is common to all callers.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -148,9 +149,9 @@ impl Batch {
     ///
     /// # Errors
     ///
-    /// [`Error::Batch`], which says which files were replaced or removed before; of none of them is it known whether
-    /// that will survive a power cut. The others are what they were, and no temporary file is left (unless removing it
-    /// fails, too). Its source is the error of [`AtomicFile::write`] or [`AtomicFile::delete`].
+    /// [`Error::Batch`], which says which files were replaced or removed before the error. A power cut may undo any of
+    /// these. The other files are unchanged, and no temporary file is left (unless removing it fails, too). The source
+    /// of the error is that of [`AtomicFile::write`] or [`AtomicFile::delete`].
     pub fn commit(&mut self) -> Result<()> {
         let mut replaced = Vec::new();
         let failed = self.failed.take().map_or(Ok(()), Err);

@@ -1,4 +1,4 @@
-//! How long a call waits for its locks, and who is told of it.
+//! How long a call waits for its locks, and whom it tells.
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,7 +12,7 @@ use super::table::Wait;
 /// Of a shorter wait nobody is told, unless the builder says otherwise.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// A call that waits for a lock, as [`Builder::on_wait`](crate::Builder::on_wait) is told of it.
+/// A call that waits for a lock: the argument of [`Builder::on_wait`](crate::Builder::on_wait).
 ///
 /// ```
 /// use std::sync::mpsc::channel;
@@ -58,9 +58,10 @@ impl Waiting {
         &self.lock
     }
 
-    /// A process that holds the lock; this one, if one of its threads does. `None`: it has just let go, or the system
-    /// cannot name a process ([fcntl_locking(2)](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html), F_GETLK:
-    /// the holder is on another machine, in another PID namespace, or it is an open file description lock).
+    /// A process that holds the lock; this process, if one of its threads does. `None`: the holder has just released
+    /// it, or the system cannot name a process
+    /// ([fcntl_locking(2)](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html), F_GETLK: the holder is on
+    /// another machine, in another PID namespace, or it is an open file description lock).
     pub fn holder(&self) -> Option<u32> {
         self.holder
     }

@@ -1,13 +1,13 @@
-//! Watching every system call of this crate and making it fail (feature `fault-injection`).
+//! Watching every system call of this crate, and making it fail (feature `fault-injection`).
 //!
-//! [`inject`] runs a piece of code, and before each system call that the crate makes in it, it asks a function of yours
-//! what is to become of the call: make it, fail it with an error of your choice, cut it short, leave it out, or kill the
-//! process there. It holds for the calling thread and until `inject` returns; other threads are not touched. Without the
-//! feature there is nothing of all this in the program.
+//! [`inject`] runs a piece of code. Before each system call that the crate makes in it, it asks your function what to
+//! do with the call: make it, make it fail with an error of your choice, cut it short, leave it out, or kill the
+//! process there. This holds for the calling thread and until `inject` returns; other threads are not affected. Without
+//! the feature, none of this is in the program.
 //!
 //! # My own update, with each call failing in turn
 //!
-//! Whatever fails, the file must be whole, and new if the update says that it was done:
+//! Whatever fails, the file must be complete, and new if the update says that it was done:
 //!
 //! ```
 //! use atomic_file_adapter::fault::{Action, inject};
@@ -44,8 +44,9 @@
 //!
 //! # What is seen
 //!
-//! Every system call that the crate makes itself. Not seen is what the standard library does for it: sleeping between two
-//! attempts to take a lock before a deadline, waiting for another thread, asking for random numbers (once a thread), memory.
+//! Every system call that the crate makes itself. It does not see what the standard library does for the crate:
+//! sleeping between two attempts to take a lock before a deadline, waiting for another thread, asking for random
+//! numbers (once in each thread), memory.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -85,14 +86,14 @@ use super::{Errno, Result};
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Call<'a> {
-    /// How many calls were made before it since [`inject`] began. A call that is made again after EINTR counts again.
+    /// How many calls came before it since [`inject`] began. A call that is made again after EINTR counts again.
     pub number: usize,
     /// Which call.
     pub syscall: Syscall,
-    /// The open file that it is about, or the directory that `path` is relative to. `None`: there is none, or `path` is
-    /// relative to the current directory, or it is `close`.
+    /// The open file that it concerns, or the directory that `path` is relative to. `None`: there is none, or `path` is
+    /// relative to the current directory, or the call is `close`.
     pub fd: Option<BorrowedFd<'a>>,
-    /// The name that it is about.
+    /// The name that it concerns.
     pub path: Option<&'a Path>,
     /// The second name of `renameat` and `linkat`.
     pub new_path: Option<&'a Path>,
@@ -110,7 +111,7 @@ impl fmt::Display for Call<'_> {
     }
 }
 
-/// What is to become of a call.
+/// What to do with a call.
 ///
 /// ```
 /// # let scratch = tempfile::tempdir()?;
@@ -135,17 +136,18 @@ pub enum Action {
     Proceed,
     /// It is not made, and fails with this `errno` (1 to 4095; any other number is taken for `EIO`).
     ///
-    /// A call that fails with `EINTR` is made again, and you are asked again: to say `EINTR` for ever hangs. `getpid`,
-    /// `geteuid` and `close` are made all the same: the first two cannot fail, and nobody looks at an error of the last.
+    /// A call that fails with `EINTR` is made again, and your function is asked again: if it always returns `EINTR`,
+    /// the call hangs. `getpid`, `geteuid` and `close` are made all the same: the first two cannot fail, and nobody
+    /// looks at an error of the last.
     Fail(i32),
-    /// `read` or `write` with no more bytes than this; `write` of 0 bytes is not made and says that it has taken none.
-    /// Any other call is made as it is.
+    /// `read` or `write` moves no more bytes than this; `write` of 0 bytes is not made, and returns that it has written
+    /// none. Any other call is made as it is.
     Short(usize),
-    /// It is not made, and says that it was. Only for calls that answer nothing else: `fsync`, `syncfs`, `F_FULLFSYNC`,
-    /// `fchmod`, `fchown`, `fsetxattr`, `fremovexattr`, `renameat`, `linkat`, `unlinkat`, `mkdirat`, taking a lock and
-    /// letting go of it. Any other call is made.
+    /// It is not made, and returns success. Only for calls that return nothing else: `fsync`, `syncfs`, `F_FULLFSYNC`,
+    /// `fchmod`, `fchown`, `fsetxattr`, `fremovexattr`, `renameat`, `linkat`, `unlinkat`, `mkdirat`, taking and
+    /// releasing a lock. Any other call is made.
     Skip,
-    /// The process dies there, by SIGKILL, before the call is made.
+    /// SIGKILL ends the process before the call is made.
     Kill,
 }
 
@@ -162,13 +164,13 @@ struct Watch {
 thread_local!(static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) });
 
 /// Runs `body`, and asks `decide` before each system call that this crate makes in it, in this thread. Returns what
-/// `body` returned, and how many calls were made or kept from being made.
+/// `body` returned, and the number of these calls, made or not.
 ///
-/// The two may be nested: the outer `decide` does not see the calls inside the inner `inject`.
+/// `inject` may be nested: the outer `decide` does not see the calls inside the inner `inject`.
 ///
-/// `decide` may do what it likes, but for calling this crate, because some calls are made while the crate holds a mutex of
-/// its own, and for returning in a child made by fork, which would go on with its parent's write. If it panics, it is not
-/// asked again, and the panic goes on when `body` is done.
+/// `decide` may do anything, with two exceptions. It must not call this crate, because some calls are made while the
+/// crate holds a mutex. And it must not return in a child made by fork, because the child would go on with its parent's
+/// write. If it panics, it is not asked again, and the panic goes on when `body` is done.
 ///
 /// ```
 /// use std::cell::RefCell;

@@ -33,12 +33,12 @@ use crate::version::metadata::{self, Old};
 use crate::version::together::{Unsynced, What};
 use crate::version::{check_syncable, failed_at, stat_regular, sync, sync_dir};
 
-/// A new version of a file, while it is being written: from [`WriteGuard::writer`].
+/// A new version of a file, while it is being written, from [`WriteGuard::writer`].
 ///
-/// What is written goes to a temporary file beside the target, in constant memory. [`commit`](Self::commit) puts it
-/// in the target's place. Dropped without that, the temporary file is removed and nothing has happened.
+/// Writes go to a temporary file beside the target, in constant memory. [`commit`](Self::commit) puts it in the place
+/// of the target. If it is dropped without a commit, the temporary file is removed and nothing has happened.
 ///
-/// There is no buffer in between: every [`write`](Write::write) is a system call, so write in large pieces or put a
+/// It has no buffer: every [`write`](Write::write) is a system call. Write in large pieces, or put a
 /// [`BufWriter`](io::BufWriter) around `&mut replacement`.
 ///
 /// ```
@@ -153,7 +153,7 @@ impl<'lock> Replacement<'lock> {
         Ok(replacement)
     }
 
-    /// Puts what was written in the place of the file. See [`AtomicFile::write`] for what that promises.
+    /// Puts what was written in the place of the file. [`AtomicFile::write`] says what that promises.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -177,9 +177,9 @@ impl<'lock> Replacement<'lock> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotDurable`] if the file was replaced and the sync of its directory failed; on NFS also
-    /// [`Error::LockLost`], which says whether it was replaced; with every other error the file is what it was. If a
-    /// write has failed before, so does the commit: part of the contents is missing.
+    /// [`Error::NotDurable`]: the file was replaced, and the sync of its directory failed. [`Error::LockLost`], on NFS:
+    /// it says whether the file was replaced. With every other error the file is unchanged. If a write has failed
+    /// before, the commit fails, too, because a part of the contents is missing.
     ///
     /// [`AtomicFile::write`]: crate::AtomicFile::write
     pub fn commit(self) -> Result<()> {
