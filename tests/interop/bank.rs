@@ -1,0 +1,314 @@
+//! A bank whose tellers are processes of the library and of `atomic_file.py`. Some of them are killed at any moment, and
+//! whoever comes next finishes what they had decided, whichever of the two it is.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::mpsc::{self, TryRecvError};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
+use atomic_file_adapter::{AtomicFileAdapter, Durability, Error};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::common::{Worker, hear, tell};
+use crate::python::{Place, Python, adapter, amount};
+
+const SUM: u64 = 1000;
+const ACCOUNTS: usize = 6;
+const COUNTER: &str = "transfers-of-";
+
+/// As `driver.py` has them. The last two have one lock file between them (tests/many.rs).
+fn accounts(files: &Path) -> Vec<PathBuf> {
+    const SECRET: &[u8] = b"\xde\xd4\x6d\xe9\x83\x90\x97\xdb";
+    let colliding = [b"11111111", b"22222222"].map(|end: &[u8; 8]| {
+        files.join(OsStr::from_bytes(&[b"two-names-of-one-lock-".as_slice(), SECRET, end].concat()))
+    });
+    let others = ["0", "1", "branch/2", "branch/3"].map(|name| files.join(name));
+    others.into_iter().chain(colliding).collect()
+}
+
+fn sum(adapter: &AtomicFileAdapter, accounts: &[PathBuf]) -> u64 {
+    let guards = adapter.lock_many_shared(accounts).unwrap();
+    guards.iter().map(|guard| amount(guard.read().unwrap().as_deref())).sum()
+}
+
+fn next(state: &mut u64, limit: u64) -> u64 {
+    *state = xxh3_64(&state.to_le_bytes());
+    *state % limit
+}
+
+#[derive(Debug)]
+enum Refusal {
+    Short,
+    Failed(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Refusal::Failed(error)
+    }
+}
+
+/// Moves some money among two to four accounts, and counts that as a part of the same change. What becomes empty is removed.
+fn transfer(
+    adapter: &AtomicFileAdapter,
+    accounts: &[PathBuf],
+    counter: &Path,
+    random: &mut u64,
+) -> Result<(), Refusal> {
+    let count = 2 + usize::try_from(next(random, 3)).unwrap();
+    let first = usize::try_from(next(random, ACCOUNTS as u64)).unwrap();
+    let mut paths: Vec<PathBuf> = (0..count).map(|n| accounts[(first + n) % ACCOUNTS].clone()).collect();
+    paths.push(counter.to_owned());
+    let mut take = 1 + next(random, 400);
+    adapter.try_update_many(&paths, |old| {
+        let mut amounts: Vec<u64> = old.iter().map(|old| amount(old.as_deref())).collect();
+        take = take.min(amounts[0]);
+        if take == 0 {
+            return Err(Refusal::Short);
+        }
+        amounts[0] -= take;
+        let share = take / (count as u64 - 1);
+        amounts[1..count].iter_mut().for_each(|amount| *amount += share);
+        amounts[count - 1] += take - share * (count as u64 - 1);
+        amounts[count] += 1;
+        Ok(amounts.into_iter().map(|amount| (amount > 0).then(|| amount.to_string().into())).collect())
+    })
+}
+
+/// Whose counter an intent changes: that is who has decided it.
+fn decided_by(intent: &Path) -> Option<String> {
+    let bytes = fs::read(intent).ok()?;
+    let name = bytes.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(COUNTER.as_bytes()))?;
+    Some(String::from_utf8_lossy(name).into_owned())
+}
+
+/// Tells who has decided what this process finishes, if that is not itself: at the moment when it removes the intent.
+fn on_finishing(own: &str, told: impl Fn(String) + 'static) -> impl FnMut(&Call<'_>) -> Action + 'static {
+    let own = own.to_owned();
+    let mut locks = PathBuf::new();
+    move |call| {
+        if let Some(path) = call.path.filter(|path| path.extension().is_some_and(|it| it == "intent")) {
+            match call.syscall {
+                Syscall::Openat => locks = path.parent().unwrap().to_owned(),
+                Syscall::Unlinkat => {
+                    let by = decided_by(&locks.join(path.file_name().unwrap()));
+                    by.filter(|by| *by != own).into_iter().for_each(&told);
+                }
+                _ => {}
+            }
+        }
+        Action::Proceed
+    }
+}
+
+/// A process of the library: the directory, the durability, its name, and a number that is another one for each life.
+pub(crate) fn teller(args: &[String]) {
+    let [above, durability, name, life] = args else { panic!("{args:?}") };
+    let above = Path::new(above);
+    let adapter = adapter(above, if durability == "Full" { Durability::Full } else { Durability::None });
+    let (accounts, counter) = (accounts(&above.join("files")), above.join("files").join(COUNTER.to_owned() + name));
+    let (stop, is_stopped) = mpsc::channel::<()>();
+    thread::spawn(move || {
+        hear();
+        drop(stop);
+    });
+    inject(on_finishing(name, |by| tell(&format!("finished {by}"))), || {
+        let mut random = xxh3_64(format!("{name} {life}").as_bytes());
+        let mut made = amount(adapter.read_with_lock(&counter).unwrap().as_deref());
+        while is_stopped.try_recv() == Err(TryRecvError::Empty) {
+            match transfer(&adapter, &accounts, &counter, &mut random) {
+                Ok(()) => {
+                    made += 1;
+                    tell(&format!("made {made}"));
+                }
+                Err(Refusal::Short) => {}
+                Err(Refusal::Failed(error)) => tell(&format!("failed: {error}")),
+            }
+            if random % 4 == 0 {
+                match sum(&adapter, &accounts) {
+                    SUM => {}
+                    wrong => tell(&format!("failed: the sum is {wrong}")),
+                }
+            }
+        }
+    });
+    tell("stopped");
+}
+
+/// The tellers: the first ones are Python's.
+const NAMES: [&str; 4] = ["python-0", "python-1", "rust-0", "rust-1"];
+const PYTHONS: usize = 2;
+
+struct Business {
+    place: Place,
+    accounts: Vec<PathBuf>,
+    /// Python for the looks between.
+    python: Python,
+    tellers: Vec<Worker>,
+    /// How many transfers each has said that it made.
+    acknowledged: [u64; NAMES.len()],
+    /// How often what one kind had decided (whether Python) was finished by one of which kind (whether Python).
+    finished: BTreeMap<(bool, bool), u32>,
+    lives: u64,
+}
+
+impl Business {
+    fn open(above: &Path, durability: Durability) -> Self {
+        let place = Place::within(above, durability);
+        let (accounts, python) = (accounts(&place.files), Python::start(&place.above));
+        place.adapter.write_atomic(&accounts[0], SUM.to_string()).unwrap();
+        let mut business = Business {
+            place,
+            accounts,
+            python,
+            tellers: Vec::new(),
+            acknowledged: [0; NAMES.len()],
+            finished: BTreeMap::new(),
+            lives: 0,
+        };
+        business.tellers = (0..NAMES.len()).map(|number| business.start(number)).collect();
+        business
+    }
+
+    fn start(&mut self, number: usize) -> Worker {
+        self.lives += 1;
+        if number < PYTHONS {
+            let mut python = Python::start(&self.place.above);
+            python.tell("teller", &[NAMES[number]]);
+            return python.0;
+        }
+        let (above, durability) = (self.place.above.to_str().unwrap(), format!("{:?}", self.place.durability));
+        Worker::start("teller", &[above, &durability, NAMES[number], &self.lives.to_string()])
+    }
+
+    fn note_finished(&mut self, by_python: bool, whose: &str) {
+        let decided_by_python = whose.contains("python");
+        *self.finished.entry((decided_by_python, by_python)).or_default() += 1;
+    }
+
+    /// How often one kind has finished what the other kind had decided.
+    fn finished_for_other(&self, by_python: bool) -> u32 {
+        self.finished.get(&(!by_python, by_python)).copied().unwrap_or(0)
+    }
+
+    /// The next transfer of a teller; false at its end.
+    fn hear(&mut self, number: usize) -> bool {
+        loop {
+            let line = self.tellers[number].hear();
+            match line.split_once(' ') {
+                Some(("made", made)) => {
+                    self.acknowledged[number] = made.parse().unwrap();
+                    return true;
+                }
+                Some(("finished", whose)) => self.note_finished(number < PYTHONS, whose),
+                _ if line.is_empty() || line == "stopped" => return false,
+                _ => panic!("{}: {line}", NAMES[number]),
+            }
+        }
+    }
+
+    /// The sum of all accounts, as one of the two finds it, who may have to finish something before.
+    fn sum(&mut self, by_python: bool) -> u64 {
+        if by_python {
+            self.python.tell("bank", &[]);
+            loop {
+                let line = self.python.0.hear();
+                match line.split_once(' ') {
+                    Some(("finished", whose)) => self.note_finished(true, whose),
+                    _ => return line.parse().unwrap(),
+                }
+            }
+        }
+        let finished = Rc::new(RefCell::new(Vec::new()));
+        let note = finished.clone();
+        let watch = on_finishing("", move |by| note.borrow_mut().push(by));
+        let (sum, _) = inject(watch, || sum(&self.place.adapter, &self.accounts));
+        finished.take().iter().for_each(|whose| self.note_finished(false, whose));
+        sum
+    }
+
+    /// Waits until this teller has decided something and not finished it, as far as that can be seen.
+    fn until_it_has_decided(&self, number: usize) {
+        let end = Instant::now() + Duration::from_millis(500);
+        let locks = self.place.adapter.lock_dir();
+        let has = |name: &String| decided_by(&locks.join(name)).is_some_and(|by| by == NAMES[number]);
+        while Instant::now() < end && !self.place.intents().iter().any(has) {}
+    }
+
+    /// What was acknowledged is there, and at most one transfer that was not.
+    fn check(&mut self, number: usize) {
+        // By the other kind.
+        assert_eq!(self.sum(number >= PYTHONS), SUM);
+        let counter = self.place.files.join(COUNTER.to_owned() + NAMES[number]);
+        let made = amount(self.place.adapter.read_with_lock(counter).unwrap().as_deref());
+        let acknowledged = self.acknowledged[number];
+        assert!(
+            (acknowledged..=acknowledged + 1).contains(&made),
+            "{} was told of {acknowledged} transfers, and there were {made}",
+            NAMES[number]
+        );
+        self.acknowledged[number] = made;
+    }
+
+    fn close(mut self) {
+        self.tellers.iter_mut().for_each(|teller| teller.tell("stop"));
+        for number in 0..NAMES.len() {
+            while self.hear(number) {}
+        }
+        self.tellers.drain(..).for_each(Worker::finish);
+        (0..NAMES.len()).for_each(|number| self.check(number));
+        assert_eq!((self.sum(false), self.sum(true)), (SUM, SUM));
+        self.python.0.finish();
+        self.place.assert_nothing_left("the bank");
+    }
+}
+
+/// So often each has to have finished what the other had decided.
+const EACH: u32 = 2;
+/// That is enough by far for it.
+const MOST_KILLS: usize = 2000;
+
+fn survives(above: &Path, durability: Durability, kills: usize) {
+    let kills = if std::env::var("INTEROP").is_ok_and(|form| form == "full") { kills * 20 } else { kills };
+    let (began, mut random) = (Instant::now(), 1);
+    let mut business = Business::open(above, durability);
+    let mut done = 0;
+    while done < kills || business.finished_for_other(true) < EACH || business.finished_for_other(false) < EACH {
+        assert!(done < MOST_KILLS.max(kills), "{:?} after {done} kills", business.finished);
+        let number = done % NAMES.len();
+        assert!(business.hear(number), "{} has ended", NAMES[number]);
+        // It is in the middle of something then. Every third time where is chance, else where others have to finish it.
+        if next(&mut random, 3) == 0 {
+            thread::sleep(Duration::from_micros(next(&mut random, 3000)));
+        } else {
+            business.until_it_has_decided(number);
+        }
+        business.tellers[number].kill();
+        while business.hear(number) {}
+        business.check(number);
+        business.tellers[number] = business.start(number);
+        done += 1;
+    }
+    eprintln!(
+        "{done} kills, {:?} transfers, {} of Python's finished by us, {} of ours by Python, {:.1?}",
+        business.acknowledged,
+        business.finished_for_other(false),
+        business.finished_for_other(true),
+        began.elapsed()
+    );
+    business.close();
+}
+
+pub(crate) fn it_survives_kills() {
+    survives(Path::new("/dev/shm"), Durability::None, 20);
+}
+
+pub(crate) fn it_survives_kills_durably() {
+    survives(&std::env::temp_dir(), Durability::Full, 8);
+}
