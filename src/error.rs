@@ -61,8 +61,8 @@ pub enum Error {
     /// The file was replaced (or removed), but the sync of its directory failed: every process sees the new state
     /// now, and a power cut may still bring the old one back.
     ///
-    /// Calling again writes the file anew, which is safe. Syncing the same directory again proves nothing, because
-    /// a file system may report a failed write-back only once.
+    /// Calling again writes the file anew, or makes sure that it stays removed, which is safe. Syncing the same directory
+    /// again proves nothing, because a file system may report a failed write-back only once.
     #[non_exhaustive]
     NotDurable {
         /// The file that was replaced or removed.

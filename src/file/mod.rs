@@ -303,8 +303,9 @@ impl AtomicFile {
         self.0.update(held, old, change)
     }
 
-    /// Removes the file under an exclusive lock. `false`: there was no such file. With [`Durability::Full`] it stays
-    /// removed after a power cut.
+    /// Removes the file under an exclusive lock. `false`: there was no such file. With [`Durability::Full`] the file stays
+    /// absent after a power cut, whatever this returned: another call may have removed it, and may have failed or died before
+    /// that was durable. So the directory is synced in either case.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir()?;
@@ -318,7 +319,8 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// As [`write`](Self::write).
+    /// As [`write`](Self::write). On a read-only file system that is an error with `Full` even if there is no such file:
+    /// it may have become read-only because its device has failed, with the removal lost.
     ///
     /// [`Durability::Full`]: crate::Durability::Full
     pub fn delete(&self) -> Result<bool> {

@@ -166,7 +166,10 @@ fn group_fault(program: &Program, history: &History, moment: &Moment, group: usi
     let found = |n: usize| describe(seen[n].as_ref());
     let all = || (0..files.len()).map(|n| format!("{} is {}", files[n], found(n))).collect::<Vec<_>>().join(", ");
     let named = |position: usize| begun[position].1.map_or("the first".to_owned(), |attempt| format!("{attempt}"));
-    Some(match begun.iter().rposition(|(version, _)| *version == seen) {
+    // What is gone is the same in all versions.
+    let is_it = |(version, _): &(&Versions, Option<usize>)| *version == seen;
+    let found_at = begun[..last_done].iter().rposition(is_it).or_else(|| begun.iter().rposition(is_it));
+    Some(match found_at {
         Some(position) if position < last_done => {
             let lost = format!("{files:?} is version {}, though {} was done", named(position), named(last_done));
             if begun[last_done].1.is_some_and(|done| history.attempts[done].another_was_told) {
