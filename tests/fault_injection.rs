@@ -402,6 +402,62 @@ fn a_new_version_that_may_be_lost_says_so() {
     assert_eq!(fs::read(&path).unwrap(), b"new");
 }
 
+/// The bad state that it is about: ext4, the commit of the removal fails, and the second delete finds nothing.
+#[test]
+fn after_a_removal_that_may_come_back_the_directory_is_changed_once_more() {
+    let (dir, adapter) = scratch();
+    let path = dir.path().join("file");
+    let again = || inject(fail(Syscall::Fsync, EIO), || adapter.delete_with_lock(&path)).0;
+    fs::write(&path, "old").unwrap();
+    for delete in
+        [&(|| adapter.delete_with_lock(&path).map(drop)) as &dyn Fn() -> atomic_file_adapter::Result<()>, &|| {
+            adapter.batch().delete(&path).commit()
+        }]
+    {
+        fs::write(&path, "old").unwrap();
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let watched = seen.clone();
+        let fail_and_watch = move |call: &Call<'_>| {
+            watched.borrow_mut().push((call.syscall, call.path.map(std::path::Path::to_owned)));
+            if call.syscall == Syscall::Fsync { Action::Fail(EIO) } else { Action::Proceed }
+        };
+        let failed = inject(fail_and_watch, delete).0.unwrap_err();
+        let is_told = |error: &Error| matches!(error, Error::NotDurable { .. });
+        let told = match &failed {
+            Error::Batch { source, .. } => is_told(source),
+            error => is_told(error),
+        };
+        assert!(told, "{failed:?}");
+        let seen = seen.take();
+        let sync = seen.iter().position(|(call, _)| *call == Syscall::Fsync).unwrap();
+        let made = seen[sync..].iter().find(|(call, _)| matches!(call, Syscall::Openat | Syscall::Openat2));
+        let removed = seen[sync..].iter().find(|(call, _)| *call == Syscall::Unlinkat);
+        assert_eq!(made.unwrap().1, removed.unwrap().1, "{seen:?}");
+        assert_eq!(names(dir.path()), ["locks"]);
+        // It is not there any more, and that is not durable yet.
+        assert!(matches!(again(), Err(Error::NotDurable { .. })));
+    }
+    assert!(!adapter.delete_with_lock(&path).unwrap());
+}
+
+#[test]
+fn what_a_dead_file_system_has_not_is_not_said_to_be_removed() {
+    const EROFS: i32 = 30;
+    let (dir, adapter) = scratch();
+    let path = dir.path().join("file");
+    let delete = |syscall, errno| inject(fail(syscall, errno), || adapter.delete_with_lock(&path)).0;
+    assert!(!adapter.delete_with_lock(&path).unwrap());
+    // As on btrfs, which becomes read-only then. An xfs that is shut down says EIO to fstat, but so it does before.
+    let is_refused = |result: &Result<bool, Error>| matches!(result, Err(Error::Io { step: Step::SyncDirectory, .. }));
+    if cfg!(target_os = "linux") {
+        let refused = delete(Syscall::Faccessat, EROFS);
+        assert!(is_refused(&refused), "{refused:?}");
+        // Who may not write to the directory has not removed anything.
+        const EACCES: i32 = 13;
+        assert!(!delete(Syscall::Faccessat, EACCES).unwrap());
+    }
+}
+
 #[test]
 fn a_lock_directory_that_exists_need_not_be_made() {
     // On a read-only file system mkdir says so, whether the directory is there or not.
