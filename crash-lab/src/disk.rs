@@ -59,6 +59,17 @@ impl Image {
         }
     }
 
+    /// The pages that are not zero, with their offsets.
+    pub fn pages(&self) -> Vec<(u64, &[u8])> {
+        let mut found = Vec::new();
+        for (chunk, pages) in &self.pages {
+            for (number, page) in (chunk * TOGETHER as u64..).zip(pages.iter()) {
+                found.extend(page.as_ref().map(|page| (number * PAGE as u64, &page[..])));
+            }
+        }
+        found
+    }
+
     fn read(&self, offset: u64, size: usize) -> Vec<u8> {
         let mut data = Vec::with_capacity(size);
         while data.len() < size {
@@ -196,9 +207,23 @@ impl Disk {
         self.shared.log(event);
     }
 
+    /// Marks the log, too, from wherever it is taken to.
+    pub fn marker(&self) -> Marker {
+        Marker(self.shared.clone())
+    }
+
     /// Ends the recording.
     pub fn log(&self) -> Vec<Event> {
         self.shared.lock().log.take().expect("a recording")
+    }
+}
+
+/// From [`Disk::marker`].
+pub struct Marker(Shared);
+
+impl Marker {
+    pub fn mark(&self, event: Event) {
+        self.0.log(event);
     }
 }
 

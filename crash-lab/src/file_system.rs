@@ -3,6 +3,9 @@
 use std::env;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+
+use crate::lab::run;
 
 /// A file system and how it is mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +68,12 @@ pub const OTHER_EXT4: [FileSystem; 2] = [
 ];
 
 impl FileSystem {
+    /// Its own check of a device that is not mounted.
+    pub(crate) fn check(&self, device: &Path) -> Result<(), String> {
+        let [program, args @ ..] = self.check else { unreachable!("every file system has a check") };
+        run(Command::new(program).args(args).arg(device)).map(|_| ())
+    }
+
     /// Whether it has commits of its own that the sync of a file is not: see [`commit_all`](crate::commit::commit_all).
     pub fn commits_apart(&self) -> bool {
         matches!(self.kind, "btrfs" | "f2fs")

@@ -8,6 +8,7 @@
 //! | [`device`] | how that disk behaves: as it should, as one that fails, or as one that lies |
 //! | [`file_system`] | which file systems there are, and how they are made, mounted and checked |
 //! | [`lab`] | a real file system on a loop device on that disk |
+//! | [`viewer`] | a device in memory, on which many disks are looked at, faster than on that disk |
 //! | [`states`] | from the record, the disks that a power cut may leave |
 //! | [`loop_device`] | a loop device, which makes a block device of a file |
 //! | [`random`] | numbers that are the same in every run with the same seed |
@@ -23,3 +24,4 @@ pub mod lab;
 pub mod loop_device;
 pub mod random;
 pub mod states;
+pub mod viewer;

@@ -67,14 +67,22 @@ impl Recording {
     pub fn with_cache(start: Image, log: Vec<Event>, seed: u64, cache: Cache) -> Self {
         let points = points(start.clone(), &log, cache);
         let mut recording = Recording { start, log, points, states: Vec::new(), seed };
-        recording.enumerate();
+        recording.enumerate(0);
         recording
     }
 
-    fn enumerate(&mut self) {
+    /// With the states of those crash points only that come after this place in the log.
+    pub fn since(start: Image, log: Vec<Event>, at: usize, seed: u64) -> Self {
+        let points = points(start.clone(), &log, Cache::Kept);
+        let mut recording = Recording { start, log, points, states: Vec::new(), seed };
+        recording.enumerate(at);
+        recording
+    }
+
+    fn enumerate(&mut self, since: usize) {
         let mut random = Random::new(self.seed, "subsets");
         let mut known: HashMap<u64, usize> = HashMap::new();
-        for (number, point) in self.points.iter().enumerate() {
+        for (number, point) in self.points.iter().enumerate().filter(|(_, point)| point.at > since) {
             for missing in subsets(&point.in_flight, &mut random) {
                 let image = self.image_at(point, &missing);
                 let state = *known.entry(image.hash()).or_insert_with(|| {

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use crate::commits::Commits;
 use crate::common::{test, test_if};
 use crate::failing;
+use crate::generated;
 use crate::judge::{self, Fault, Promise, look};
 use crate::report::{self, Control, Counts, Judged};
 use crate::seed::seed;
@@ -58,6 +59,7 @@ pub fn all() -> Vec<Trial> {
             }
             trials.extend(together::all());
             trials.extend(failing::all());
+            trials.extend(generated::all());
             trials
         }
     }

@@ -58,7 +58,8 @@ pub fn commit(unrelated: &Path) {
     change(unrelated).sync_all().unwrap();
 }
 
-fn commit_transaction(unrelated: &Path) {
+/// The same with the file system's own transaction.
+pub fn commit_transaction(unrelated: &Path) {
     drop(change(unrelated));
     assert!(commit_all(unrelated).unwrap(), "there is no call for it");
 }

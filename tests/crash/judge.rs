@@ -183,7 +183,7 @@ impl Seen {
 }
 
 /// Whether `path` is a temporary file for `file`: `.{name}.{7 digits}{check}.tmp` beside it.
-fn is_temporary(path: &Path, file: &Path) -> bool {
+pub fn is_temporary(path: &Path, file: &Path) -> bool {
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
     let (path_name, file_name) = (name(path), name(file));
     let random = path_name.strip_prefix(&format!(".{file_name}.")).and_then(|rest| rest.get(..7));

@@ -46,6 +46,8 @@ mod commits;
 #[cfg(target_os = "linux")]
 mod failing;
 #[cfg(target_os = "linux")]
+mod generated;
+#[cfg(target_os = "linux")]
 mod judge;
 #[cfg(target_os = "linux")]
 mod report;

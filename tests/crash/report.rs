@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::failing;
+use crate::generated;
 use crate::seed::seed;
 use crate::together;
 
@@ -78,11 +79,12 @@ pub fn add_control(control: Control) {
 /// Prints the tables and writes them to `crash-report.md` in cargo's target directory.
 pub fn publish() {
     let report = REPORT.lock().unwrap();
-    let (together, failing) = (together::report::to_markdown(), failing::report::to_markdown());
-    if report.judged.is_empty() && report.controls.is_empty() && together.is_empty() && failing.is_empty() {
+    let others =
+        [together::report::to_markdown(), failing::report::to_markdown(), generated::report::to_markdown()].concat();
+    if report.judged.is_empty() && report.controls.is_empty() && others.is_empty() {
         return;
     }
-    let text = report.to_markdown() + &together + &failing;
+    let text = report.to_markdown() + &others;
     print!("{text}");
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("crash-report.md");
     match fs::write(&path, text) {

@@ -315,7 +315,7 @@ impl fmt::Display for LeftOut {
 }
 
 impl LeftOut {
-    fn is(self, call: &Call<'_>) -> bool {
+    pub fn is(self, call: &Call<'_>) -> bool {
         match call.syscall {
             Syscall::Syncfs => return self == LeftOut::FileSync,
             Syscall::Fsetxattr => return self == LeftOut::Attributes,

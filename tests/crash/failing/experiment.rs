@@ -12,12 +12,12 @@ use crash_lab::lab::Lab;
 use crash_lab::states::{Cache, Recording, State};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
+use crate::commits::Commits;
 use crate::common::end_after;
 use crate::failing::programs::{History, Program, Run, Said, Writer};
 use crate::failing::report::{Afterwards, Counts};
 use crate::failing::verdict::{Fault, look, temporary_files};
 use crate::seed::seed;
-use crate::workloads::Commits;
 
 /// How many bad states are described in full.
 const DESCRIBED: usize = 8;

@@ -1,0 +1,60 @@
+//! Where many disks are looked at, one after the other: a loop device on a file in memory. It records nothing, and so a mount
+//! need not wait for a server in user space at each block that it reads.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::disk::Image;
+use crate::file_system::FileSystem;
+use crate::lab::Mounted;
+use crate::loop_device::LoopDevice;
+
+/// Dropped in the order of its fields.
+pub struct Viewer {
+    file_system: FileSystem,
+    device: Option<LoopDevice>,
+    file: File,
+    place: PathBuf,
+    _dir: TempDir,
+    root: PathBuf,
+}
+
+impl Viewer {
+    /// Mounts at `root`.
+    pub(crate) fn new(file_system: FileSystem, root: PathBuf) -> io::Result<Self> {
+        let memory = Path::new("/dev/shm");
+        let dir = if memory.is_dir() { TempDir::new_in(memory)? } else { TempDir::new()? };
+        let place = dir.path().join("disk");
+        Ok(Viewer { file_system, device: None, file: File::create_new(&place)?, place, _dir: dir, root })
+    }
+
+    /// Shows `image`, on a new device: of an old one the kernel may remember what was on it before.
+    pub fn show(&mut self, image: &Image) -> io::Result<()> {
+        self.device = None;
+        // What is missing is zero.
+        self.file.set_len(0)?;
+        self.file.set_len(self.file_system.megabytes << 20)?;
+        for (offset, page) in image.pages() {
+            self.file.write_all_at(page, offset)?;
+        }
+        self.device = Some(LoopDevice::attach(&self.place)?);
+        Ok(())
+    }
+
+    fn device(&self) -> &LoopDevice {
+        self.device.as_ref().expect("an image is shown")
+    }
+
+    pub fn mount(&self) -> nix::Result<Mounted> {
+        Mounted::on(self.device().path(), self.file_system, &self.root)
+    }
+
+    /// The file system's own check of a disk that is not mounted.
+    pub fn check(&self) -> Result<(), String> {
+        self.file_system.check(self.device().path())
+    }
+}

@@ -1,0 +1,341 @@
+//! The oracle: directories with files in them, what an operation does to them, and what a power cut may leave of that. It
+//! knows nothing of the crate but what its page promises.
+//!
+//! * An operation of the crate that has returned is there, and so is what it was built on: if it made a directory anew, that
+//!   the old one of this name was moved or removed.
+//! * One that has begun: each of its files is old or new, whole. All of them are old or all of them new, if it was made as one.
+//! * What another program did without a sync is there or not: a directory is at its old name or at its new one, and what was
+//!   removed is gone or back. Nothing is nowhere, and nothing is in two places.
+//! * A file whose directory another program has moved is the same file: if it was acknowledged, it is at one of the two places.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::generated::operations::{DIRECTORIES, Layout, Operation, Presence, Verb};
+
+/// A directory, by whatever name.
+pub type Dir = usize;
+
+/// A version of a file, by the operation that makes it (from 1; 0: it was there before).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    pub file: usize,
+    pub operation: usize,
+    pub size: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    MakeDir(String, Dir),
+    RenameDir(String, String),
+    /// Of an empty one.
+    RemoveDir(String),
+    Set(Dir, Version),
+    Remove(Dir, usize),
+}
+
+/// What is there, by whatever path.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tree {
+    names: BTreeMap<String, Dir>,
+    files: BTreeMap<(Dir, usize), Version>,
+}
+
+impl Tree {
+    fn new(layout: Layout) -> Self {
+        let mut tree = Tree::default();
+        for (file, presence) in layout.iter().enumerate() {
+            if *presence != Presence::NoDirectory {
+                tree.names.insert(DIRECTORIES[file].to_owned(), file);
+            }
+            if *presence == Presence::File {
+                tree.files.insert((file, file), Version { file, operation: 0, size: FIRST_SIZE });
+            }
+        }
+        tree
+    }
+
+    /// With the effect, or nothing if that cannot be.
+    fn after(&self, effect: &Effect) -> Option<Self> {
+        let mut tree = self.clone();
+        match effect {
+            Effect::MakeDir(name, dir) => tree.names.insert(name.clone(), *dir).is_none().then_some(())?,
+            Effect::RenameDir(old, new) => {
+                let dir = tree.names.remove(old)?;
+                tree.names.insert(new.clone(), dir).is_none().then_some(())?;
+            }
+            Effect::RemoveDir(name) => {
+                let dir = tree.names.remove(name)?;
+                tree.files.keys().all(|(of, _)| *of != dir).then_some(())?;
+            }
+            Effect::Set(dir, version) => {
+                tree.names.values().any(|there| there == dir).then_some(())?;
+                tree.files.insert((*dir, version.file), *version);
+            }
+            Effect::Remove(dir, file) => drop(tree.files.remove(&(*dir, *file))?),
+        }
+        Some(tree)
+    }
+
+    /// The file at its own path.
+    pub fn at_its_path(&self, file: usize) -> Option<Version> {
+        let dir = self.names.get(DIRECTORIES[file])?;
+        self.files.get(&(*dir, file)).copied()
+    }
+
+    /// All files: the name of the directory, and the version.
+    pub fn versions(&self) -> BTreeSet<(String, Version)> {
+        let in_dir = |(name, dir): (&String, &Dir)| {
+            let files: Vec<_> = self.files.iter().filter(|((of, _), _)| of == dir).collect();
+            files.into_iter().map(|(_, version)| (name.clone(), *version)).collect::<Vec<_>>()
+        };
+        self.names.iter().flat_map(in_dir).collect()
+    }
+}
+
+/// Who makes a change, and so what a power cut may leave of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Maker {
+    /// The crate, each file for itself.
+    Each,
+    /// The crate, all files as one.
+    Together,
+    /// Another program, which syncs nothing.
+    Another,
+}
+
+/// What an operation does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    pub maker: Maker,
+    pub effects: Vec<Effect>,
+}
+
+impl Change {
+    /// What the crash may leave of it, on top of `tree`.
+    fn outcomes(&self, tree: &Tree, is_acknowledged: bool) -> Vec<Tree> {
+        let all = (1 << self.effects.len()) - 1;
+        let apply = |mask: usize| {
+            let mut chosen = self.effects.iter().enumerate().filter(|(n, _)| mask >> n & 1 == 1);
+            chosen.try_fold(tree.clone(), |tree, (_, effect)| tree.after(effect))
+        };
+        let may_be = |mask: &usize| match self.maker {
+            Maker::Another => true,
+            Maker::Each | Maker::Together if is_acknowledged => *mask == all,
+            Maker::Each => true,
+            Maker::Together => {
+                let of_files = |(_, effect): &(usize, &Effect)| matches!(effect, Effect::Set(..) | Effect::Remove(..));
+                let chosen = self.effects.iter().enumerate().filter(of_files).map(|(n, _)| mask >> n & 1);
+                chosen.collect::<BTreeSet<_>>().len() < 2
+            }
+        };
+        (0..=all).filter(may_be).filter_map(apply).collect()
+    }
+}
+
+const FIRST_SIZE: usize = 6000;
+
+/// The changes of a sequence of operations, if no power cut comes.
+pub struct Model {
+    start: Tree,
+    now: Tree,
+    changes: Vec<Change>,
+    next_dir: Dir,
+}
+
+impl Model {
+    pub fn new(layout: Layout) -> Self {
+        let start = Tree::new(layout);
+        Model { now: start.clone(), start, changes: Vec::new(), next_dir: DIRECTORIES.len() }
+    }
+
+    /// A sequence from its first operation on.
+    pub fn of(operations: &[Operation]) -> Self {
+        let mut model = Model::new(crate::generated::operations::layout(operations));
+        operations.iter().for_each(|operation| model.make(*operation));
+        model
+    }
+
+    pub fn now(&self) -> &Tree {
+        &self.now
+    }
+
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    pub fn presence(&self, file: usize) -> Presence {
+        if !self.now.names.contains_key(DIRECTORIES[file]) {
+            Presence::NoDirectory
+        } else if self.now.at_its_path(file).is_none() {
+            Presence::NoFile
+        } else {
+            Presence::File
+        }
+    }
+
+    /// Whether the directory that was there at the start has another name or none now.
+    pub fn was_moved(&self, file: usize) -> bool {
+        self.start.names.contains_key(DIRECTORIES[file]) && self.now.names.get(DIRECTORIES[file]) != Some(&file)
+    }
+
+    /// Where another program moves the directory.
+    pub fn moved_to(&self) -> String {
+        format!("moved{}", self.changes.len() + 1)
+    }
+
+    /// The next operation is made.
+    pub fn make(&mut self, operation: Operation) {
+        let mut effects = Vec::new();
+        let Operation { verb, file } = operation;
+        let name = DIRECTORIES[file].to_owned();
+        let old = self.now.at_its_path(file);
+        let size = match (verb, old) {
+            (Verb::Larger | Verb::Link, Some(old)) => old.size * 3 + 1000,
+            (Verb::Smaller, Some(old)) => old.size / 4,
+            _ => FIRST_SIZE,
+        };
+        match verb {
+            Verb::Create | Verb::Larger | Verb::Smaller | Verb::Update | Verb::NewDirectory | Verb::Link => {
+                self.write(file, size, &mut effects);
+            }
+            Verb::Delete => self.delete(file, &mut effects),
+            Verb::Handle => {
+                // The handle is the directory's, which has its name from before, or another one, or none.
+                if self.now.names.values().any(|dir| *dir == file) {
+                    effects.push(Effect::Set(file, self.version(file, size)));
+                }
+            }
+            Verb::Batch | Verb::Together => {
+                (0..DIRECTORIES.len()).for_each(|file| self.write(file, size, &mut effects))
+            }
+            Verb::BatchDelete | Verb::TogetherDelete => {
+                self.write(file, size, &mut effects);
+                self.delete(1 - file, &mut effects);
+            }
+            Verb::RenameDir => effects.push(Effect::RenameDir(name, self.moved_to())),
+            Verb::RemoveDir => {
+                let dir = self.now.names[&name];
+                let files = self.now.files.keys().filter(|(of, _)| *of == dir);
+                effects.extend(files.map(|(dir, file)| Effect::Remove(*dir, *file)));
+                effects.push(Effect::RemoveDir(name));
+            }
+        }
+        let maker = match verb {
+            Verb::Together | Verb::TogetherDelete => Maker::Together,
+            Verb::RenameDir | Verb::RemoveDir => Maker::Another,
+            _ => Maker::Each,
+        };
+        for effect in &effects {
+            self.now = self.now.after(effect).expect("an operation that can be made");
+        }
+        self.changes.push(Change { maker, effects });
+    }
+
+    fn version(&self, file: usize, size: usize) -> Version {
+        Version { file, operation: self.changes.len() + 1, size }
+    }
+
+    fn write(&mut self, file: usize, size: usize, effects: &mut Vec<Effect>) {
+        let name = DIRECTORIES[file];
+        let dir = self.now.names.get(name).copied().unwrap_or_else(|| {
+            self.next_dir += 1;
+            effects.push(Effect::MakeDir(name.to_owned(), self.next_dir - 1));
+            self.next_dir - 1
+        });
+        effects.push(Effect::Set(dir, self.version(file, size)));
+    }
+
+    fn delete(&self, file: usize, effects: &mut Vec<Effect>) {
+        if self.now.at_its_path(file).is_some() {
+            effects.push(Effect::Remove(self.now.names[DIRECTORIES[file]], file));
+        }
+    }
+
+    /// All versions that the first operations make, and those from before.
+    pub fn versions(&self, begun: usize) -> Vec<Version> {
+        let effects = self.changes[..begun].iter().flat_map(|change| &change.effects);
+        let made = effects.filter_map(|effect| match effect {
+            Effect::Set(_, version) => Some(*version),
+            _ => None,
+        });
+        self.start.files.values().copied().chain(made).collect()
+    }
+
+    /// What may be there, if the first `acknowledged` operations have returned, and the first `begun` have begun.
+    pub fn permitted(&self, acknowledged: usize, begun: usize) -> BTreeSet<Tree> {
+        self.permitted_of(&self.changes[..begun], acknowledged)
+    }
+
+    /// The same, if the crate promised to change each file for itself only.
+    pub fn permitted_each(&self, acknowledged: usize, begun: usize) -> BTreeSet<Tree> {
+        let each = |change: &Change| match change.maker {
+            Maker::Together => Change { maker: Maker::Each, ..change.clone() },
+            _ => change.clone(),
+        };
+        self.permitted_of(&self.changes[..begun].iter().map(each).collect::<Vec<_>>(), acknowledged)
+    }
+
+    /// The same, if nothing that has returned was durable.
+    pub fn permitted_lost(&self, begun: usize) -> BTreeSet<Tree> {
+        self.permitted(0, begun)
+    }
+
+    fn permitted_of(&self, changes: &[Change], acknowledged: usize) -> BTreeSet<Tree> {
+        let start = BTreeSet::from([self.start.clone()]);
+        let next = |trees: BTreeSet<Tree>, (n, change): (usize, &Change)| {
+            trees.iter().flat_map(|tree| change.outcomes(tree, n < acknowledged)).collect()
+        };
+        changes.iter().enumerate().fold(start, next)
+    }
+}
+
+/// The model on trial, without a disk.
+pub fn knows_what_is_promised() {
+    let model = |operations: &str| Model::of(&Operation::sequence(operations).unwrap());
+    // What may be there: directory, file, operation.
+    let permitted = |operations: &str, acknowledged, begun| -> BTreeSet<String> {
+        let trees = model(operations).permitted(acknowledged, begun);
+        let show = |tree: Tree| {
+            let files =
+                tree.versions().into_iter().filter(|(_, version)| version.file == 0 || operations.contains('*'));
+            let files: Vec<String> = files.map(|(dir, version)| format!("{dir}={}", version.operation)).collect();
+            files.join(" ")
+        };
+        trees.into_iter().map(show).collect()
+    };
+    let set = |trees: &[&str]| trees.iter().map(|tree| (*tree).to_owned()).collect::<BTreeSet<_>>();
+
+    // One file: the old version, either, the new one.
+    assert_eq!(permitted("larger:a", 0, 0), set(&["a=0"]));
+    assert_eq!(permitted("larger:a", 0, 1), set(&["a=0", "a=1"]));
+    assert_eq!(permitted("larger:a", 1, 1), set(&["a=1"]));
+    assert_eq!(permitted("larger:a delete:a", 1, 2), set(&["a=1", ""]));
+    assert_eq!(permitted("larger:a delete:a", 2, 2), set(&[""]));
+    assert_eq!(permitted("new-directory:a", 0, 1), set(&["", "a=1"]));
+    assert_eq!(permitted("new-directory:a", 1, 1), set(&["a=1"]));
+
+    // A rename without a sync may be undone, but not what was acknowledged. A new directory needs it done.
+    assert_eq!(permitted("larger:a rename-dir:a", 2, 2), set(&["a=1", "moved2=1"]));
+    assert_eq!(permitted("larger:a rename-dir:a smaller:b", 3, 3), set(&["a=1", "moved2=1"]));
+    let renamed = "larger:a rename-dir:a new-directory:a";
+    assert_eq!(permitted(renamed, 2, 3), set(&["a=1", "moved2=1", "a=3 moved2=1"]));
+    assert_eq!(permitted(renamed, 3, 3), set(&["a=3 moved2=1"]));
+    // A handle goes with the directory.
+    assert_eq!(permitted("larger:a rename-dir:a handle:a", 3, 3), set(&["a=3", "moved2=3"]));
+    assert_eq!(permitted("larger:a remove-dir:a handle:a", 3, 3), set(&["a=1", ""]));
+
+    // A removal without a sync.
+    assert_eq!(permitted("larger:a remove-dir:a", 1, 2), set(&["a=1", ""]));
+    assert_eq!(permitted("larger:a remove-dir:a new-directory:a", 2, 3), set(&["a=1", "", "a=3"]));
+    assert_eq!(permitted("larger:a remove-dir:a new-directory:a", 3, 3), set(&["a=3"]));
+
+    // Two files, each for itself or as one.
+    let both = |operations: &str, acknowledged, begun| model(operations).permitted(acknowledged, begun).len();
+    assert_eq!([both("batch", 0, 1), both("together", 0, 1)], [4, 2]);
+    assert_eq!([both("batch", 1, 1), both("together", 1, 1)], [1, 1]);
+    assert_eq!([both("batch-delete:a", 0, 1), both("together-delete:a", 0, 1)], [4, 2]);
+    assert_eq!(model("together").permitted_each(0, 1).len(), 4);
+    // One of the two in a directory that was moved: old and old, where it was or where it is, or new and new.
+    let moved = "larger:a rename-dir:a together";
+    assert_eq!([both(moved, 2, 2), both(moved, 2, 3), both(moved, 3, 3)], [2, 4, 1]);
+}
