@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread::{self, JoinHandle};
@@ -83,6 +84,20 @@ impl Image {
             }
         }
         data
+    }
+
+    /// Writes a disk of `size` bytes to a new file, with holes where it is zero.
+    pub fn save(&self, path: &Path, size: u64) -> io::Result<()> {
+        let file = File::create_new(path)?;
+        file.set_len(size)?;
+        for (chunk, pages) in &self.pages {
+            for (index, page) in pages.iter().enumerate() {
+                if let Some(page) = page {
+                    file.write_all_at(&page[..], (chunk * TOGETHER as u64 + index as u64) * PAGE as u64)?;
+                }
+            }
+        }
+        file.sync_all()
     }
 }
 

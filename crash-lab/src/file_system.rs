@@ -11,11 +11,15 @@ use crate::lab::run;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSystem {
     pub name: &'static str,
-    pub(crate) kind: &'static str,
-    pub(crate) options: &'static str,
-    pub(crate) megabytes: u64,
-    pub(crate) mkfs: &'static [&'static str],
-    pub(crate) check: &'static [&'static str],
+    /// As in `/proc/filesystems`.
+    pub kind: &'static str,
+    /// As for mount(8), of which the lab knows those in [`Lab::mount`](crate::lab::Lab::mount).
+    pub options: &'static str,
+    pub megabytes: u64,
+    /// A program and its arguments, to which the device is added.
+    pub mkfs: &'static [&'static str],
+    /// Likewise. It ends with 0 if nothing is wrong. None: nothing is checked.
+    pub check: &'static [&'static str],
 }
 
 const EXT4: FileSystem = FileSystem {
@@ -70,7 +74,7 @@ pub const OTHER_EXT4: [FileSystem; 2] = [
 impl FileSystem {
     /// Its own check of a device that is not mounted.
     pub(crate) fn check(&self, device: &Path) -> Result<(), String> {
-        let [program, args @ ..] = self.check else { unreachable!("every file system has a check") };
+        let [program, args @ ..] = self.check else { return Ok(()) };
         run(Command::new(program).args(args).arg(device)).map(|_| ())
     }
 
@@ -93,8 +97,8 @@ impl FileSystem {
         } else if !known.lines().any(|line| line.trim() == self.kind) {
             Some(format!("needs {} in the kernel", self.kind))
         } else {
-            let programs = [self.mkfs[0], self.check[0]];
-            programs.into_iter().find(|program| !found(program)).map(|program| format!("needs {program}"))
+            let mut programs = [self.mkfs, self.check].into_iter().filter_map(|command| command.first().copied());
+            programs.find(|program| !found(program)).map(|program| format!("needs {program}"))
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::mem::{self, ManuallyDrop};
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -46,27 +47,34 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// In a thread that is [`isolated`].
+    /// In a thread that is [`isolated`]. Panics if that is not possible.
     pub fn new(file_system: FileSystem) -> Self {
-        let dir = TempDir::new().unwrap();
-        fs::create_dir(dir.path().join("root")).unwrap();
-        let disk = Disk::serve(&dir.path().join("disk"), file_system.megabytes << 20).unwrap();
+        Self::open(file_system).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// In a thread that is [`isolated`]. The error is a sentence.
+    pub fn open(file_system: FileSystem) -> Result<Self, String> {
+        let dir = TempDir::new().map_err(|error| format!("no temporary directory: {error}"))?;
+        let (root, disk) = (dir.path().join("root"), dir.path().join("disk"));
+        fs::create_dir(&root).map_err(|error| format!("{}: {error}", root.display()))?;
+        let disk = Disk::serve(&disk, file_system.megabytes << 20)
+            .map_err(|error| format!("cannot mount the recording disk {} by FUSE: {error}", disk.display()))?;
         // When the process is killed, the last thread with a mount unmounts it, and that must not be the one that
         // serves the disk: it would wait for itself.
-        unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        let device = LoopDevice::attach(disk.path()).unwrap();
+        unshare(CloneFlags::CLONE_NEWNS).map_err(|error| format!("no mounts of its own: {error}"))?;
+        let device = LoopDevice::attach(disk.path()).map_err(|error| format!("no loop device: {error}"))?;
         let mut mkfs = Command::new(file_system.mkfs[0]);
         // With these three, mkfs.xfs makes file systems of less than 300 MB; they are meant for tests.
         mkfs.args(&file_system.mkfs[1..])
             .arg(device.path())
             .envs(["TEST_DIR", "TEST_DEV", "QA_CHECK_FS"].map(|name| (name, "1")));
-        run(&mut mkfs).unwrap();
+        run(&mut mkfs)?;
         // Closed, the device has no more to write.
         drop(device);
         let formatted = disk.image();
         let lab = Lab { file_system, device: Mutex::default(), disk, formatted, dir };
         lab.format();
-        lab
+        Ok(lab)
     }
 
     /// Shows a disk with a new file system.
@@ -112,8 +120,23 @@ pub struct Mounted {
 }
 
 impl Mounted {
+    /// Of the options, those that are flags of mount(2) are `dirsync`, `lazytime`, `noatime`, `nodiratime`, `relatime`,
+    /// `strictatime` and `sync`; the others go to the file system.
     pub(crate) fn on(device: &Path, file_system: FileSystem, root: &Path) -> nix::Result<Self> {
-        mount(Some(device), root, Some(file_system.kind), MsFlags::empty(), Some(file_system.options))?;
+        let (mut flags, mut own) = (MsFlags::empty(), Vec::new());
+        for option in file_system.options.split(',') {
+            match option {
+                "dirsync" => flags |= MsFlags::MS_DIRSYNC,
+                "lazytime" => flags |= MsFlags::MS_LAZYTIME,
+                "noatime" => flags |= MsFlags::MS_NOATIME,
+                "nodiratime" => flags |= MsFlags::MS_NODIRATIME,
+                "relatime" => flags |= MsFlags::MS_RELATIME,
+                "strictatime" => flags |= MsFlags::MS_STRICTATIME,
+                "sync" => flags |= MsFlags::MS_SYNCHRONOUS,
+                own_option => own.push(own_option),
+            }
+        }
+        mount(Some(device), root, Some(file_system.kind), flags, Some(own.join(",").as_str()))?;
         Ok(Mounted { root: root.to_owned() })
     }
 
@@ -123,6 +146,16 @@ impl Mounted {
 
     pub fn sync(&self) -> io::Result<()> {
         Ok(syncfs(&File::open(&self.root)?)?)
+    }
+
+    /// As dropping it does, but for the panic if somebody still uses the file system.
+    pub fn unmount(self) -> nix::Result<()> {
+        let root = mem::take(&mut ManuallyDrop::new(self).root);
+        let unmounted = umount2(&root, MntFlags::empty());
+        if unmounted.is_err() {
+            let _ = umount2(&root, MntFlags::MNT_DETACH);
+        }
+        unmounted
     }
 }
 

@@ -11,11 +11,15 @@
 //! | [`viewer`] | a device in memory, on which many disks are looked at, faster than on that disk |
 //! | [`states`] | from the record, the disks that a power cut may leave |
 //! | [`loop_device`] | a loop device, which makes a block device of a file |
+//! | [`verdict`] | what may be there after a power cut, and what may not |
+//! | [`calls`] | another program, stopped before each of its system calls that changes the file system |
 //! | [`random`] | numbers that are the same in every run with the same seed |
 //!
-//! It needs Linux, root, `/dev/fuse`, loop devices, and the programs of the file system.
+//! The program of the same name judges other programs with it: `crash-lab --help`. All of it needs Linux, root, `/dev/fuse`,
+//! loop devices, and the programs of the file system.
 #![cfg(target_os = "linux")]
 
+pub mod calls;
 pub mod commit;
 pub mod device;
 pub mod disk;
@@ -24,4 +28,5 @@ pub mod lab;
 pub mod loop_device;
 pub mod random;
 pub mod states;
+pub mod verdict;
 pub mod viewer;

@@ -13,6 +13,7 @@ use crash_lab::disk::Image;
 use crash_lab::file_system::{FAST_COMMIT, FILE_SYSTEMS, FileSystem, OTHER_EXT4};
 use crash_lab::lab::{Lab, isolated};
 use crash_lab::states::Recording;
+use crash_lab::verdict::Fault;
 use libtest_mimic::Trial;
 use tempfile::TempDir;
 
@@ -20,7 +21,7 @@ use crate::commits::Commits;
 use crate::common::{test, test_if};
 use crate::failing;
 use crate::generated;
-use crate::judge::{self, Fault, Promise, look};
+use crate::judge::{self, Promise, look};
 use crate::report::{self, Control, Counts, Judged};
 use crate::seed::seed;
 use crate::together;

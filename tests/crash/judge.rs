@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use crash_lab::disk::Event;
 use crash_lab::lab::Lab;
 use crash_lab::states::{Recording, State};
+use crash_lab::verdict::{self, Fault, Times};
 
 use crate::common::temporary_name;
 use crate::workloads::{Attributes, History, Version, attributes_of, is_expected};
@@ -19,17 +20,6 @@ pub struct Promise<'a> {
     /// How many temporary files may be in one directory. `None`: the writer is not the adapter; its modes and leftovers
     /// are its own affair.
     pub leftovers: Option<usize>,
-}
-
-/// What is wrong with a state.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
-    /// The file is no version that was begun.
-    Torn(String),
-    /// The file is a version that had been superseded by one that was acknowledged.
-    Lost(String),
-    /// The mode, the attributes, the leftovers, or the file system itself.
-    Other(String),
 }
 
 /// What was found in a state.
@@ -82,36 +72,6 @@ fn walk(root: &Path, dir: &Path, nodes: &mut BTreeMap<PathBuf, Node>) -> std::io
     Ok(())
 }
 
-/// When the operations began and ended.
-struct Times {
-    begin: HashMap<usize, usize>,
-    end: HashMap<usize, usize>,
-}
-
-impl Times {
-    fn new(log: &[Event]) -> Self {
-        let mut times = Times { begin: HashMap::new(), end: HashMap::new() };
-        for (at, event) in log.iter().enumerate() {
-            match event {
-                Event::Begin(operation) => times.begin.insert(*operation, at),
-                Event::Acknowledged(operation) => times.end.insert(*operation, at),
-                _ => None,
-            };
-        }
-        times
-    }
-
-    fn begun(&self, version: &Version) -> bool {
-        version.operation.is_none_or(|operation| self.begin.contains_key(&operation))
-    }
-
-    /// `old` was there before an operation began that has ended.
-    fn superseded(&self, old: &Version, new: &Version) -> bool {
-        let Some(new) = new.operation.filter(|new| self.end.contains_key(new)) else { return false };
-        old.operation.is_none_or(|old| self.end.get(&old).is_some_and(|end| *end < self.begin[&new]))
-    }
-}
-
 impl Seen {
     /// What is wrong with it if the crash happened after this part of the log.
     pub fn faults(&self, promise: &Promise<'_>, log: &[Event]) -> Vec<Fault> {
@@ -138,21 +98,16 @@ impl Seen {
             Some(Node::File { mode, attributes, contents }) => (Some((*mode, attributes)), Some(contents)),
             Some(Node::Other) => return vec![Fault::Torn(format!("{name} is not a file"))],
         };
-        let numbered = || versions.iter().enumerate().filter(|(_, version)| times.begun(version));
-        let same: Vec<(usize, &Version)> =
-            numbered().filter(|(_, version)| version.contents.as_ref() == found).collect();
+        let known: Vec<verdict::Version> = versions
+            .iter()
+            .map(|version| verdict::Version { contents: version.contents.as_deref(), operation: version.operation })
+            .collect();
+        let (same, fault) = times.judge(&name.to_string(), &known, found.map(Vec::as_slice));
         if same.is_empty() {
-            return vec![Fault::Torn(format!("{name} is {}", describe(found)))];
+            return fault.into_iter().collect();
         }
-        let mut faults = Vec::new();
-        let superseding =
-            |old: &Version| numbered().rfind(|(_, new)| times.superseded(old, new)).map(|(number, _)| number);
-        let newer: Option<Vec<usize>> = same.iter().map(|(_, version)| superseding(version)).collect();
-        if let Some(newer) = newer {
-            let (old, new) = (same[0].0, newer[0]);
-            faults.push(Fault::Lost(format!("{name} is version {old}, though {new} was acknowledged")));
-        }
-        let right = |given| same.iter().any(|(_, version)| (version.mode, &version.attributes) == given);
+        let mut faults: Vec<Fault> = fault.into_iter().collect();
+        let right = |given| same.iter().any(|same| (versions[*same].mode, &versions[*same].attributes) == given);
         if let Some((mode, attributes)) = given.filter(|given| promise.leftovers.is_some() && !right(*given)) {
             let names: Vec<&CString> = attributes.iter().map(|(name, _)| name).collect();
             faults.push(Fault::Other(format!("{name} has mode {mode:o} and attributes {names:?}")));
@@ -188,18 +143,6 @@ pub fn is_temporary(path: &Path, file: &Path) -> bool {
     let (path_name, file_name) = (name(path), name(file));
     let random = path_name.strip_prefix(&format!(".{file_name}.")).and_then(|rest| rest.get(..7));
     path.parent() == file.parent() && random.is_some_and(|random| path_name == temporary_name(&file_name, random))
-}
-
-fn describe(found: Option<&Vec<u8>>) -> String {
-    let Some(contents) = found else { return "missing".to_owned() };
-    let title: String = String::from_utf8_lossy(contents)
-        .chars()
-        .take_while(|char| *char != '\n')
-        .filter(|c| !c.is_control())
-        .take(60)
-        .collect();
-    let zeros = contents.iter().filter(|byte| **byte == 0).count();
-    format!("{} bytes, {zeros} of them zero, that begin with {title:?}", contents.len())
 }
 
 /// The judge on trial, without a disk.

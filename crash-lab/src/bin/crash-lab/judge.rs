@@ -1,0 +1,240 @@
+//! The verdict on each state of each recording.
+
+use std::collections::VecDeque;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use crash_lab::file_system::FileSystem;
+use crash_lab::lab::{Lab, isolated};
+use crash_lab::states::State;
+use crash_lab::verdict::{Fault, Times};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args::{Args, Chosen, States};
+use crate::commands::DIR;
+use crate::keep::Keeping;
+use crate::record::{Recorded, read, record};
+use crate::report::Report;
+use crate::workload::{Commits, Workload};
+
+/// What was found in the states of one recording.
+pub struct Judged {
+    pub file_system: String,
+    pub workload: Workload,
+    pub commits: Commits,
+    /// How many there are.
+    pub possible: usize,
+    /// How many were judged.
+    pub states: usize,
+    pub torn: usize,
+    pub lost: usize,
+    pub broken: usize,
+    /// How many are any of it.
+    pub bad_states: usize,
+    /// Of each write.
+    pub flushes: Vec<usize>,
+    pub bad: Vec<Bad>,
+}
+
+/// What is wrong with a state.
+pub struct Bad {
+    pub fault: Fault,
+    /// How to get there.
+    pub state: String,
+    pub kept: Option<PathBuf>,
+}
+
+/// A file system with a workload, on a disk of its own.
+#[derive(Clone)]
+struct Task {
+    name: String,
+    file_system: FileSystem,
+    workload: Workload,
+}
+
+pub fn all(args: &Arc<Args>, chosen: Chosen) -> Result<Report, String> {
+    let workloads = args.workloads()?;
+    let tasks: VecDeque<(usize, Task)> = chosen
+        .judged
+        .iter()
+        .flat_map(|(name, file_system)| workloads.iter().map(move |workload| (name, file_system, workload)))
+        .map(|(name, file_system, workload)| Task {
+            name: name.clone(),
+            file_system: *file_system,
+            workload: *workload,
+        })
+        .enumerate()
+        .collect();
+    let progress = Progress::new(tasks.len() * args.commits().len());
+    let (tasks, judged) = (Mutex::new(tasks), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..args.jobs() {
+            scope.spawn(|| {
+                loop {
+                    // Not in a `while let`, which would hold the lock all the while.
+                    let next = lock(&tasks).pop_front();
+                    let Some((number, task)) = next else { return };
+                    let result = judge_alone(args.clone(), task, progress.clone());
+                    if result.is_err() {
+                        lock(&tasks).clear();
+                    }
+                    lock(&judged).push((number, result));
+                }
+            });
+        }
+    });
+    progress.bar.finish_and_clear();
+    let mut judged = judged.into_inner().unwrap_or_else(PoisonError::into_inner);
+    judged.sort_by_key(|(number, _)| *number);
+    let judged: Result<Vec<Vec<Judged>>, String> = judged.into_iter().map(|(_, result)| result).collect();
+    Ok(Report { chosen, judged: judged?.into_iter().flatten().collect() })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// In a thread with mounts of its own.
+fn judge_alone(args: Arc<Args>, task: Task, progress: Progress) -> Result<Vec<Judged>, String> {
+    let name = format!("{}, {}", task.name, task.workload);
+    let body = move || judge(&args, &task, &progress);
+    panic::catch_unwind(AssertUnwindSafe(|| isolated(body)))
+        .unwrap_or_else(|_| Err("no mounts and descriptors of its own, or a defect of this program".to_owned()))
+        .map_err(|error| format!("{name}: {error}"))
+}
+
+fn judge(args: &Args, task: &Task, progress: &Progress) -> Result<Vec<Judged>, String> {
+    let Task { name, file_system, workload } = task;
+    let lab = Lab::open(*file_system)?;
+    let mut all: Vec<Judged> = Vec::new();
+    let mut calls = None;
+    for commits in args.commits() {
+        let title = format!("{name}, {workload}, commits {commits}");
+        progress.bar.set_message(format!("{title}: recording"));
+        // One commit is in a gap between calls, which must be counted first.
+        if commits == Commits::Once && calls.is_none() {
+            calls = Some(record(&lab, args, *workload, Commits::None, &[])?.calls);
+        }
+        let recorded = record(&lab, args, *workload, commits, calls.as_deref().unwrap_or_default())?;
+        if commits == Commits::None {
+            calls = Some(recorded.calls.clone());
+        }
+        let mut judged = Judged {
+            file_system: name.clone(),
+            workload: *workload,
+            commits,
+            possible: recorded.recording.states.len(),
+            states: 0,
+            torn: 0,
+            lost: 0,
+            broken: 0,
+            bad_states: 0,
+            flushes: recorded.recording.flushes(),
+            bad: Vec::new(),
+        };
+        let limit = match args.states {
+            States::Full => judged.possible,
+            States::Some(number) => number,
+        };
+        let sample = recorded.recording.sample(limit);
+        for state in &sample {
+            progress.show(&title, judged.states, sample.len());
+            let bad = judged.bad_states;
+            judge_state(args, &lab, &recorded, state, &all, &mut judged)?;
+            progress.bad.fetch_add(judged.bad_states - bad, Ordering::Relaxed);
+        }
+        progress.bar.inc(1);
+        all.push(judged);
+    }
+    Ok(all)
+}
+
+fn judge_state(
+    args: &Args,
+    lab: &Lab,
+    recorded: &Recorded,
+    state: &State,
+    before: &[Judged],
+    judged: &mut Judged,
+) -> Result<(), String> {
+    let recording = &recorded.recording;
+    lab.show(recording.image(state));
+    let found = look(args, lab)?;
+    let mut faults: Vec<Fault> = found.broken.iter().cloned().map(Fault::Other).collect();
+    if let Some(value) = &found.value {
+        let name = if args.read.is_some() { "the value" } else { "the file" };
+        for point in &state.points {
+            let times = Times::new(&recording.log[..recording.points[*point].at]);
+            faults.extend(times.judge(name, &recorded.versions.list(), value.as_deref()).1);
+        }
+    }
+    faults.sort();
+    faults.dedup();
+    judged.states += 1;
+    judged.torn += usize::from(faults.iter().any(|fault| matches!(fault, Fault::Torn(_))));
+    judged.lost += usize::from(faults.iter().any(|fault| matches!(fault, Fault::Lost(_))));
+    judged.broken += usize::from(faults.iter().any(|fault| matches!(fault, Fault::Other(_))));
+    judged.bad_states += usize::from(!faults.is_empty());
+    for fault in faults {
+        let mut bad = Bad { fault, state: recording.describe(state).to_string(), kept: None };
+        let known = before.iter().flat_map(|judged| &judged.bad).chain(&judged.bad);
+        let kind = |bad: &Bad| std::mem::discriminant(&bad.fault);
+        let is_first = known.into_iter().all(|known| kind(known) != kind(&bad));
+        if let Some(dir) = args.keep.as_deref().filter(|_| is_first) {
+            let keeping = Keeping { args, lab, recorded, state, found: &found, judged, bad: &bad };
+            bad.kept = Some(keeping.keep(dir)?);
+        }
+        judged.bad.push(bad);
+    }
+    Ok(())
+}
+
+/// What was seen of a state.
+pub struct Found {
+    /// What was read, if it could be.
+    pub value: Option<Option<Vec<u8>>>,
+    /// What is wrong with the file system, or why nothing could be read.
+    pub broken: Option<String>,
+}
+
+/// Mounts the state, which replays the journal, reads, unmounts it, and lets the file system's own program check it.
+fn look(args: &Args, lab: &Lab) -> Result<Found, String> {
+    let mounted = match lab.mount() {
+        Ok(mounted) => mounted,
+        Err(error) => return Ok(Found { value: None, broken: Some(format!("it cannot be mounted: {error}")) }),
+    };
+    let read = read(args, &mounted.root().join(DIR));
+    mounted.unmount().map_err(|error| {
+        format!("a state cannot be unmounted after --read, which may have left a process behind: {error}")
+    })?;
+    let check = lab.check().map_err(|error| format!("fsck complains: {error}"));
+    let (value, unread) = match read {
+        Ok(value) => (Some(value), None),
+        Err(error) => (None, Some(format!("it cannot be read: {error}"))),
+    };
+    Ok(Found { value, broken: unread.or(check.err()) })
+}
+
+/// On standard error, if that is a terminal.
+#[derive(Clone)]
+struct Progress {
+    bar: ProgressBar,
+    bad: Arc<AtomicUsize>,
+}
+
+impl Progress {
+    fn new(recordings: usize) -> Self {
+        let bar = ProgressBar::new(recordings as u64);
+        let style = ProgressStyle::with_template("{elapsed} [{bar:20}] {pos} of {len} recordings; {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Progress { bar, bad: Arc::default() }
+    }
+
+    fn show(&self, title: &str, done: usize, of: usize) {
+        let bad = self.bad.load(Ordering::Relaxed);
+        self.bar.set_message(format!("{title}: {done} of {of} states; {bad} bad in all"));
+    }
+}

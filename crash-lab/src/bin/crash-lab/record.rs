@@ -1,0 +1,153 @@
+//! The workload on the recording disk.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+
+use crash_lab::disk::Event;
+use crash_lab::lab::{Lab, Mounted};
+use crash_lab::random::Random;
+use crash_lab::states::Recording;
+use crash_lab::verdict::{Version, describe};
+
+use crate::args::Args;
+use crate::commands::{DIR, FILE, Filled};
+use crate::workload::{Commits, Workload, value};
+
+/// A file beside that of the user; a sync of it makes the file system commit what it has.
+const UNRELATED: &str = ".crash-lab";
+
+/// What was recorded, and what it should have left.
+pub struct Recorded {
+    pub recording: Recording,
+    pub versions: Versions,
+    /// The system calls of each write that changed the file system.
+    pub calls: Vec<usize>,
+}
+
+/// In their order: what was there before, and what was written.
+pub struct Versions(pub Vec<Option<Vec<u8>>>);
+
+impl Versions {
+    pub fn list(&self) -> Vec<Version<'_>> {
+        self.0
+            .iter()
+            .enumerate()
+            .map(|(number, contents)| Version { contents: contents.as_deref(), operation: number.checked_sub(1) })
+            .collect()
+    }
+}
+
+/// `calls` is what another recording of the same workload counted.
+pub fn record(
+    lab: &Lab,
+    args: &Args,
+    workload: Workload,
+    commits: Commits,
+    calls: &[usize],
+) -> Result<Recorded, String> {
+    lab.format();
+    let mounted = lab.mount().map_err(|error| format!("a new file system cannot be mounted: {error}"))?;
+    let result = operate(lab, args, &mounted, workload, commits, calls);
+    let unmounted = mounted.unmount();
+    let recorded = result?;
+    unmounted.map_err(|error| {
+        format!("the file system cannot be unmounted after COMMAND, which may have left a process behind: {error}")
+    })?;
+    Ok(recorded)
+}
+
+fn operate(
+    lab: &Lab,
+    args: &Args,
+    mounted: &Mounted,
+    workload: Workload,
+    commits: Commits,
+    calls: &[usize],
+) -> Result<Recorded, String> {
+    let dir = mounted.root().join(DIR);
+    let first = workload.first().map(|size| value(0, size));
+    prepare(args, &dir, first.as_deref())?;
+    mounted.sync().map_err(|error| format!("the file system cannot be synced: {error}"))?;
+    let mut versions = Versions(vec![first]);
+    let mut counted = Vec::new();
+    let mut random = Random::new(args.seed, &format!("commit in {workload}"));
+    let start = lab.disk.record();
+    for (operation, size) in workload.sizes().iter().enumerate() {
+        let new = value(operation + 1, *size);
+        let command = Filled::new(&args.command, &dir, args.timeout, &new);
+        let command = command.map_err(|error| format!("no temporary files: {error}"))?;
+        // The last gap is that after the last call.
+        let once = random.below(calls.get(operation).copied().unwrap_or_default() + 1);
+        let (mut number, mut failed) = (0, None);
+        let mut step = || {
+            let now = match commits {
+                Commits::None => false,
+                Commits::Once => number == once,
+                Commits::Always => true,
+            };
+            number += 1;
+            if now && let Err(error) = commit(&dir) {
+                failed = Some(error);
+            }
+        };
+        lab.disk.mark(Event::Begin(operation));
+        command.run_in_steps(&dir, &mut step)?;
+        step();
+        lab.disk.mark(Event::Acknowledged(operation));
+        if let Some(error) = failed {
+            return Err(format!("{}: {error}", dir.join(UNRELATED).display()));
+        }
+        counted.push(number - 1);
+        versions.0.push(Some(new));
+    }
+    let log = lab.disk.log();
+    let now = read(args, &dir).map_err(|error| format!("without any power cut, {error}"))?;
+    if versions.0.last() != Some(&now) {
+        let last = workload.sizes().len();
+        let now = describe(now.as_deref());
+        return Err(format!("COMMAND ended with status 0, but not even then is it version {last}; it is {now}"));
+    }
+    Ok(Recorded { recording: Recording::new(start, log, args.seed), versions, calls: counted })
+}
+
+/// The first state, before the recording.
+fn prepare(args: &Args, dir: &Path, first: Option<&[u8]>) -> Result<(), String> {
+    let failed = |error: io::Error| format!("{}: {error}", dir.display());
+    fs::create_dir(dir).and_then(|()| fs::write(dir.join(UNRELATED), b"start")).map_err(failed)?;
+    match (&args.prepare, first) {
+        (Some(prepare), first) => {
+            let first = first.unwrap_or_default();
+            Filled::new(prepare, dir, args.timeout, first).map_err(failed)?.run()?;
+        }
+        (None, Some(first)) => fs::write(dir.join(FILE), first).map_err(failed)?,
+        (None, None) => {}
+    }
+    let now = read(args, dir).map_err(|error| format!("before the first write, {error}"))?;
+    if now.as_deref() != first {
+        return Err(format!("after --prepare, it is not the first version but {}", describe(now.as_deref())));
+    }
+    Ok(())
+}
+
+/// The value that is there now.
+pub fn read(args: &Args, dir: &Path) -> Result<Option<Vec<u8>>, String> {
+    match &args.read {
+        Some(read) => {
+            let read =
+                Filled::new(read, dir, args.timeout, b"").map_err(|error| format!("no temporary files: {error}"))?;
+            read.run().map(Some)
+        }
+        None => match fs::read(dir.join(FILE)) {
+            Ok(contents) => Ok(Some(contents)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(format!("{FILE}: {error}")),
+        },
+    }
+}
+
+fn commit(dir: &Path) -> io::Result<()> {
+    let mut file = File::options().append(true).open(dir.join(UNRELATED))?;
+    file.write_all(b"+")?;
+    file.sync_all()
+}

@@ -1,0 +1,82 @@
+//! What is done with the file under test.
+
+use std::fmt;
+
+use clap::ValueEnum;
+use xxhash_rust::xxh3::xxh3_64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Workload {
+    /// There is no file; one write of 6000 bytes
+    Create,
+    /// 6000 bytes replace 6000
+    Replace,
+    /// 200,000 bytes replace 300
+    Larger,
+    /// 300 bytes replace 200,000
+    Smaller,
+    /// Three writes of 6000 bytes, one after the other
+    Several,
+}
+
+impl Workload {
+    /// How large what is there before is, if there is something.
+    pub fn first(self) -> Option<usize> {
+        match self {
+            Workload::Create => None,
+            Workload::Replace | Workload::Several => Some(6000),
+            Workload::Larger => Some(300),
+            Workload::Smaller => Some(200_000),
+        }
+    }
+
+    /// How large the versions are that are written.
+    pub fn sizes(self) -> &'static [usize] {
+        match self {
+            Workload::Create | Workload::Replace => &[6000],
+            Workload::Larger => &[200_000],
+            Workload::Smaller => &[300],
+            Workload::Several => &[6000; 3],
+        }
+    }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
+/// Where the file system commits what it has, which it may do at any moment, if only because somebody else syncs a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Commits {
+    /// Nowhere but where the command asks for it
+    None,
+    /// In one gap between two system calls, at random
+    Once,
+    /// In every gap
+    Always,
+}
+
+impl fmt::Display for Commits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
+/// A value of lines of text, which tells its version in the first of them, and no two blocks of which are the same.
+pub fn value(version: usize, size: usize) -> Vec<u8> {
+    let title = format!("version {version}, {size} bytes\n");
+    let line = |line: usize| {
+        let words = (0..4).map(|word| format!("{:016x}", xxh3_64(format!("{title}{line} {word}").as_bytes())));
+        words.collect::<Vec<_>>().join(" ") + "\n"
+    };
+    let mut value = title.clone();
+    let mut lines = 0..;
+    while value.len() < size {
+        value += &line(lines.next().unwrap_or_default());
+    }
+    value.truncate(size.saturating_sub(1));
+    value.push('\n');
+    value.into_bytes()
+}

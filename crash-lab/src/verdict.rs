@@ -1,0 +1,88 @@
+//! What one file, or another thing that has one value at a time, may be after a power cut: a version that was begun, and
+//! none that had been superseded by one that was acknowledged.
+
+use std::collections::HashMap;
+
+use crate::disk::Event;
+
+/// What is wrong with a state.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// It is no version that was begun.
+    Torn(String),
+    /// It is a version that had been superseded by one that was acknowledged.
+    Lost(String),
+    /// All else: the file system itself, a mode, something left over.
+    Other(String),
+}
+
+/// A version of the value.
+#[derive(Debug, Clone, Copy)]
+pub struct Version<'a> {
+    /// `None`: there is none, such as before a file is made.
+    pub contents: Option<&'a [u8]>,
+    /// The operation that makes it; `None`: it was there before.
+    pub operation: Option<usize>,
+}
+
+/// When the operations began and ended.
+pub struct Times {
+    begin: HashMap<usize, usize>,
+    end: HashMap<usize, usize>,
+}
+
+impl Times {
+    /// Of the part of the log until the crash.
+    pub fn new(log: &[Event]) -> Self {
+        let mut times = Times { begin: HashMap::new(), end: HashMap::new() };
+        for (at, event) in log.iter().enumerate() {
+            match event {
+                Event::Begin(operation) => times.begin.insert(*operation, at),
+                Event::Acknowledged(operation) => times.end.insert(*operation, at),
+                _ => None,
+            };
+        }
+        times
+    }
+
+    fn begun(&self, version: &Version) -> bool {
+        version.operation.is_none_or(|operation| self.begin.contains_key(&operation))
+    }
+
+    /// `old` was there before an operation began that has ended.
+    fn superseded(&self, old: &Version, new: &Version) -> bool {
+        let Some(new) = new.operation.filter(|new| self.end.contains_key(new)) else { return false };
+        old.operation.is_none_or(|old| self.end.get(&old).is_some_and(|end| *end < self.begin[&new]))
+    }
+
+    /// The numbers of the versions that `found` may be, and what is wrong if it is there. `name` is for the sentence.
+    pub fn judge(&self, name: &str, versions: &[Version], found: Option<&[u8]>) -> (Vec<usize>, Option<Fault>) {
+        let numbered = || versions.iter().enumerate().filter(|(_, version)| self.begun(version));
+        let (same, contents): (Vec<usize>, Vec<&Version>) =
+            numbered().filter(|(_, version)| version.contents == found).unzip();
+        if same.is_empty() {
+            return (same, Some(Fault::Torn(format!("{name} is {}", describe(found)))));
+        }
+        let superseding =
+            |old: &Version| numbered().rfind(|(_, new)| self.superseded(old, new)).map(|(number, _)| number);
+        let newer: Option<Vec<usize>> = contents.into_iter().map(superseding).collect();
+        let lost = newer.map(|newer| {
+            let (old, new) = (same[0], newer[0]);
+            Fault::Lost(format!("{name} is version {old}, though {new} was acknowledged"))
+        });
+        (same, lost)
+    }
+}
+
+/// What was found, in a few words.
+pub fn describe(found: Option<&[u8]>) -> String {
+    let Some(contents) = found else { return "missing".to_owned() };
+    let title: String = String::from_utf8_lossy(&contents[..contents.len().min(200)])
+        .chars()
+        .take_while(|char| *char != '\n')
+        .filter(|c| !c.is_control())
+        .take(60)
+        .collect();
+    let zeros = contents.iter().filter(|byte| **byte == 0).count();
+    format!("{} bytes, {zeros} of them zero, that begin with {title:?}", contents.len())
+}
