@@ -12,6 +12,11 @@
 //! lock is exclusive), and it makes that what it should be. So there are two for a lock file at the most, one for a
 //! writer and one for readers.
 //!
+//! A deputy comes into the kernel's queue later than a thread that calls F_SETLKW itself, and among many processes that costs
+//! turns: of 8 with 90 % reads, those with a limit get 0.4 of the turns of the others, as they do if they call F_SETLKW
+//! themselves 0.1 ms late; if they call it 0.01 ms late, 0.5. A deputy that is kept for the next wait has to be woken, and gets
+//! no more.
+//!
 //! A deputy costs a thread and no descriptor of its own, keeps the lock file open, and is not there in a child made by fork.
 //!
 //! [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
