@@ -355,7 +355,7 @@ impl fmt::Display for Step {
             Step::SyncDirectory => "sync the directory of",
             Step::ListDirectory => "look for temporary files in",
             Step::MarkLock => "mark the lock file of",
-            Step::WriteIntent => "write down what is to be done to all of the files in",
+            Step::WriteIntent => "write down the change of several files in",
             Step::SyncLocks => "sync the lock directory",
             Step::ReadIntent => "read or remove the intent",
             Step::FinishChange => "finish the change of",
@@ -480,26 +480,88 @@ impl Removed {
     }
 }
 
+/// What a person can do about it, where that is not plain from what the system says.
+fn advice(step: Step, source: &io::Error) -> Option<&'static str> {
+    use Step::*;
+    let is_about_locks = matches!(
+        step,
+        CreateLockDirectory | OpenLock | Lock | ListLocks | RemoveLock | MarkLock | WriteIntent | SyncLocks
+    );
+    // An error that was made here says it already.
+    Some(match Errno::from_raw_os_error(source.raw_os_error()?) {
+        Errno::NOSPC | Errno::DQUOT if is_about_locks => {
+            "make room there, or use another lock directory, the same for all programs (lock_dir, --lock-dir)"
+        }
+        Errno::NOSPC | Errno::DQUOT => "the file is what it was; make room and try again",
+        Errno::FBIG => "the file is what it was; the file system or RLIMIT_FSIZE (ulimit -f) allows no larger one",
+        Errno::ROFS if is_about_locks => {
+            "use a lock directory that can be written, the same for all programs (lock_dir, --lock-dir), or read without a \
+             lock (read_unlocked)"
+        }
+        Errno::ROFS => "mount it for writing",
+        Errno::MFILE => "this process has too many files open: close some, or allow more (ulimit -n)",
+        Errno::NOLCK => {
+            "the file system of the lock directory has no record locks, or no room for more: use a lock directory on a \
+             local disk, the same for all programs (lock_dir, --lock-dir)"
+        }
+        Errno::IO => "the device or the server fails, and the kernel's log (dmesg) may say why",
+        Errno::STALE => "the server knows it no more: try again",
+        Errno::NOENT if step == CurrentDirectory => "it was removed: change to another directory",
+        Errno::ACCESS | Errno::PERM => match step {
+            CreateTemporary | Rename => {
+                "a new version is a new file, so this user must be allowed to write to the directory"
+            }
+            Remove | FinishChange => "this user must be allowed to write to the directory that it is in",
+            CreateDirectory => "this user must be allowed to write to the directory above them",
+            Stat | Resolve => "this user must be allowed to search every directory of the path",
+            Open | Read => "this user must be allowed to read it",
+            SyncDirectory => {
+                "a durable write needs permission to read the directory; one that is only ordered does without \
+                 (Durability::Ordered, --durability ordered)"
+            }
+            ListDirectory | ListLocks => "this user must be allowed to read the directory",
+            CreateLockDirectory => {
+                "its owner can make it for this user; or use another one, the same for all programs (lock_dir, --lock-dir)"
+            }
+            OpenLock | RemoveLock | MarkLock | WriteIntent | SyncLocks | ReadIntent => {
+                "this user must be allowed to write to the lock directory and to what is in it"
+            }
+            SetMode => "only the owner of a file may change its mode",
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path().display();
         match self {
-            Error::Io { step, source, .. } => write!(f, "cannot {step} {path}: {source}"),
+            Error::Io { step, source, .. } => {
+                write!(f, "cannot {step} {path}: {source}")?;
+                advice(*step, source).map_or(Ok(()), |advice| write!(f, "; {advice}"))
+            }
             Error::NotDurable { source, .. } => write!(
                 f,
                 "{path} was replaced or removed, but its directory could not be synced, so a power cut may undo that: \
-                 {source}"
+                 {source}; to be sure, write it again"
             ),
             Error::Timeout { lock, waited, holder, by_thread, .. } => {
-                write!(f, "gave up after {waited:?} waiting for the lock of {path} ({})", lock.display())?;
-                match holder {
-                    _ if *by_thread => write!(f, ", held by another thread of this process"),
-                    Some(pid) => write!(f, ", held by process {pid}"),
-                    None => Ok(()),
+                match waited.is_zero() {
+                    true => write!(f, "the lock of {path} is taken ({})", lock.display())?,
+                    false => {
+                        write!(f, "gave up after {waited:?} waiting for the lock of {path} ({})", lock.display())?;
+                    }
                 }
+                match holder {
+                    _ if *by_thread => write!(f, ", held by another thread of this process")?,
+                    Some(pid) => write!(f, ", held by process {pid}")?,
+                    None => {}
+                }
+                write!(f, "; try again later, or wait longer (lock_timeout, --timeout)")
             }
             Error::WouldBlock { lock, .. } => {
-                write!(f, "the lock of {path} is taken ({})", lock.display())
+                write!(f, "the lock of {path} is taken ({}); try again later, or wait for it (lock)", lock.display())
             }
             Error::LockFileDenied { path: guarded, lock, owner: Some(owner), mode: Some(mode), source } => {
                 // Upkeep knows lock files only.
@@ -508,15 +570,16 @@ impl fmt::Display for Error {
                 }
                 write!(
                     f,
-                    "cannot open the lock file {}, which belongs to user {owner} and has mode {mode:04o}: {source} (its owner \
-                     can chmod or prune it; lock_file_mode, --lock-mode, or a shared lock directory opens new ones to others)",
+                    "cannot open the lock file {}, which belongs to user {owner} and has mode {mode:04o}: {source}; whoever \
+                     uses the file must be allowed to use its lock file: the owner can chmod or prune it, and a shared lock \
+                     directory, lock_file_mode or --lock-mode lets others use new ones",
                     lock.display()
                 )
             }
             Error::LockFileDenied { lock, source, .. } => write!(
                 f,
-                "cannot take the lock of {path}: its lock file {} may not be made or looked at: {source} (the owner of the lock \
-                 directory can let others write there)",
+                "cannot take the lock of {path}: its lock file {} may not be made or looked at: {source}; the owner of the lock \
+                 directory can let this user write there",
                 lock.display()
             ),
             Error::Deadlock { held, .. } => {
@@ -525,7 +588,7 @@ impl fmt::Display for Error {
                     let comma = if n > 0 { ", " } else { "" };
                     write!(f, "{comma}{}", held.display())?;
                 }
-                Ok(())
+                write!(f, "; let go of that first, or take all the locks at once (lock_many)")
             }
             Error::LockLost { replaced, source, .. } => {
                 let done = match replaced {
@@ -541,10 +604,13 @@ impl fmt::Display for Error {
                 "the guard of {path} was inherited by fork(2) and holds no lock in this process: take the lock anew"
             ),
             Error::NotRegularFile { kind, .. } => write!(f, "{path} is not a regular file but {kind}"),
-            Error::InvalidPath { reason, .. } => write!(f, "{path:?} cannot name a file: {reason}"),
-            Error::SymbolicLink { link, .. } => {
-                write!(f, "{path} leads through the symbolic link {}, and links are not to be followed", link.display())
-            }
+            Error::InvalidPath { reason, .. } => write!(f, "{path:?} cannot be used: {reason}"),
+            Error::SymbolicLink { link, .. } => write!(
+                f,
+                "{path} leads through the symbolic link {}, and links are not to be followed; give the path without a link, or \
+                 allow links (follow_links; no --no-follow)",
+                link.display()
+            ),
             Error::OutsideLockRoot { path: given, real, root } => {
                 write!(f, "{path} ")?;
                 if given != real {
@@ -557,19 +623,26 @@ impl fmt::Display for Error {
                     root.display()
                 )
             }
-            Error::Batch { replaced, source } => {
-                write!(f, "a batch failed after {} of its files were replaced or removed: {source}", replaced.len())
+            Error::Batch { replaced, source } if replaced.is_empty() => {
+                write!(f, "the batch failed before any of its files was replaced or removed: {source}")
             }
+            Error::Batch { replaced, source } => write!(
+                f,
+                "the batch failed after {} of its files were replaced or removed; the others are as they were, and commit_all \
+                 changes all or none: {source}",
+                replaced.len()
+            ),
             Error::Unfinished { intent, source, .. } => write!(
                 f,
-                "{path} belongs to a change of several files that is decided and could not be finished ({}), and cannot be used \
-                 until it is: {source} (when that is mended, whoever locks the file finishes it; `recover`, `give_up`)",
+                "{path} belongs to a change of several files that is decided and not finished, and cannot be used until it is: \
+                 {source}; mend that, and the next use of the file finishes the change, or give up what is left of it \
+                 (give_up, recover --give-up): {}",
                 intent.display()
             ),
             Error::NewVersions { files, given, .. } => write!(
                 f,
-                "a change of {files} files, {path} the first, has given {given} new versions: one a file is needed, in the same \
-                 order; nothing was done"
+                "a change of {files} files, {path} the first, has given {given} new versions; nothing was done: give one for each \
+                 file, in the same order"
             ),
             Error::Partial { done, failed } => {
                 let (removed, failures) = (done.len(), failed.len());
@@ -577,7 +650,10 @@ impl fmt::Display for Error {
                 failed.iter().try_for_each(|error| write!(f, "\n{error}"))
             }
             Error::NotUtf8 { valid_up_to, .. } => {
-                write!(f, "the contents of {path} are not UTF-8 from byte {valid_up_to} on")
+                write!(
+                    f,
+                    "the contents of {path} are not UTF-8 from byte {valid_up_to} on; read them as bytes (read_with_lock)"
+                )
             }
         }
     }

@@ -357,7 +357,7 @@ impl Parent {
                     let mut missing = vec![name];
                     while let Some(name) = todo.pop() {
                         if name == b".." {
-                            let reason = "it has a `..` after a directory that does not exist";
+                            let reason = "it has a `..` after a directory that does not exist; make that directory, or leave both out";
                             return Err(Error::InvalidPath { path: path.to_owned(), reason });
                         }
                         missing.push(c_string(name, path)?);
@@ -421,13 +421,13 @@ fn split(path: &[u8]) -> Result<(&[u8], CString), &'static str> {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
     };
     if path.is_empty() {
-        return Err("it is empty");
+        return Err("it is empty; give the path of a file");
     }
     if path.contains(&0) {
         return Err(CONTAINS_NUL);
     }
     if matches!(name, b"" | b"." | b"..") {
-        return Err("it ends in `/`, `.` or `..`, which only a directory can");
+        return Err("it ends in `/`, `.` or `..`, which only a directory can; give the path of a file");
     }
     Ok((above, CString::new(name).map_err(|_| CONTAINS_NUL)?))
 }

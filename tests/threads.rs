@@ -119,7 +119,10 @@ fn one_more_user_of_a_lock_file_does_not_drop_the_lock() {
             let refused = adapter.file(&path).unwrap().try_lock_shared().unwrap_err();
             assert!(matches!(refused, Error::WouldBlock { .. }));
             let (path, lock) = (file.path().display(), file.lock_path().display());
-            assert_eq!(refused.to_string(), format!("the lock of {path} is taken ({lock})"));
+            assert_eq!(
+                refused.to_string(),
+                format!("the lock of {path} is taken ({lock}); try again later, or wait for it (lock)")
+            );
             let timeout = second.file(file.path()).unwrap().lock_timeout(Duration::from_millis(1)).unwrap_err();
             assert!(timeout.to_string().contains("another thread of this process"), "{timeout}");
             assert_eq!(adapter.locks().unwrap()[0].holder.unwrap().pid, Some(std::process::id()));

@@ -35,7 +35,10 @@ pub(crate) fn place_of(config: &Config, path: &Path, mut is_known: impl FnMut(&P
     if (is_like_lock_name(name) || is_intent_name(name))
         && place.dir()?.is_some_and(|dir| config.lock_dir.is(dir.as_fd()))
     {
-        return Err(Error::InvalidPath { path: path.to_owned(), reason: "it is one of the adapter's lock files" });
+        return Err(Error::InvalidPath {
+            path: path.to_owned(),
+            reason: "it is a lock file; give the path of the file that it is for",
+        });
     }
     Ok(place)
 }

@@ -181,7 +181,10 @@ pub(crate) fn give_up(dir: &Arc<LockDir>, intent: &Path, patience: &Patience<'_>
         Some(above) => sys::stat_follow(sys::cwd(), above).is_ok_and(|above| dir.is_that(&above)),
     };
     if !is_here {
-        return Err(Error::InvalidPath { path: intent.to_owned(), reason: "it is not in the lock directory" });
+        return Err(Error::InvalidPath {
+            path: intent.to_owned(),
+            reason: "it is not in the lock directory, as an intent is; `locks` and `intents` list them",
+        });
     }
     finish_one(dir, &name_of(intent)?, patience, true).map(Option::unwrap_or_default)
 }
@@ -189,7 +192,10 @@ pub(crate) fn give_up(dir: &Arc<LockDir>, intent: &Path, patience: &Patience<'_>
 fn name_of(intent: &Path) -> Result<CString> {
     let name = intent.file_name().unwrap_or_default().as_bytes();
     let c_name = CString::new(name).ok().filter(|name| is_intent_name(name.to_bytes()));
-    c_name.ok_or_else(|| Error::InvalidPath { path: intent.to_owned(), reason: "it is not the name of an intent" })
+    c_name.ok_or_else(|| Error::InvalidPath {
+        path: intent.to_owned(),
+        reason: "it is not the name of an intent; `locks` and `intents` list them",
+    })
 }
 
 /// `None`: somebody else has finished it.

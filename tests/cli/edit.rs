@@ -103,7 +103,8 @@ fn what_is_no_regular_file_is_not_taken_for_a_new_version() {
         let assert = edit_sh(&scratch, &["a", "b"], &script).code(FAILED);
         let message = message(&assert);
         assert!(
-            message.starts_with("cannot read the copy ") && message.ends_with("/2/b: it is no regular file any more"),
+            message.starts_with("cannot read the copy ")
+                && message.ends_with("/2/b: it is no regular file any more, and nothing was changed"),
             "{message}"
         );
         assert_eq!((scratch.contents("a"), scratch.contents("b")), (b"old".to_vec(), b"old".to_vec()), "{what}");
@@ -139,7 +140,7 @@ fn the_locks_of_all_are_held_while_the_command_runs() {
     // And what is held by others is waited for.
     let mut holder = scratch.hold("b");
     let args = [&["--timeout", "0"][..], &EDIT, &["a", "b", "--", "true"]].concat();
-    assert!(message(&scratch.run(&args).code(TIMED_OUT)).contains(scratch.at("b").to_str().unwrap()));
+    assert!(message(&scratch.run(&args).code(TIMED_OUT)).contains("cannot lock b: "));
     holder.tell("end");
     holder.finish();
     scratch.run(&args).code(DONE);
@@ -158,7 +159,7 @@ fn where_no_copies_can_be_made_nothing_is_done() {
     let scratch = scratch(&[("a", "old")]);
     let args = [&EDIT[..], &["a", "--", "touch", "started"]].concat();
     let assert = scratch.tool(&args).env("TMPDIR", scratch.at("missing")).assert().code(FAILED);
-    assert!(message(&assert).starts_with("cannot make copies for the command: "));
+    assert!(message(&assert).starts_with("cannot make copies for the command below TMPDIR or /tmp: "));
     assert_eq!(scratch.names(), ["a", TEMPORARY]);
 }
 

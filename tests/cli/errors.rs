@@ -14,14 +14,14 @@ fn an_error_is_one_line_whatever_is_in_the_path() {
         let assert = scratch.run(&[verb, "a\nb"]).code(FAILED).stdout("");
         assert_eq!(message(&assert), format!("{name} is not a regular file but a directory"), "{verb}");
         let assert = scratch.run(&[verb, "a\nb/"]).code(FAILED).stdout("");
-        assert!(message(&assert).contains("cannot name a file"), "{verb}");
+        assert!(message(&assert).contains("which only a directory can"), "{verb}");
     }
     fs::create_dir(scratch.at("\r\u{1b}[31mred")).unwrap();
     let assert = scratch.run(&["read", "\r\u{1b}[31mred"]).code(FAILED);
     assert!(message(&assert).contains(r"\r\u{1b}[31mred is not"), "{}", message(&assert));
     let _holder = scratch.hold("a\nfile");
     let assert = scratch.run(&["--timeout", "0", "read", "a\nfile"]).code(TIMED_OUT);
-    assert!(message(&assert).contains(scratch.at(r"a\nfile").to_str().unwrap()));
+    assert!(message(&assert).contains(r"a\nfile"), "{}", message(&assert));
 }
 
 #[test]

@@ -123,7 +123,14 @@ fn what_would_be_read_and_written_for_ever_is_refused() {
         let scratch = Scratch::with("file", "old\n");
         let assert = sh(&scratch, script).code(FAILED).stdout("");
         let name = scratch.at("file");
-        assert_eq!(message(&assert), format!("cannot read {}: input file is output file", name.display()), "{script}");
+        assert_eq!(
+            message(&assert),
+            format!(
+                "cannot read {}: it is also standard output, and would be read for ever; write to another file",
+                name.display()
+            ),
+            "{script}"
+        );
         assert!(scratch.contents("file").len() <= 4, "{script}");
     }
 }

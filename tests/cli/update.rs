@@ -74,7 +74,7 @@ fn update_keeps_readers_and_writers_out_while_the_command_runs() {
     let scratch = Scratch::with("file", "old");
     for verb in ["read", "delete"] {
         let assert = scratch.run(&["update", "file", "--", TOOL, "--timeout", "0", verb, "file"]).code(TIMED_OUT);
-        assert!(message(&assert).contains("held by process"));
+        assert!(message(&assert).contains("cannot lock file: process "));
     }
     assert_eq!(scratch.contents("file"), b"old");
 }

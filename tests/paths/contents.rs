@@ -95,7 +95,10 @@ fn text_that_is_not_utf8_is_an_error_that_says_where() {
         let Error::NotUtf8 { path: named, valid_up_to, .. } = &error else { panic!("{error:?}") };
         assert_eq!((named, *valid_up_to), (&path, expected), "{bytes:?}");
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        let text = format!("the contents of {} are not UTF-8 from byte {expected} on", path.display());
+        let text = format!(
+            "the contents of {} are not UTF-8 from byte {expected} on; read them as bytes (read_with_lock)",
+            path.display()
+        );
         assert_eq!(error.to_string(), text);
         // It is an error about the text alone.
         assert_eq!(scratch.adapter.read_with_lock(&path).unwrap().unwrap(), bytes);

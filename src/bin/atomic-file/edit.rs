@@ -79,7 +79,7 @@ impl Staged {
             }
             Ok(staged)
         };
-        make().map_err(|error| Failure::Io("cannot make copies for the command".into(), error))
+        make().map_err(|error| Failure::Io("cannot make copies for the command below TMPDIR or /tmp".into(), error))
     }
 
     /// What has become of them. `None`: there is no such copy (any more).
@@ -94,7 +94,7 @@ impl Staged {
 fn contents(copy: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::symlink_metadata(copy) {
         // A link leads to what need not stay there, and to open a FIFO may take for ever.
-        Ok(meta) if !meta.is_file() => Err(io::Error::other("it is no regular file any more")),
+        Ok(meta) if !meta.is_file() => Err(io::Error::other("it is no regular file any more, and nothing was changed")),
         Ok(_) => fs::read(copy).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

@@ -59,10 +59,19 @@ fn main() -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Status(status)) => return status.into(),
         Err(Failure::Signal(signal)) => return die_of(signal),
-        Err(Failure::Adapter(error @ Error::Timeout { .. })) => (timed_out, error.to_string()),
+        Err(Failure::Adapter(Error::Timeout { path, waited, holder, .. })) => {
+            (timed_out, waiting::timed_out(&path, waited, holder))
+        }
         Err(Failure::Adapter(error)) => (FAILED, error.to_string()),
         Err(Failure::Io(what, error)) => (FAILED, format!("{what}: {error}")),
-        Err(Failure::Command(name, error)) => (not_started(&error), format!("cannot run {name}: {error}")),
+        Err(Failure::Command(name, error)) => {
+            let advice = match error.kind() {
+                io::ErrorKind::NotFound => "; give its path, or a name that is found in PATH",
+                io::ErrorKind::PermissionDenied => "; it must be a file that this user may execute (chmod +x)",
+                _ => "",
+            };
+            (not_started(&error), format!("cannot run {name}: {error}{advice}"))
+        }
     };
     say(&message);
     status.into()

@@ -48,7 +48,10 @@ pub fn check_output(path: &Path, version: &File) -> Result<(), Failure> {
     let position = if appends { out.len() } else { seek(&stdout, SeekFrom::Current(0)).unwrap_or(0) };
     match position {
         0 => Ok(()),
-        _ => Err(Failure::Io(format!("cannot read {}", path.display()), io::Error::other("input file is output file"))),
+        _ => Err(Failure::Io(
+            format!("cannot read {}", path.display()),
+            io::Error::other("it is also standard output, and would be read for ever; write to another file"),
+        )),
     }
 }
 

@@ -37,11 +37,23 @@ fn say(waiting: &Waiting) {
 }
 
 fn sentence(waiting: &Waiting) -> String {
-    let path = waiting.path();
+    format!("waiting for {}", held(waiting.path(), waiting.holder()))
+}
+
+/// The message of a call that has not got its lock in time.
+pub fn timed_out(path: &Path, waited: Duration, holder: Option<u32>) -> String {
+    let held = held(path, holder);
+    match waited.is_zero() {
+        true => format!("cannot lock {held}; wait for it with --timeout SECONDS, or without a limit"),
+        false => format!("gave up after {waited:?} waiting for {held}; a longer --timeout waits longer"),
+    }
+}
+
+fn held(path: &Path, holder: Option<u32>) -> String {
     let here = std::env::current_dir().ok();
-    let path = here.and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned)).unwrap_or(path.to_owned());
-    let holder = waiting.holder().map_or("another process".into(), process::described);
-    format!("waiting for {}: {holder} holds it", path.display())
+    let path = here.as_ref().and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path);
+    let holder = holder.map_or("another process".into(), process::described);
+    format!("{}: {holder} holds it", path.display())
 }
 
 /// Erases the line: the lock is had, or cannot be.
