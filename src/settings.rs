@@ -1,6 +1,7 @@
 //! The settings of an adapter: plain values.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::lock::{LockDir, OnWait, Patience, Recent};
@@ -16,9 +17,19 @@ pub(crate) struct Config {
     /// Whether the paths of callers may have symbolic links in them.
     pub(crate) links: Links,
     pub(crate) replace: Options,
+    /// How many more first writes look for what killed writers have left.
+    pub(crate) looks: AtomicUsize,
 }
 
+/// A program that writes more files than this, each once, is to be as fast as before.
+pub(crate) const LOOKS_FOR_LITTER: usize = 100;
+
 impl Config {
+    /// Whether one more first write is to look for what killed writers have left.
+    pub(crate) fn take_look(&self) -> bool {
+        self.looks.fetch_update(Relaxed, Relaxed, |looks| looks.checked_sub(1)).is_ok()
+    }
+
     /// How long a call that begins now waits for its locks.
     pub(crate) fn patience(&self) -> Patience<'_> {
         Patience::new(self.lock_timeout, self.on_wait.as_ref())

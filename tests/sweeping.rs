@@ -7,8 +7,12 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use atomic_file_adapter::{AtomicFileAdapter, Error, Step};
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
 
 use crate::common::{Scratch, Work, Worker, hear, names, tell, temporary_name, test};
 
@@ -28,6 +32,10 @@ fn main() -> ExitCode {
             test("what_cannot_be_locked_does_not_save_the_rest", what_cannot_be_locked_does_not_save_the_rest),
             test("a_path_that_leads_nowhere_is_known_first", a_path_that_leads_nowhere_is_known_first),
             test("a_link_leads_to_the_files_directory", a_link_leads_to_the_files_directory),
+            test("the_first_write_to_a_file_removes_its_litter", the_first_write_to_a_file_removes_its_litter),
+            test("a_write_removes_nothing_else", a_write_removes_nothing_else),
+            test("ones_own_temporary_file_is_no_litter", ones_own_temporary_file_is_no_litter),
+            test("while_there_is_an_intent_a_write_removes_nothing", while_there_is_an_intent_a_write_removes_nothing),
             test("a_gitignore_that_was_never_finished_is_swept", a_gitignore_that_was_never_finished_is_swept),
             test("where_there_is_nothing_nothing_is_swept", where_there_is_nothing_nothing_is_swept),
         ],
@@ -79,6 +87,131 @@ fn a_killed_writers_temporary_file_is_swept() {
     assert_eq!(sweep(&scratch, "file"), [left]);
     assert_eq!(names(&scratch.files), ["file"]);
     assert_eq!(fs::read(scratch.path("file")).unwrap(), b"whole");
+}
+
+type Writing = fn(&AtomicFileAdapter, &Path);
+
+/// By a handle that is new, or by a path that has not been written before.
+const WRITES: [(&str, Writing); 6] = [
+    ("a handle", |adapter, path| adapter.file(path).unwrap().write("new").unwrap()),
+    ("an update", |adapter, path| adapter.file(path).unwrap().update(|_| b"new".to_vec()).unwrap()),
+    ("a guard", |adapter, path| adapter.file(path).unwrap().lock().unwrap().write("new").unwrap()),
+    ("a writer", |adapter, path| {
+        let file = adapter.file(path).unwrap();
+        let guard = file.lock().unwrap();
+        let mut writer = guard.writer().unwrap();
+        writer.write_all(b"new").unwrap();
+        writer.commit().unwrap();
+    }),
+    ("a path", |adapter, path| adapter.write_atomic(path, "new").unwrap()),
+    ("a path that was read", |adapter, path| {
+        adapter.read_with_lock(path).unwrap();
+        adapter.update(path, |_| b"new".to_vec()).unwrap();
+    }),
+];
+
+/// As if nobody had written to any file in the directory for so many minutes.
+fn age(dir: &Path, minutes: u64) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let then = TimeSpec::from(now - Duration::from_secs(60 * minutes));
+    for name in names(dir) {
+        utimensat(AT_FDCWD, &dir.join(name), &then, &then, UtimensatFlags::NoFollowSymlink).unwrap();
+    }
+}
+
+fn again(scratch: &Scratch) -> AtomicFileAdapter {
+    AtomicFileAdapter::with_lock_dir(scratch.adapter.lock_dir()).unwrap()
+}
+
+fn the_first_write_to_a_file_removes_its_litter() {
+    for (how, write) in WRITES {
+        let scratch = Scratch::new();
+        scratch.adapter.write_atomic(scratch.path("file"), "whole").unwrap();
+        writer(&scratch, "file").kill();
+        // It may be that of a writer with another lock directory.
+        age(&scratch.files, 50);
+        writer(&scratch, "file").kill();
+        assert_eq!(names(&scratch.files).len(), 3, "{how}");
+        age(&scratch.files, 61);
+        // This one removes what those before have left.
+        writer(&scratch, "file").kill();
+        assert_eq!(names(&scratch.files).len(), 2, "{how}");
+        age(&scratch.files, 61);
+        write(&again(&scratch), &scratch.path("file"));
+        assert_eq!(names(&scratch.files), ["file"], "{how}");
+        assert_eq!(fs::read(scratch.path("file")).unwrap(), b"new", "{how}");
+    }
+}
+
+fn a_write_removes_nothing_else() {
+    for (how, write) in WRITES {
+        let scratch = Scratch::new();
+        let long = "l".repeat(250);
+        for name in ["file", "other", &long] {
+            scratch.adapter.write_atomic(scratch.path(name), "whole").unwrap();
+        }
+        leave(&scratch, "other");
+        leave(&scratch, &long);
+        age(&scratch.files, 61);
+        let mut live = writer(&scratch, "live");
+        // With the right name, but no regular file.
+        fs::create_dir(scratch.path(&temporary_name("file", "aaaaaaa"))).unwrap();
+        symlink("other", scratch.path(&temporary_name("file", "bbbbbbb"))).unwrap();
+        // With a check that is wrong.
+        let right = temporary_name("file", "ccccccc");
+        let digit = if right.ends_with("a.tmp") { "b.tmp" } else { "a.tmp" };
+        fs::write(scratch.path(&(right[..right.len() - 5].to_owned() + digit)), "").unwrap();
+        age(&scratch.files, 61);
+        let before = names(&scratch.files);
+        for name in ["file", &long] {
+            write(&again(&scratch), &scratch.path(name));
+        }
+        assert_eq!(names(&scratch.files), before, "{how}");
+        live.tell("commit");
+        live.expect("done");
+        live.finish();
+    }
+}
+
+fn ones_own_temporary_file_is_no_litter() {
+    let scratch = Scratch::new();
+    let path = scratch.path("file");
+    fs::write(&path, "old").unwrap();
+    // Two guards of one lock, and two writers of one guard.
+    let guards = scratch.adapter.lock_many([&path, &path]).unwrap();
+    let mut writers: Vec<_> = guards.iter().chain(&guards).map(|guard| guard.writer().unwrap()).collect();
+    for (n, writer) in writers.iter_mut().enumerate() {
+        write!(writer, "{n}").unwrap();
+    }
+    for (n, writer) in writers.into_iter().enumerate() {
+        writer.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), n.to_string().into_bytes());
+    }
+    drop(guards);
+    let file = again(&scratch).file(&path).unwrap();
+    let guard = file.lock().unwrap();
+    let (mut first, second) = (guard.writer().unwrap(), guard.writer().unwrap());
+    first.write_all(b"first").unwrap();
+    drop(second);
+    first.commit().unwrap();
+    assert_eq!(names(&scratch.files), ["file"]);
+}
+
+/// It may be about one of them, although the mark of the lock file is gone.
+fn while_there_is_an_intent_a_write_removes_nothing() {
+    for (how, write) in WRITES {
+        let scratch = Scratch::new();
+        scratch.adapter.write_atomic(scratch.path("file"), "whole").unwrap();
+        let left = leave(&scratch, "file");
+        age(&scratch.files, 61);
+        let intent = scratch.adapter.lock_dir().join("0123456789abcdef.abcdefg234.intent");
+        fs::write(&intent, "").unwrap();
+        write(&again(&scratch), &scratch.path("file"));
+        assert!(left.exists(), "{how}");
+        fs::remove_file(&intent).unwrap();
+        write(&again(&scratch), &scratch.path("file"));
+        assert!(!left.exists(), "{how}");
+    }
 }
 
 fn a_live_writers_temporary_file_stays() {

@@ -97,6 +97,25 @@ mod counts {
     }
 
     #[test]
+    fn the_first_write_to_a_file_looks_for_litter_and_no_other_does() {
+        let (dir, adapter) = scratch();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "old").unwrap();
+        let file = adapter.file(&path).unwrap();
+        drop(file.lock().unwrap());
+        let [first, second, third] = [(); 3].map(|()| calls(|| file.write("new").unwrap()));
+        assert_eq!(second, third);
+        let is_looking = |call: &&Syscall| **call == Readdir;
+        // The names in there, and the end.
+        assert_eq!(first.iter().filter(is_looking).count(), 4 + 2);
+        let looking: Vec<_> = first.iter().filter(|call| **call != Readdir).copied().collect();
+        let open = first.iter().position(|call| *call == Readdir).unwrap() - 1;
+        let without = [&looking[..open], &looking[open + 2..]].concat();
+        assert_eq!((looking[open], looking[open + 1]), (Openat, Close));
+        assert_eq!(without, second);
+    }
+
+    #[test]
     fn a_new_file_has_no_attributes_to_look_for() {
         let (dir, adapter) = scratch();
         let file = adapter.file(dir.path().join("file")).unwrap();

@@ -8,7 +8,7 @@ use crate::adapter::AtomicFileAdapter;
 use crate::error::{Error, Result, Step};
 use crate::lock::{LockDir, OnWait, Recent, Waiting};
 use crate::path::{current_dir, real_path_of_directory};
-use crate::settings::{Config, Durability, Options};
+use crate::settings::{Config, Durability, LOOKS_FOR_LITTER, Options};
 use crate::sys::Links;
 
 impl AtomicFileAdapter {
@@ -410,7 +410,8 @@ impl Builder {
             None => self.on_wait,
         };
         let lock_timeout = self.lock_timeout;
-        let config = Config { lock_dir, recent: Recent::default(), lock_timeout, on_wait, links, replace };
+        let looks = LOOKS_FOR_LITTER.into();
+        let config = Config { lock_dir, recent: Recent::default(), lock_timeout, on_wait, links, replace, looks };
         Ok(AtomicFileAdapter { config: Arc::new(config) })
     }
 }

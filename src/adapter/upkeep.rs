@@ -37,6 +37,12 @@ impl AtomicFileAdapter {
     /// Removes the temporary files that killed writers of the file `path` have left beside it. If `path` is a
     /// directory, it removes those of all files in it, but not of files in directories below. Returns their paths.
     ///
+    /// There is little need for it: the first write to a file that exists, by a handle or by a path, removes what killed writers
+    /// of that file have left. It looks at the first 1000 names of the directory, and an adapter looks for its first 100 files
+    /// only, so that programs that write many files are not slowed down. It removes only what nobody has written to for an
+    /// hour. Batches, changes of several files and the guards of several locks do not look. Nothing is removed while there is
+    /// an [intent](Self::intents), nor for a name so long that the temporary file's was cut, nor by a write of a new file.
+    ///
     /// A writer holds its lock for as long as it has a temporary file, so a file whose lock is held at this moment is
     /// left alone. Temporary files are named `.{name}.{ten of a-z and 2-7}.tmp`, where three of the ten are a check
     /// over everything before them ([the protocol](crate::docs::protocol#the-temporary-file)). A file that somebody

@@ -18,6 +18,7 @@ use crate::version::metadata::set_mode_in_place;
 use crate::version::read;
 use crate::version::remove::remove;
 use crate::version::replace::Replacement;
+use crate::version::sweep::remove_own_litter;
 
 #[derive(Debug)]
 pub(crate) struct Resolved {
@@ -130,7 +131,13 @@ impl Resolved {
     }
 
     pub(crate) fn writer<'lock>(&'lock self, held: &'lock Held, anew: bool) -> Result<Replacement<'lock>> {
-        look_again(|| Replacement::begin(held, &self.place, self.temporary_name(), self.config.replace, anew))
+        let replacement =
+            look_again(|| Replacement::begin(held, &self.place, self.temporary_name(), self.config.replace, anew))?;
+        // Not beside a new file: a program that makes many would look through their directory for each.
+        if self.lock.take_first_write() && replacement.replaces() && self.config.take_look() {
+            remove_own_litter(&self.config.lock_dir, &self.place, held, replacement.temporary());
+        }
+        Ok(replacement)
     }
 
     pub(crate) fn set_mode(&self, mode: u32) -> Result<bool> {

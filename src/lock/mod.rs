@@ -24,7 +24,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,8 @@ pub(crate) struct Lock {
     /// another thread may have been using it at the time of the fork.
     user: AtomicU32,
     entered: Mutex<Option<Arc<User>>>,
+    /// Nobody has written under it yet.
+    is_new: AtomicBool,
 }
 
 impl Lock {
@@ -75,7 +77,15 @@ impl Lock {
 
     fn new(dir: &Arc<LockDir>, path: PathBuf, guarded: Arc<Path>) -> Result<Self> {
         let file = c_path(&path)?;
-        Ok(Lock { dir: dir.clone(), path, file, guarded, user: AtomicU32::new(0), entered: Mutex::new(None) })
+        Ok(Lock {
+            dir: dir.clone(),
+            path,
+            file,
+            guarded,
+            user: AtomicU32::new(0),
+            entered: Mutex::new(None),
+            is_new: AtomicBool::new(true),
+        })
     }
 
     /// The path of the lock file.
@@ -86,6 +96,11 @@ impl Lock {
     /// The path that it guards.
     pub(crate) fn guarded(&self) -> &Arc<Path> {
         &self.guarded
+    }
+
+    /// Whether this is the first write under this lock, of whoever keeps it: a handle, or the calls by one path.
+    pub(crate) fn take_first_write(&self) -> bool {
+        self.is_new.load(Relaxed) && self.is_new.swap(false, Relaxed)
     }
 
     /// The [`path_hash`] in the lock file's name.

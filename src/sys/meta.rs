@@ -18,6 +18,8 @@ pub(crate) struct Meta {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) size: u64,
+    /// When its contents were changed for the last time, in seconds since 1970, by the clock of its file system.
+    pub(crate) modified: i64,
 }
 
 impl Meta {
@@ -39,6 +41,7 @@ impl Meta {
             uid: stat.st_uid,
             gid: stat.st_gid,
             size: u64::try_from(stat.st_size).unwrap_or(0),
+            modified: stat.st_mtime,
         }
     }
 

@@ -153,6 +153,16 @@ impl<'lock> Replacement<'lock> {
         Ok(replacement)
     }
 
+    /// Whether there is a file to be replaced, not a new one to be made.
+    pub(crate) fn replaces(&self) -> bool {
+        self.old.is_some()
+    }
+
+    /// The name of its temporary file.
+    pub(crate) fn temporary(&self) -> &CStr {
+        self.temporary.name.get()
+    }
+
     /// Puts what was written in the place of the file. [`AtomicFile::write`] says what that promises.
     ///
     /// ```

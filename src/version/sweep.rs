@@ -1,13 +1,13 @@
 //! Removing what killed processes left behind.
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Removed, Result, Step};
-use crate::lock::{self, Lock, LockDir, Patience, c_path};
+use crate::lock::{self, Held, Lock, LockDir, Patience, c_path, intents};
 use crate::path::{Dir, Place, directory};
 use crate::protocol::intent::{is_intent_name, lock_hash_in};
 use crate::protocol::lock_name::path_hash;
@@ -42,6 +42,46 @@ pub(crate) fn sweep(config: &Config, path: &Path) -> Result<Vec<PathBuf>> {
         Err(error) => removed.failed.push(error),
     }
     removed.into_result()
+}
+
+/// So many names of a directory are looked at before a write: what fits into one or two reads of the directory. All 100,000 names
+/// of a large one take longer than the write.
+const NAMES: usize = 1000;
+
+/// In seconds. A writer with another lock directory is not excluded by the lock, and would lose its temporary file; but it has
+/// written to that a moment ago, most probably.
+const ABANDONED: i64 = 3600;
+
+/// Removes what killed writers of a file have left beside it, for somebody who has its exclusive lock and has just made `own`,
+/// and no other temporary file under that lock. That it fails or finds nothing in the first [`NAMES`] names is no error: then it
+/// is for [`sweep`].
+///
+/// A name that may be that of two files is left, because that takes both locks. So is everything while there is an intent,
+/// which may be about one of these files although its mark is gone (a lock file was removed by hand).
+pub(crate) fn remove_own_litter(lock_dir: &Arc<LockDir>, place: &Place, held: &Held, own: &CStr) {
+    let Ok(Some(dir)) = place.dir() else { return };
+    let Ok(names) = sys::open_dir(dir.as_fd(), c".", Links::Follow).and_then(sys::list) else { return };
+    let is_ours = |name: &CString| {
+        let owner = Owner::of(name.as_bytes()).filter(|owner| owner.hash.is_none());
+        owner.is_some_and(|owner| owner.name == place.name().to_bytes()) && name.as_c_str() != own
+    };
+    let mut left: Vec<CString> = names.take(NAMES).map_while(sys::Result::ok).filter(is_ours).collect();
+    if left.is_empty() {
+        return;
+    }
+    // Both by the clock of the file system, which may be a server's.
+    let modified = |name: &CStr| sys::stat(dir.as_fd(), name).map(|meta| meta.modified);
+    let Ok(now) = modified(own) else { return };
+    left.retain(|name| modified(name).is_ok_and(|then| now.saturating_sub(then) >= ABANDONED));
+    let may_remove =
+        || held.check_kept(false).is_ok() && intents::list(lock_dir).is_ok_and(|intents| intents.is_empty());
+    if left.is_empty() || !may_remove() {
+        return;
+    }
+    for name in left {
+        // There is nobody to tell.
+        let _ = remove_regular(dir.as_fd(), &name, place.path());
+    }
 }
 
 /// Goes on with the rest where something is in the way: what belongs to somebody else must not save it.
