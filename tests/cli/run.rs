@@ -1,6 +1,7 @@
 //! `run`.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Command;
 
@@ -176,4 +177,118 @@ fn the_command_inherits_no_descriptor_of_ours() {
     let listing = String::from_utf8(scratch.contents("file")).unwrap();
     // Its standard input: the old contents, whose name the new ones have got.
     assert_eq!(below(&listing), [scratch.at("file").to_str().unwrap()]);
+}
+
+/// A CMD that ends with status 7 and leaves two behind that live until they are told: a child, and a daemon (a session of its own,
+/// and its parent is gone).
+#[cfg(target_os = "linux")]
+const LEAVES: &str = "(read answer <child; echo child >&2) & \
+    (setsid sh -c 'echo $$ >daemon.pid; echo >started; read answer <daemon; echo daemon >&2' &) ; read answer <started; exit 7";
+
+#[cfg(target_os = "linux")]
+fn leaving(scratch: &Scratch, args: &[&str]) -> std::process::Child {
+    for fifo in ["child", "daemon", "started"] {
+        nix::unistd::mkfifo(&scratch.at(fifo), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    let mut command = scratch.command(&[args, &["file", "--", "sh", "-c", LEAVES]].concat());
+    command.stderr(std::process::Stdio::piped()).spawn().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+fn release(scratch: &Scratch, fifo: &str) {
+    fs::write(scratch.at(fifo), "go\n").unwrap();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn run_inherit_keeps_the_lock_until_all_have_ended_that_the_command_has_started() {
+    let scratch = Scratch::with("file", "x");
+    let mut tool = leaving(&scratch, &["run", "--inherit"]);
+    // It is there when its line can be read.
+    let mut said = BufReader::new(tool.stderr.take().unwrap());
+    let mut expect = |expected: &str| {
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert_eq!(line.trim_end(), expected);
+    };
+    release(&scratch, "child");
+    expect("child");
+    // CMD itself may or may not have ended by now.
+    scratch.run(&["--timeout", "0", "read", "file"]).code(TIMED_OUT);
+    assert_eq!(tool.try_wait().unwrap(), None);
+    let daemon = fs::read_to_string(scratch.at("daemon.pid")).unwrap();
+    until_its_parent_is(daemon.trim(), tool.id());
+    scratch.run(&["--timeout", "0", "read", "file"]).code(TIMED_OUT);
+    release(&scratch, "daemon");
+    expect("daemon");
+    assert_eq!(tool.wait().unwrap().code(), Some(7));
+    scratch.run(&["--timeout", "0", "read", "file"]).code(DONE);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn run_without_inherit_ends_with_the_command() {
+    let scratch = Scratch::with("file", "x");
+    let mut tool = leaving(&scratch, &["run"]);
+    assert_eq!(tool.wait().unwrap().code(), Some(7));
+    scratch.run(&["--timeout", "0", "read", "file"]).code(DONE);
+    for fifo in ["child", "daemon"] {
+        release(&scratch, fifo);
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn when_the_command_has_ended_a_request_to_end_reaches_those_that_are_left() {
+    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+        let scratch = Scratch::with("file", "x");
+        let mut tool = leaving(&scratch, &["run", "--inherit"]);
+        let daemon = scratch.at("daemon.pid");
+        wait_until(|| fs::read_to_string(&daemon).is_ok_and(|pid| pid.ends_with('\n')));
+        until_its_parent_is(fs::read_to_string(&daemon).unwrap().trim(), tool.id());
+        // CMD has gone when it is no child any more.
+        let children = format!("/proc/{0}/task/{0}/children", tool.id());
+        wait_until(|| fs::read_to_string(&children).unwrap().split_whitespace().count() == 2);
+        scratch.run(&["--timeout", "0", "read", "file"]).code(TIMED_OUT);
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(tool.id().try_into().unwrap()), signal).unwrap();
+        assert_eq!(tool.wait().unwrap().code(), Some(7));
+        scratch.run(&["--timeout", "0", "read", "file"]).code(DONE);
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn run_inherit_passes_on_the_status_and_leaves_no_zombies() {
+    let scratch = Scratch::with("file", "x");
+    scratch.run(&["run", "--inherit", "file", "--", "true"]).code(DONE);
+    scratch.run(&["run", "--inherit", "file", "--", "sh", "-c", "kill -KILL $$"]).code(128 + 9);
+    scratch.run(&["run", "--inherit", "file", "--", "./missing"]).code(127);
+    // Orphans that end while CMD goes on.
+    let script = "for n in 1 2 3; do (true &); done; echo held; read answer";
+    let mut holder = scratch.start(&["run", "--inherit", "file", "--", "sh", "-c", script]);
+    holder.expect("held");
+    let children = format!("/proc/{0}/task/{0}/children", holder.pid());
+    wait_until(|| fs::read_to_string(&children).unwrap().split_whitespace().count() == 1);
+    holder.tell("end");
+    holder.finish();
+}
+
+/// Waits until the orphan has this parent: the fourth word of its state (proc_pid_stat(5)).
+#[cfg(target_os = "linux")]
+fn until_its_parent_is(pid: &str, parent: u32) {
+    let stat = format!("/proc/{pid}/stat");
+    wait_until(|| {
+        let stat = fs::read_to_string(&stat).unwrap();
+        stat.rsplit_once(") ").unwrap().1.split(' ').nth(1) == Some(&parent.to_string())
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn wait_until(mut happened: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !happened() {
+        assert!(std::time::Instant::now() < end, "it did not happen");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
 }

@@ -131,6 +131,13 @@ pub enum Verb {
         /// Hold the shared locks, not the exclusive ones
         #[arg(long)]
         shared: bool,
+        /// Hold the locks for as long as anything lives that CMD has started (Linux)
+        ///
+        /// Record locks are not inherited, so this program waits: for CMD, and then for what CMD has left in the background,
+        /// daemons included. The status is that of CMD. When CMD has ended, SIGTERM and SIGHUP are passed on to those that are
+        /// left. What CMD has others start for it (systemd, cron, at, the daemon of a container) is not waited for.
+        #[arg(long)]
+        inherit: bool,
         /// The command and its arguments
         #[arg(last = true, required = true, value_name = "CMD")]
         command: Vec<OsString>,
@@ -207,6 +214,8 @@ pub enum Verb {
         ends: Ends,
     },
     /// Remove the temporary files that killed writers have left, and print their paths
+    ///
+    /// The next write to the same file does that, too (in a directory of up to 1000 names).
     ///
     /// If PATH is a directory, those of all files in it; else those of that file. What a live writer is using is left. What
     /// cannot be removed does not keep the others; standard error says why, a line for each, and the status is 1.

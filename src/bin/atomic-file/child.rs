@@ -6,7 +6,8 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 
 use crate::Failure;
 use crate::args::FAILED;
@@ -35,6 +36,16 @@ pub struct Running<'a> {
     status: Option<ExitStatus>,
     /// The first signal that asked for an end.
     request: Option<i32>,
+    /// Whether all its descendants are waited for, too.
+    family: Family,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    NotOurs,
+    Lives,
+    /// Nobody is left.
+    Ended,
 }
 
 impl<'a> Running<'a> {
@@ -50,7 +61,17 @@ impl<'a> Running<'a> {
         }
         let child = set(Command::new(name).args(args)).spawn();
         let child = child.map_err(|error| Failure::Command(name.to_string_lossy().into(), error))?;
-        Ok(Running { child, name, signals, status: None, request: None })
+        Ok(Running { child, name, signals, status: None, request: None, family: Family::NotOurs })
+    }
+
+    /// The same, and waits for all that the command starts. Whoever loses its parent gets this process for one, as the nearest
+    /// ancestor that has said that it is a subreaper
+    /// ([PR_SET_CHILD_SUBREAPER](https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html)): the children of this
+    /// process are all that is left of the family.
+    pub fn start_family(command: &'a [OsString], signals: Signals) -> Result<Self, Failure> {
+        become_reaper()
+            .map_err(|error| Failure::Io("cannot wait for what the command starts (--inherit)".into(), error))?;
+        Ok(Running { family: Family::Lives, ..Self::start(command, signals, |command| command)? })
     }
 
     /// What it prints. The end comes with the end of the command, if that has failed or a signal has asked for an end: a
@@ -72,7 +93,7 @@ impl<'a> Running<'a> {
     /// Waits for its end.
     pub fn wait(&mut self) -> Result<ExitStatus, Failure> {
         loop {
-            if let Some(status) = self.status {
+            if let (Some(status), Family::NotOurs | Family::Ended) = (self.status, self.family) {
                 return Ok(status);
             }
             if let Err(error) = self.signals.wait(None).and_then(|_| self.look()) {
@@ -91,10 +112,30 @@ impl<'a> Running<'a> {
 
     fn look(&mut self) -> io::Result<()> {
         self.handle_signals();
-        if self.status.is_none() {
-            self.status = self.child.try_wait()?;
+        match self.family {
+            Family::NotOurs if self.status.is_none() => self.status = self.child.try_wait()?,
+            Family::NotOurs => {}
+            Family::Lives | Family::Ended => self.reap()?,
         }
         Ok(())
+    }
+
+    /// Takes the statuses of all that have ended, so that they do not stay as zombies while others live.
+    fn reap(&mut self) -> io::Result<()> {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == Pid::from_child(&self.child) => {
+                    self.status = Some(ExitStatus::from_raw(status.as_raw()));
+                }
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) => return Ok(()),
+                Err(Errno::CHILD) => {
+                    self.family = Family::Ended;
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     fn handle_signals(&mut self) {
@@ -109,7 +150,34 @@ impl<'a> Running<'a> {
             if (is_request && !has_it || MESSAGES.contains(&signal)) && self.status.is_none() {
                 // It may have ended just now; then there is nobody to tell.
                 let _ = kill_process(Pid::from_child(&self.child), signal);
+            } else if is_request && !has_it && self.family == Family::Lives {
+                // Nor has anybody else the numbers of these.
+                for child in children() {
+                    let _ = kill_process(child, signal);
+                }
             }
         }
     }
+}
+
+#[cfg(target_os = "linux")]
+fn become_reaper() -> io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn become_reaper() -> io::Result<()> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this system gives orphans to process 1; only Linux can give them to others",
+    ))
+}
+
+/// The children of this process, which has one thread that has any: proc_tid_children(5). None where the kernel does not have that
+/// file (CONFIG_PROC_CHILDREN).
+fn children() -> impl Iterator<Item = Pid> {
+    let pid = std::process::id();
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children: Vec<_> = text.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect();
+    children.into_iter()
 }

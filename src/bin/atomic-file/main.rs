@@ -148,13 +148,17 @@ fn run(
             true => Ok(()),
             false => Err(Failure::Status(MISSING)),
         },
-        Verb::Run { paths, shared, command } => {
+        Verb::Run { paths, shared, inherit, command } => {
             let adapter = adapter()?;
             let _guards = match shared {
                 true => (adapter.lock_many_shared(paths)?, Vec::new()),
                 false => (Vec::new(), adapter.lock_many(paths)?),
             };
-            let mut child = Running::start(&command, catch_signals()?, |command| command)?;
+            let signals = catch_signals()?;
+            let mut child = match inherit {
+                true => Running::start_family(&command, signals)?,
+                false => Running::start(&command, signals, |command| command)?,
+            };
             passed_on(child.wait()?)
         }
         Verb::Edit { paths, command } => edit::edit(&adapter()?, &paths, &command),
