@@ -4,7 +4,7 @@
     cargo build --features cli && benches/recording.py
 
 The shell runs in an empty directory, with `atomic-file` from target/debug in its PATH."""
-import html, os, pty, re, select, shutil, signal, tempfile, time
+import codecs, fcntl, html, os, pty, re, select, shutil, signal, struct, tempfile, termios, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COMMANDS = """\
@@ -15,7 +15,7 @@ cat count
 # somebody keeps the lock: who is it?
 atomic-file run count -- sleep 20 &
 atomic-file locks
-atomic-file --timeout 1 update count -- sh add-one
+atomic-file --timeout 4 update count -- sh add-one
 # a process that is killed leaves no lock behind
 kill -9 $!
 atomic-file update count -- sh add-one; cat count
@@ -25,22 +25,30 @@ PROMPT, COLUMNS, PAUSE = "$ ", 108, 1.2
 
 
 class Screen:
-    """What a terminal without an end shows: its lines, and when each of them was complete."""
+    """What a terminal without an end shows: each line with its row, and the times when it comes and, if it is erased, goes."""
 
     def __init__(self):
-        self.shown, self.line, self.now = [], "", 0.0
+        self.shown, self.row, self.line, self.since, self.now = [], 0, "", 0.0, 0.0
+        self.decode, self.rest = codecs.getincrementaldecoder("utf-8")().decode, ""
 
-    def write(self, text):
-        text = text.replace("\r\n", "\n")
+    def write(self, data):
+        text = self.rest + self.decode(data).replace("\r\n", "\n")
+        self.rest = re.search(r"(\r|\x1b[^A-Za-z]*)?$", text)[0]  # of which the end is still to come
+        text = text.removesuffix(self.rest) if self.rest else text
         for part in re.findall(r"\n|\r|\x1b\[[0-9;?]*[A-Za-z]|[^\n\r\x1b]+", text):
             if part == "\n":
-                for start in range(0, max(len(self.line), 1), COLUMNS):
-                    self.shown.append((self.line[start:start + COLUMNS], self.now))
-                self.line = ""
-            elif part == "\r":
-                self.line = ""
-            elif not part.startswith("\x1b"):
+                self.end_line(None)
+            elif part == "\r" and self.line:
+                self.end_line(self.now)
+            elif part[0] not in "\r\x1b":
+                self.since = self.since if self.line else self.now
                 self.line += part
+
+    def end_line(self, erased):
+        for start in range(0, max(len(self.line), 1), COLUMNS) if erased != self.since else ():
+            row = self.row + start // COLUMNS
+            self.shown.append((row, self.line[start:start + COLUMNS].rstrip(), self.since if erased else self.now, erased))
+        self.row, self.line = self.row if erased else row + 1, ""
 
 
 def record(directory):
@@ -49,20 +57,18 @@ def record(directory):
     if pid == 0:
         os.chdir(directory)
         path = f"{ROOT}/target/debug:{os.environ['PATH']}"
-        env = {"PATH": path, "PS1": PROMPT, "TERM": "dumb", "COLUMNS": "500", "LC_ALL": "C.UTF-8", "HISTFILE": ""}
-        os.execvpe("bash", ["bash", "--norc", "--noprofile", "--noediting", "+m"], env)
+        env = {"PATH": path, "PS1": PROMPT, "TERM": "xterm", "LC_ALL": "C.UTF-8", "HISTFILE": ""}
+        os.execvpe("bash", ["bash", "--norc", "--noprofile", "--noediting"], env)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 50, COLUMNS, 0, 0))
     screen, begin, idle = Screen(), time.monotonic(), 0.0
 
     def until_the_prompt():
-        limit, pending = time.monotonic() + 60, b""
+        limit = time.monotonic() + 60
         while time.monotonic() < limit:
             if select.select([terminal], [], [], 0.3)[0]:
-                pending += os.read(terminal, 65536)
+                data = os.read(terminal, 65536)
                 screen.now = time.monotonic() - begin + idle
-                # A character or an escape sequence may be cut in two; a line never matters before its end.
-                if pending.endswith((b"\n", PROMPT.encode())):
-                    screen.write(pending.decode())
-                    pending = b""
+                screen.write(data)
             elif screen.line == PROMPT:
                 return
         raise TimeoutError("no prompt")
@@ -79,16 +85,17 @@ def record(directory):
 
 
 def draw(shown, seconds, target):
-    """An animation that begins again and again, and shows everything where animations are not played."""
-    height = 18 * len(shown) + 26
+    """An animation that begins again and again, and shows everything that stays where animations are not played."""
+    height = 18 * max(row for row, *_ in shown) + 44
     svg = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {COLUMNS * 7.9 + 24:.0f} {height}" font-size="13" '
            'font-family="ui-monospace,Menlo,Consolas,monospace" fill="#d8dee9">',
            '<rect width="100%" height="100%" rx="6" fill="#1f242d"/>']
-    for row, (text, at) in enumerate(shown):
-        colour = ' fill="#8f9bb3"' if text.startswith("$ #") else ' fill="#a3e0a3"' if text.startswith("$ ") else ""
-        svg.append(f'<text x="12" y="{18 * row + 26}" xml:space="preserve"{colour}>{html.escape(text)}'
-                   f'<animate attributeName="opacity" calcMode="discrete" values="0;1" keyTimes="0;{at / seconds:.4f}" '
-                   f'dur="{seconds:.1f}s" repeatCount="indefinite"/></text>')
+    for row, text, comes, goes in shown:
+        colour = "#8f9bb3" if text.startswith("$ #") else "#a3e0a3" if text.startswith("$ ") else "#e0c98f" if goes else "#d8dee9"
+        values, times = ("0;1;0", f"0;{comes / seconds:.4f};{goes / seconds:.4f}") if goes else ("0;1", f"0;{comes / seconds:.4f}")
+        svg.append(f'<text x="12" y="{18 * row + 26}" xml:space="preserve" fill="{colour}"{" opacity=%r" % "0" if goes else ""}>'
+                   f'{html.escape(text, quote=False)}<animate attributeName="opacity" calcMode="discrete" values="{values}" '
+                   f'keyTimes="{times}" dur="{seconds:.1f}s" repeatCount="indefinite"/></text>')
     with open(target, "w") as file:
         file.write("\n".join(svg + ["</svg>\n"]))
 
