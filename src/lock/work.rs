@@ -201,18 +201,24 @@ impl Work<'_> {
             Ok(()) | Err(Errno::NOENT) => {
                 let synced = if self.intent.full { sys::sync_dir(self.at) } else { Ok(()) };
                 if synced.is_ok() {
-                    self.held.iter().for_each(|held| held.clear_mark());
+                    self.clear_marks();
                 }
                 self.end = End::Removed(synced);
                 Ok(())
             }
             // In a directory with the sticky bit only its owner may. No mark leads to it then, and all that it says is done.
             Err(Errno::PERM | Errno::ACCESS) if self.found_by.is_some() && !give_up => {
-                self.held.iter().for_each(|held| held.clear_mark());
+                self.clear_marks();
                 if self.intent.full { self.held.iter().try_for_each(|held| held.sync()) } else { Ok(()) }
             }
             Err(error) => Err(Error::io(&self.dir.path_of(self.name), Step::ReadIntent, error)),
         }
+    }
+
+    /// Takes away the marks of this intent. Where there is another one by now, that is still to be finished.
+    fn clear_marks(&self) {
+        let is_own = |n: usize| self.found_by.as_ref().is_none_or(|recovery| recovery.marked[n]);
+        self.held.iter().enumerate().filter(|(n, _)| is_own(*n)).for_each(|(_, held)| held.clear_mark());
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 use atomic_file_adapter::{Durability, Error};
 
-use crate::hostile::{inode, plant};
+use crate::hostile::{inode, mark, plant};
 use crate::place::{CHANGES, OLD, Place};
 
 /// An editor that knows no locks replaces a file that a dead process had changed already, and makes one anew that was still to
@@ -137,4 +137,19 @@ pub(crate) fn a_copy_of_an_intent() {
     let error = place.adapter.read_with_lock(place.path("made")).unwrap_err();
     assert!(matches!(error, Error::Unfinished { .. }), "{error}");
     assert_eq!(fs::metadata(place.path("deleted")).unwrap().len(), 3);
+}
+
+/// An intent of which nothing is left to be done, for example one that a backup has brought back, names a file that is part of
+/// another change by now.
+pub(crate) fn a_mark_of_another_intent() {
+    let place = Place::quick();
+    let decided = place.after_death(0);
+    let (dir, id) = (place.files.to_str().unwrap(), inode(&place.files));
+    let other = plant(&place, &["D", dir, &id, "replaced", "1"], &["replaced"]);
+    mark(&place, "replaced", decided.file_name().unwrap().as_encoded_bytes());
+    assert!(place.adapter.give_up(&other).unwrap().is_empty() && !other.exists());
+    place.adapter.write_atomic(place.path("replaced"), "written since").unwrap();
+    assert_eq!(place.raw("made").as_deref(), Some("made"), "the other change was to be finished first");
+    place.assert_is(&[("replaced", Some("written since")), ("made", Some("made")), ("deleted", None)]);
+    place.assert_nothing_left();
 }

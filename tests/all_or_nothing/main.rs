@@ -60,6 +60,7 @@ fn main() -> ExitCode {
             test("an_intent_is_what_the_protocol_says", hostile::an_intent_is_what_the_protocol_says),
             test("inode_numbers_that_are_used_again", found::inode_numbers_that_are_used_again),
             test("a_mark_that_is_gone", found::a_mark_that_is_gone),
+            test("a_mark_of_another_intent", found::a_mark_of_another_intent),
             test("a_lock_file_that_was_removed_by_hand", found::a_lock_file_that_was_removed_by_hand),
             test("what_was_done_with_an_error", found::what_was_done_with_an_error),
             test("a_file_that_refuses", found::a_file_that_refuses),

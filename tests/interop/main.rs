@@ -9,6 +9,7 @@ mod bank;
 mod deaths;
 mod git;
 mod lock_names;
+#[cfg_attr(not(feature = "fault-injection"), allow(dead_code, reason = "the others use the rest"))]
 mod python;
 mod readme;
 mod record_locks;
@@ -25,10 +26,22 @@ use crate::common::{no_program, test_if};
 const TOOL: Option<&str> = option_env!("CARGO_BIN_EXE_atomic-file");
 
 fn main() -> ExitCode {
+    let workers: &[(&str, common::Work)] = &[
+        ("count", python::count),
+        #[cfg(feature = "fault-injection")]
+        ("die", deaths::die),
+        #[cfg(feature = "fault-injection")]
+        ("teller", bank::teller),
+    ];
+    if common::is_worker() {
+        // It need not know what this machine has.
+        return common::main(Vec::new(), workers);
+    }
     let xxhash = no_program("python3", &["-c", "import xxhash"], "needs python3 with xxhash");
     let python = no_program("python3", &["--version"], "needs python3");
     let reader = xxhash.or(TOOL.is_none().then_some("needs the feature cli"));
     let git = no_program("git", &["--version"], "needs git");
+    #[cfg_attr(not(feature = "fault-injection"), expect(unused_mut, reason = "more are added"))]
     let mut tests = vec![
         test_if(xxhash, "python_finds_what_the_vectors_say", python::it_finds_what_the_vectors_say),
         test_if(xxhash, "python_and_we_count_together", python::they_count_together),
@@ -96,20 +109,16 @@ fn main() -> ExitCode {
         test_if(git, "a_gitignore_of_the_users_own_stays_as_it_is", git::a_gitignore_of_the_users_own_stays_as_it_is),
         test_if(git, "nothing_of_somebody_elses_is_hidden_from_git", git::nothing_of_somebody_elses_is_hidden_from_git),
     ];
-    let mut workers: Vec<(&str, common::Work)> = vec![("count", python::count)];
     #[cfg(feature = "fault-injection")]
-    {
-        tests.extend([
-            test_if(xxhash, "python_dies_at_each_step_and_we_finish", deaths::python_dies_at_each_step_and_we_finish),
-            test_if(xxhash, "we_die_at_each_step_and_python_finishes", deaths::we_die_at_each_step_and_python_finishes),
-            test_if(xxhash, "python_dies_then_we_and_python_finishes", deaths::python_dies_then_we_and_python_finishes),
-            test_if(xxhash, "we_die_then_python_and_we_finish", deaths::we_die_then_python_and_we_finish),
-            test_if(xxhash, "a_bank_of_python_and_us_survives_kills", bank::it_survives_kills),
-            test_if(xxhash, "a_durable_bank_of_python_and_us_survives_kills", bank::it_survives_kills_durably),
-        ]);
-        workers.extend([("die", deaths::die as common::Work), ("teller", bank::teller)]);
-    }
-    common::main(tests, &workers)
+    tests.extend([
+        test_if(xxhash, "python_dies_at_each_step_and_we_finish", deaths::python_dies_at_each_step_and_we_finish),
+        test_if(xxhash, "we_die_at_each_step_and_python_finishes", deaths::we_die_at_each_step_and_python_finishes),
+        test_if(xxhash, "python_dies_then_we_and_python_finishes", deaths::python_dies_then_we_and_python_finishes),
+        test_if(xxhash, "we_die_then_python_and_we_finish", deaths::we_die_then_python_and_we_finish),
+        test_if(xxhash, "a_bank_of_python_and_us_survives_kills", bank::it_survives_kills),
+        test_if(xxhash, "a_durable_bank_of_python_and_us_survives_kills", bank::it_survives_kills_durably),
+    ]);
+    common::main(tests, workers)
 }
 
 /// An empty directory, with an adapter whose lock files are in `.jerry/local/locks` there.

@@ -44,6 +44,11 @@ impl Place {
         names.into_iter().filter(|name| name.ends_with(".intent")).collect()
     }
 
+    pub(crate) fn has_marks(&self) -> bool {
+        let locks = self.adapter.locks().unwrap();
+        locks.iter().any(|lock| lock.path.metadata().unwrap().len() > 2048)
+    }
+
     /// No intents and no marks; and no temporary files once they are swept.
     #[track_caller]
     pub(crate) fn assert_nothing_left(&self, what: &str) {
