@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
-use atomic_file_adapter::{AtomicFileAdapter, Batch, Error};
+use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Batch, Error};
 use crash_lab::disk::{Disk, Event};
 use nix::fcntl::{FcntlArg, fcntl};
 
@@ -27,6 +27,8 @@ pub struct Program {
     pub groups: &'static [Group],
     /// Directories that are there before.
     dirs: &'static [&'static str],
+    /// The lock directory is on another file system, which lives on.
+    locks_elsewhere: bool,
     /// Every so many of the groups is there before.
     prepared: Option<usize>,
     verbs: &'static [Verb],
@@ -37,8 +39,9 @@ enum Verb {
     Write(usize),
     /// A few hundred bytes, which some file systems store in another place.
     WriteLittle(usize),
-    Update(usize),
-    Delete(usize),
+    /// Of the first group, through a handle.
+    Update,
+    Delete,
     /// Writes to all groups, with shared syncs.
     Batch,
     /// All files of a group as one.
@@ -50,14 +53,16 @@ pub const REPLACE: Program = Program {
     name: "replace",
     groups: &[&["file"]],
     dirs: &[],
+    locks_elsewhere: false,
     prepared: Some(1),
-    verbs: &[Verb::Write(0), Verb::WriteLittle(0), Verb::Update(0)],
+    verbs: &[Verb::Write(0), Verb::WriteLittle(0), Verb::Update],
 };
 
 pub const CREATE: Program = Program {
     name: "create",
     groups: &[&["first"], &["second"]],
     dirs: &[],
+    locks_elsewhere: false,
     prepared: None,
     verbs: &[Verb::Write(0), Verb::Write(1)],
 };
@@ -69,13 +74,15 @@ pub static PROGRAMS: [Program; 7] = [
         name: "delete",
         groups: &[&["file"]],
         dirs: &[],
+        locks_elsewhere: true,
         prepared: Some(1),
-        verbs: &[Verb::Delete(0), Verb::Write(0), Verb::Delete(0)],
+        verbs: &[Verb::Delete, Verb::Write(0), Verb::Delete],
     },
     Program {
         name: "new directories",
         groups: &[&["one/two/file"], &["one/three/file"]],
         dirs: &[],
+        locks_elsewhere: false,
         prepared: None,
         verbs: &[Verb::Write(0), Verb::Write(1)],
     },
@@ -83,6 +90,7 @@ pub static PROGRAMS: [Program; 7] = [
         name: "batch",
         groups: &[&["0"], &["1"], &["2"], &["3"], &["4"], &["5"], &["6"], &["7"]],
         dirs: &[],
+        locks_elsewhere: false,
         prepared: Some(2),
         verbs: &[Verb::Batch, Verb::Batch],
     },
@@ -90,6 +98,7 @@ pub static PROGRAMS: [Program; 7] = [
         name: "2 files as one",
         groups: &[&["a/0", "a/1"]],
         dirs: &["a"],
+        locks_elsewhere: false,
         prepared: Some(1),
         verbs: &[Verb::UpdateMany, Verb::CommitAll],
     },
@@ -97,6 +106,7 @@ pub static PROGRAMS: [Program; 7] = [
         name: "6 files as one, 6 directories",
         groups: &[&["a/0", "b/1", "c/2", "d/3", "e/4", "f/5"]],
         dirs: &["a", "b", "c", "d", "e", "f"],
+        locks_elsewhere: false,
         prepared: Some(1),
         verbs: &[Verb::UpdateMany, Verb::CommitAll],
     },
@@ -174,8 +184,22 @@ impl Program {
         history
     }
 
-    pub fn adapter(root: &Path) -> AtomicFileAdapter {
-        AtomicFileAdapter::with_lock_dir(root.join(LOCKS)).unwrap()
+    pub fn adapter(&self, root: &Path) -> AtomicFileAdapter {
+        let dir = if self.locks_elsewhere { root.with_file_name(LOCKS) } else { root.join(LOCKS) };
+        AtomicFileAdapter::with_lock_dir(dir).unwrap()
+    }
+
+    /// Files that are changed as one are read as one, through the crate, which finishes what is to be finished.
+    pub fn read(&self, root: &Path, files: Group) -> io::Result<Versions> {
+        if let [path] = files {
+            return match fs::read(root.join(path)) {
+                Ok(contents) => Ok(vec![Some(contents)]),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![None]),
+                Err(error) => Err(error),
+            };
+        }
+        let guards = self.adapter(root).lock_many_shared(files.iter().map(|path| root.join(path)))?;
+        guards.iter().map(|guard| Ok(guard.read()?)).collect()
     }
 }
 
@@ -197,29 +221,30 @@ pub struct Run<'a> {
 
 impl Run<'_> {
     pub fn operate(&mut self) {
-        let adapter = Program::adapter(self.root);
+        let adapter = self.program.adapter(self.root);
+        // A handle keeps the directory open, which nobody can open any more when the file system is shut down.
+        let first = adapter.file(self.root.join(self.program.groups[0][0])).unwrap();
+        let files = (&adapter, &first);
         let mut failed = false;
         for &verb in self.program.verbs {
             // The second time, it is as with a program that tries again.
-            if !self.attempt(&adapter, verb) {
+            if !self.attempt(files, verb) {
                 failed = true;
-                self.attempt(&adapter, verb);
+                self.attempt(files, verb);
             }
         }
         // There may have been no second write yet.
         if failed {
-            self.attempt(&adapter, self.program.verbs[0]);
+            self.attempt(files, self.program.verbs[0]);
         }
     }
 
     /// Whether it succeeds.
-    fn attempt(&mut self, adapter: &AtomicFileAdapter, verb: Verb) -> bool {
+    fn attempt(&mut self, files: (&AtomicFileAdapter, &AtomicFile), verb: Verb) -> bool {
         let groups = match verb {
-            Verb::Write(group) | Verb::WriteLittle(group) | Verb::Update(group) | Verb::Delete(group) => {
-                group..group + 1
-            }
+            Verb::Write(group) | Verb::WriteLittle(group) => group..group + 1,
             Verb::Batch => 0..self.program.groups.len(),
-            Verb::UpdateMany | Verb::CommitAll => 0..1,
+            Verb::Update | Verb::Delete | Verb::UpdateMany | Verb::CommitAll => 0..1,
         };
         let first = self.history.attempts.len();
         let changes: Vec<(usize, Versions)> =
@@ -227,7 +252,7 @@ impl Run<'_> {
         for attempt in first..first + changes.len() {
             self.disk.mark(Event::Begin(attempt));
         }
-        let (result, another_was_told) = self.meddled(|| self.make(adapter, verb, &changes));
+        let (result, another_was_told) = self.meddled(|| self.make(files, verb, &changes));
         let error = result.as_ref().err().map(ToString::to_string);
         let mut all_said = vec![None; self.program.groups.len()];
         for (number, (group, new)) in changes.into_iter().enumerate() {
@@ -246,14 +271,19 @@ impl Run<'_> {
 
     fn contents_for(&self, verb: Verb, group: usize, attempt: usize) -> Versions {
         match verb {
-            Verb::Delete(_) => vec![None],
+            Verb::Delete => vec![None],
             Verb::WriteLittle(_) => self.program.version(group, attempt + 1, 300),
             // The version 0 was there before.
             _ => self.program.version(group, attempt + 1, 6000),
         }
     }
 
-    fn make(&self, adapter: &AtomicFileAdapter, verb: Verb, changes: &[(usize, Versions)]) -> Result<(), Failed> {
+    fn make(
+        &self,
+        (adapter, first): (&AtomicFileAdapter, &AtomicFile),
+        verb: Verb,
+        changes: &[(usize, Versions)],
+    ) -> Result<(), Failed> {
         let (group, new) = &changes[0];
         let paths: Vec<PathBuf> = self.program.groups[*group].iter().map(|path| self.root.join(path)).collect();
         let contents = || new[0].as_deref().unwrap_or_default();
@@ -262,8 +292,8 @@ impl Run<'_> {
         }
         let made = match verb {
             Verb::Write(_) | Verb::WriteLittle(_) => adapter.write_atomic(&paths[0], contents()),
-            Verb::Update(_) => adapter.update(&paths[0], |_| contents().to_owned()),
-            Verb::Delete(_) => adapter.delete_with_lock(&paths[0]).map(drop),
+            Verb::Update => first.update(|_| contents().to_owned()),
+            Verb::Delete => first.delete().map(drop),
             Verb::Batch => {
                 let mut batch = adapter.batch();
                 for (group, new) in changes {
@@ -299,7 +329,7 @@ impl Run<'_> {
     /// Reads a group, as others would right after a call that has said this.
     fn look(&mut self, group: usize, said: Option<(Said, &Versions)>) {
         let files = self.program.groups[group];
-        let seen = match read(self.root, files) {
+        let seen = match self.program.read(self.root, files) {
             Ok(seen) => seen,
             Err(_) => {
                 self.unreadable += 1;
@@ -354,19 +384,6 @@ fn add(batch: &mut Batch, path: &Path, new: Option<&Vec<u8>>) {
         Some(new) => batch.write(path, new.clone()),
         None => batch.delete(path),
     };
-}
-
-/// Files that are changed as one are read as one, through the crate, which finishes what is to be finished.
-pub fn read(root: &Path, files: Group) -> io::Result<Versions> {
-    if let [path] = files {
-        return match fs::read(root.join(path)) {
-            Ok(contents) => Ok(vec![Some(contents)]),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![None]),
-            Err(error) => Err(error),
-        };
-    }
-    let guards = Program::adapter(root).lock_many_shared(files.iter().map(|path| root.join(path)))?;
-    guards.iter().map(|guard| Ok(guard.read()?)).collect()
 }
 
 /// As many times as a sync is tried.

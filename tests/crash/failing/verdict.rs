@@ -8,7 +8,7 @@ use atomic_file_adapter::AtomicFileAdapter;
 use crash_lab::disk::{Event, Image};
 use crash_lab::lab::Lab;
 
-use crate::failing::programs::{History, Program, Said, Versions, Writer, read};
+use crate::failing::programs::{History, Program, Said, Versions, Writer};
 use crate::together::look::Pending;
 
 /// What is wrong with a state.
@@ -49,8 +49,11 @@ pub fn look(lab: &Lab, image: Image, program: &Program, writer: Writer, check: b
     match lab.mount() {
         Ok(mounted) => {
             let root = mounted.root();
-            seen.versions =
-                program.groups.iter().map(|files| read(root, files).map_err(|error| error.to_string())).collect();
+            seen.versions = program
+                .groups
+                .iter()
+                .map(|files| program.read(root, files).map_err(|error| error.to_string()))
+                .collect();
             if writer == Writer::Adapter {
                 seen.stuck = clear_up(root, program).unwrap_or_else(|error| vec![error.to_string()]);
             }
@@ -63,7 +66,7 @@ pub fn look(lab: &Lab, image: Image, program: &Program, writer: Writer, check: b
 
 /// What the crate cannot finish or sweep.
 fn clear_up(root: &Path, program: &Program) -> io::Result<Vec<String>> {
-    let adapter = Program::adapter(root);
+    let adapter = program.adapter(root);
     let mut stuck = Vec::new();
     let is_together = program.groups.iter().any(|files| files.len() > 1);
     if is_together && !Pending::look(root)?.is_none() {
