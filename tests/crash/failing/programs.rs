@@ -139,7 +139,7 @@ pub struct Attempt {
     pub said: Said,
     /// In words.
     pub error: Option<String>,
-    /// Right before a sync of a directory another program's sync has failed.
+    /// Between the last change and the sync of the directory another program's sync has failed.
     pub another_was_told: bool,
 }
 
@@ -312,14 +312,14 @@ impl Run<'_> {
     }
 
     /// Commits the journal before each step, if that is wanted, as others may do it. Their sync may be the one that fails;
-    /// whether that came right before the sync of a directory is returned, too.
+    /// whether that came between the last change and the sync of its directory is returned, too.
     fn meddled<R>(&self, body: impl FnOnce() -> R) -> (R, bool) {
         let (commits, unrelated) = (self.commits, self.root.join(UNRELATED));
         let failed_before = Rc::new(Cell::new(None));
         let failed = failed_before.clone();
         let decide = move |call: &Call<'_>| {
             if commits == Commits::Everywhere && changes_or_follows(call) && commit(&unrelated).is_err() {
-                failed.set(failed.get().or(Some(syncs_a_directory(call))));
+                failed.set(failed.get().or(Some(changes_nothing(call))));
             }
             Action::Proceed
         };
@@ -408,10 +408,15 @@ fn write_and_repeat_syncs(path: &Path, contents: &[u8]) -> io::Result<()> {
     sync(&File::open(path.parent().unwrap())?)
 }
 
-fn syncs_a_directory(call: &Call<'_>) -> bool {
+/// The sync of a directory, or what comes between the renaming and that.
+fn changes_nothing(call: &Call<'_>) -> bool {
     // fstat fails if the file system is shut down.
     let is_directory = |fd| fcntl(fd, FcntlArg::F_GETFL).is_ok_and(|flags| flags & libc::O_DIRECTORY != 0);
-    call.syscall == Syscall::Fsync && call.fd.is_some_and(is_directory)
+    match call.syscall {
+        Syscall::Close => true,
+        Syscall::Fsync => call.fd.is_some_and(is_directory),
+        _ => false,
+    }
 }
 
 fn commit(unrelated: &Path) -> io::Result<()> {
