@@ -123,7 +123,7 @@ impl Experiment<'_> {
             for state in recording.sample(states) {
                 let faults = self.judge_power_cut(&history, &recording, state);
                 examined.counts.without_cache += 1;
-                examined.counts.lost_with_cache += usize::from(!faults.is_empty());
+                examined.counts.lost_with_cache += usize::from(faults.iter().any(is_ours));
             }
         }
         examined
@@ -170,8 +170,7 @@ impl Examined {
         for fault in &faults {
             self.counts.count(fault);
         }
-        // That is the file system's fault. It is counted.
-        let ours = faults.into_iter().filter(|fault| !matches!(fault, Fault::AnotherWasTold(_)));
+        let ours = faults.into_iter().filter(is_ours);
         self.bad.extend(ours.map(|fault| format!("{fault:?}\n    {}", how())));
     }
 
@@ -185,6 +184,11 @@ impl Examined {
         let described: Vec<String> = self.bad.iter().take(DESCRIBED).map(|bad| format!("{bad}\n")).collect();
         assert!(count == 0, "{count} bad states (CRASH_SEED={seed}), of which the first:\n{}", described.concat());
     }
+}
+
+/// Not the file system's, which is only counted.
+fn is_ours(fault: &Fault) -> bool {
+    !matches!(fault, Fault::AnotherWasTold(_))
 }
 
 /// What has become of the file system.
