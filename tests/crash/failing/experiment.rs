@@ -70,6 +70,8 @@ impl Experiment<'_> {
         let failed = lab.disk.failed();
         lab.disk.become_device(Device::Sound);
         let log = lab.disk.log();
+        // What could not be written may be waiting still, and goes to a disk that nobody looks at.
+        lab.format();
         Recorded { start, log, history, failed, contradictions, unreadable, afterwards }
     }
 
