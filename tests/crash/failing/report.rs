@@ -158,7 +158,14 @@ pub fn to_markdown() -> String {
     text
 }
 
-fn name(request: Request, lasting: Lasting) -> &'static str {
+const KINDS: [(Request, Lasting); 4] = [
+    (Request::Write, Lasting::Once),
+    (Request::Write, Lasting::FromThenOn),
+    (Request::Flush, Lasting::Once),
+    (Request::Flush, Lasting::FromThenOn),
+];
+
+fn name((request, lasting): (Request, Lasting)) -> &'static str {
     match (request, lasting) {
         (Request::Write, Lasting::Once) => "one write",
         (Request::Write, Lasting::FromThenOn) => "every write from then on",
@@ -173,16 +180,19 @@ impl Report {
             "\nA device that fails: in each run another request, or all from it on. A call that fails is made again, once. Of the\n\
              calls are those that said that nothing was done; that it is done and may not survive a power cut; that it may be\n\
              done or not. Then those that succeeded after one that failed, and what became of the file system. Disks are\n\
-             remounted as they are (with the failed writes and without), and after power cuts.\n\
+             remounted as they are (with the failed writes and without), and after power cuts. Untrue is what a call said and a disk\n\
+             disproves; another was told where the sync of another program had the error; without the cache are power cuts of a\n\
+             device that loses its cache when a flush fails, of which nothing is promised (untrue / judged).\n\
              \n| file system | fails | runs | no call failed | nothing done | not durable | unfinished | done after a failure | \
-             read-only | shut down | reads failed | remounted | damaged | power cuts | another was told | untrue | of those without the cache |\n\
-             |---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+             read-only | shut down | reads failed | remounted | damaged | power cuts | another was told | \
+             untrue | without the cache |\n\
+             |---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
         );
         for file_system in distinct(&self.judged, |row| row.file_system) {
-            for failing in distinct(&self.judged, |row| name(row.failure.request, row.failure.lasting)) {
+            for kind in KINDS {
                 let mut sum = Counts::default();
                 let of = |row: &&Judged| {
-                    row.file_system == file_system && name(row.failure.request, row.failure.lasting) == failing
+                    row.file_system == file_system && (row.failure.request, row.failure.lasting) == kind
                 };
                 self.judged.iter().filter(of).for_each(|row| sum.add(&row.counts));
                 let Counts { reached, hidden, nothing, not_durable, unknown, retried_done, .. } = sum;
@@ -191,9 +201,10 @@ impl Report {
                 let bad = sum.bad();
                 writeln!(
                     text,
-                    "| {file_system} | {failing} | {reached} | {hidden} | {nothing} | {not_durable} | {unknown} | {retried_done} \
+                    "| {file_system} | {} | {reached} | {hidden} | {nothing} | {not_durable} | {unknown} | {retried_done} \
                      | {read_only} | {shut_down} | {unreadable} | {remounted} | {damaged} | {states} | {another_was_told} | {bad} \
-                     | {lost_with_cache}/{without_cache} |"
+                     | {lost_with_cache}/{without_cache} |",
+                    name(kind),
                 )
                 .unwrap();
             }
