@@ -34,7 +34,7 @@ use crate::failing::verdict::look;
 use crate::seed::seed;
 
 /// How many requests of each program fail by default, in turn.
-const DEFAULT_FAILURES: usize = 3;
+const DEFAULT_FAILURES: usize = 2;
 /// How many states of a power cut are judged of each, and if all fail.
 const STATES: usize = 3;
 const STATES_OF_ALL: usize = 10;
