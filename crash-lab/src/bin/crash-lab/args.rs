@@ -40,7 +40,7 @@ pub struct Args {
     /// What is done [default: all]
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "What is judged")]
     pub workload: Vec<Workload>,
-    /// Where the file system is made to commit what it has [default: each of them]
+    /// Where the file system is made to commit what it has [default: all that differ on the file system]
     ///
     /// A file system may do so at any time, if only because another program syncs a file. COMMAND is stopped before each
     /// system call that changes the file system (by seccomp_unotify(2)), and a file beside {path} is changed and synced.
@@ -167,10 +167,12 @@ impl Args {
         })
     }
 
-    pub fn commits(&self) -> Vec<Commits> {
-        match &self.commits[..] {
-            [] => vec![Commits::None, Commits::Once, Commits::Always],
-            some => some.to_vec(),
+    pub fn commits(&self, file_system: FileSystem) -> Result<Vec<Commits>, String> {
+        let differ = Commits::all(file_system);
+        match self.commits.iter().find(|commits| !differ.contains(commits)) {
+            Some(other) => Err(format!("--commits {other} is for btrfs and f2fs")),
+            None if self.commits.is_empty() => Ok(differ.to_vec()),
+            None => Ok(self.commits.clone()),
         }
     }
 

@@ -53,22 +53,20 @@ struct Task {
     name: String,
     file_system: FileSystem,
     workload: Workload,
+    commits: Vec<Commits>,
 }
 
 pub fn all(args: &Arc<Args>, chosen: Chosen) -> Result<Report, String> {
     let workloads = args.workloads()?;
-    let tasks: VecDeque<(usize, Task)> = chosen
-        .judged
-        .iter()
-        .flat_map(|(name, file_system)| workloads.iter().map(move |workload| (name, file_system, workload)))
-        .map(|(name, file_system, workload)| Task {
-            name: name.clone(),
-            file_system: *file_system,
-            workload: *workload,
-        })
-        .enumerate()
-        .collect();
-    let progress = Progress::new(tasks.len() * args.commits().len());
+    let mut tasks: VecDeque<(usize, Task)> = VecDeque::new();
+    for (name, file_system) in &chosen.judged {
+        let commits = args.commits(*file_system)?;
+        for workload in &workloads {
+            let (name, file_system, commits) = (name.clone(), *file_system, commits.clone());
+            tasks.push_back((tasks.len(), Task { name, file_system, workload: *workload, commits }));
+        }
+    }
+    let progress = Progress::new(tasks.iter().map(|(_, task)| task.commits.len()).sum());
     let (tasks, judged) = (Mutex::new(tasks), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for _ in 0..args.jobs() {
@@ -107,15 +105,15 @@ fn judge_alone(args: Arc<Args>, task: Task, progress: Progress) -> Result<Vec<Ju
 }
 
 fn judge(args: &Args, task: &Task, progress: &Progress) -> Result<Vec<Judged>, String> {
-    let Task { name, file_system, workload } = task;
+    let Task { name, file_system, workload, commits } = task;
     let lab = Lab::open(*file_system)?;
     let mut all: Vec<Judged> = Vec::new();
     let mut calls = None;
-    for commits in args.commits() {
+    for commits in commits.iter().copied() {
         let title = format!("{name}, {workload}, commits {commits}");
         progress.bar.set_message(format!("{title}: recording"));
         // One commit is in a gap between calls, which must be counted first.
-        if commits == Commits::Once && calls.is_none() {
+        if commits.is_single() && calls.is_none() {
             calls = Some(record(&lab, args, *workload, Commits::None, &[])?.calls);
         }
         let recorded = record(&lab, args, *workload, commits, calls.as_deref().unwrap_or_default())?;

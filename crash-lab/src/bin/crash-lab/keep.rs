@@ -127,7 +127,7 @@ impl Keeping<'_> {
             States::Full => "full".to_owned(),
             States::Some(number) => number.to_string(),
         };
-        let commits: Vec<String> = self.args.commits().iter().map(ToString::to_string).collect();
+        let commits: Vec<String> = self.args.commits.iter().map(ToString::to_string).collect();
         let mut words = vec!["crash-lab".to_owned()];
         let mut add = |flag: &str, value: Option<String>| {
             if let Some(value) = value {
@@ -140,7 +140,7 @@ impl Keeping<'_> {
         add("--fsck", fsck.clone());
         add("--size", size.map(|size| size.to_string()));
         add("--workload", Some(workload.to_string()));
-        add("--commits", Some(commits.join(",")));
+        add("--commits", (!commits.is_empty()).then(|| commits.join(",")));
         add("--states", Some(states));
         add("--seed", Some(seed.to_string()));
         add("--timeout", Some(timeout.to_string()));

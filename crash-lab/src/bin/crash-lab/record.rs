@@ -1,7 +1,7 @@
 //! The workload on the recording disk.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use crash_lab::disk::Event;
@@ -81,13 +81,9 @@ fn operate(
         let once = random.below(calls.get(operation).copied().unwrap_or_default() + 1);
         let (mut number, mut failed) = (0, None);
         let mut step = || {
-            let now = match commits {
-                Commits::None => false,
-                Commits::Once => number == once,
-                Commits::Always => true,
-            };
+            let now = commits.is_before(number, once);
             number += 1;
-            if now && let Err(error) = commit(&dir) {
+            if now && let Err(error) = commits.commit(&dir.join(UNRELATED)) {
                 failed = Some(error);
             }
         };
@@ -144,10 +140,4 @@ pub fn read(args: &Args, dir: &Path) -> Result<Option<Vec<u8>>, String> {
             Err(error) => Err(format!("{FILE}: {error}")),
         },
     }
-}
-
-fn commit(dir: &Path) -> io::Result<()> {
-    let mut file = File::options().append(true).open(dir.join(UNRELATED))?;
-    file.write_all(b"+")?;
-    file.sync_all()
 }

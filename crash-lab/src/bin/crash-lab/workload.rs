@@ -1,8 +1,13 @@
 //! What is done with the file under test.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
 
 use clap::ValueEnum;
+use crash_lab::commit::commit_all;
+use crash_lab::file_system::FileSystem;
 use xxhash_rust::xxh3::xxh3_64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -56,6 +61,46 @@ pub enum Commits {
     Once,
     /// In every gap
     Always,
+    /// As `once`, with the whole transaction of btrfs or f2fs, of which the sync of a file commits less
+    OneTransaction,
+    /// As `always`, with the whole transaction of btrfs or f2fs
+    Transactions,
+}
+
+impl Commits {
+    /// Those that differ on this file system.
+    pub fn all(file_system: FileSystem) -> &'static [Self] {
+        use Commits::{Always, None, Once, OneTransaction, Transactions};
+        if file_system.commits_apart() {
+            &[None, Once, Always, OneTransaction, Transactions]
+        } else {
+            &[None, Once, Always]
+        }
+    }
+
+    /// Whether there is one before the call with this number, if that with the number `once` was drawn.
+    pub fn is_before(self, call: usize, once: usize) -> bool {
+        match self {
+            Commits::None => false,
+            Commits::Once | Commits::OneTransaction => call == once,
+            Commits::Always | Commits::Transactions => true,
+        }
+    }
+
+    /// Whether the gap must be drawn.
+    pub fn is_single(self) -> bool {
+        matches!(self, Commits::Once | Commits::OneTransaction)
+    }
+
+    /// Changes a file that has nothing to do with the command's, and commits it.
+    pub fn commit(self, unrelated: &Path) -> io::Result<()> {
+        let mut file = File::options().append(true).open(unrelated)?;
+        file.write_all(b"+")?;
+        match self {
+            Commits::OneTransaction | Commits::Transactions => commit_all(unrelated).map(|_| ()),
+            _ => file.sync_all(),
+        }
+    }
 }
 
 impl fmt::Display for Commits {
