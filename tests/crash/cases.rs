@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use atomic_file_adapter::Durability;
 use crash_lab::disk::Image;
-use crash_lab::file_system::{FAST_COMMIT, FILE_SYSTEMS, FileSystem, OTHER_EXT4};
+use crash_lab::file_system::{FAST_COMMIT, FILE_SYSTEMS, FileSystem};
 use crash_lab::lab::{Lab, isolated};
 use crash_lab::states::Recording;
 use crash_lab::verdict::Fault;
@@ -26,54 +26,29 @@ use crate::report::{self, Control, Counts, Judged};
 use crate::seed::seed;
 use crate::together;
 use crate::workloads::{
-    ATTRIBUTES, BATCH, CREATE, DELETE, History, LeftOut, Meddling, REPLACE, RESIZE, Run, WORKLOADS, WRITES, Workload,
-    Writer,
+    ATTRIBUTES, BATCH, CREATE, DELETE, History, LeftOut, Meddling, REPLACE, RESIZE, Run, WORKLOADS, Workload, Writer,
 };
 
 /// How many states of each recording are judged by default, spread evenly over its crash points.
 const DEFAULT_STATES: usize = 12;
-/// Of which there are few recordings.
-const DEFAULT_STATES_OF_A_COMMAND: usize = 60;
 
 /// How many bad states are described in full.
 const DESCRIBED: usize = 5;
 
 pub fn all() -> Vec<Trial> {
-    if two_flushes() {
-        let file_systems = FILE_SYSTEMS.into_iter().chain(OTHER_EXT4);
-        return each_file_system(file_systems, &WRITES, two_flushes_are_enough);
-    }
-    match command() {
-        Some(command) => {
-            let case = move |lab: &Lab, workload: &Workload| a_command_keeps_its_promise(lab, workload, &command);
-            each_file_system(FILE_SYSTEMS, &[CREATE, REPLACE, RESIZE], case)
-        }
-        None => {
-            let mut trials = each_file_system(FILE_SYSTEMS, &WORKLOADS, the_adapter_keeps_its_promise);
-            trials.push(test("control: the judge tells good from bad", judge::tells_good_from_bad));
-            trials.push(case(FAST_COMMIT, "control: no state is seen in another", no_state_is_seen_in_another));
-            for left_out in [LeftOut::FileSync, LeftOut::DirectorySync, LeftOut::Attributes] {
-                for file_system in FILE_SYSTEMS {
-                    let name = format!("control: {}, {left_out} left out", file_system.name);
-                    trials.push(case(file_system, &name, move |lab| the_lab_notices(lab, left_out)));
-                }
-            }
-            trials.extend(together::all());
-            trials.extend(failing::all());
-            trials.extend(generated::all());
-            trials
+    let mut trials = each_file_system(FILE_SYSTEMS, &WORKLOADS, the_adapter_keeps_its_promise);
+    trials.push(test("control: the judge tells good from bad", judge::tells_good_from_bad));
+    trials.push(case(FAST_COMMIT, "control: no state is seen in another", no_state_is_seen_in_another));
+    for left_out in [LeftOut::FileSync, LeftOut::DirectorySync, LeftOut::Attributes] {
+        for file_system in FILE_SYSTEMS {
+            let name = format!("control: {}, {left_out} left out", file_system.name);
+            trials.push(case(file_system, &name, move |lab| the_lab_notices(lab, left_out)));
         }
     }
-}
-
-/// The command under test, if it is not the adapter.
-pub fn command() -> Option<String> {
-    env::var("CRASH_COMMAND").ok()
-}
-
-/// Whether a sequence of calls that saves two flushes is under test instead.
-pub fn two_flushes() -> bool {
-    env::var_os("CRASH_TWO_FLUSHES").is_some()
+    trials.extend(together::all());
+    trials.extend(failing::all());
+    trials.extend(generated::all());
+    trials
 }
 
 fn each_file_system(
@@ -117,43 +92,6 @@ fn the_adapter_keeps_its_promise(lab: &Lab, workload: &Workload) {
         }
     }
     assert_none(&bad);
-}
-
-fn a_command_keeps_its_promise(lab: &Lab, workload: &Workload, command: &str) {
-    let writer = Writer::Command(command.to_owned());
-    assert_none(&judge_writer(lab, workload, &writer, "command", &[Commits::No, Commits::Everywhere]));
-}
-
-fn two_flushes_are_enough(lab: &Lab, workload: &Workload) {
-    let mut bad = Vec::new();
-    for pieces in [1, 3] {
-        let writer = Writer::TwoFlushes(pieces);
-        bad.extend(judge_writer(lab, workload, &writer, &writer.to_string(), Commits::all(lab.file_system)));
-    }
-    assert_none(&bad);
-}
-
-/// The bad states.
-fn judge_writer(
-    lab: &Lab,
-    workload: &Workload,
-    writer: &Writer,
-    name: &str,
-    variants: &[Commits],
-) -> Vec<(Fault, String)> {
-    let mut bad = Vec::new();
-    for &commits in variants {
-        let examined = examine(lab, workload, writer, Meddling { commits, left_out: None });
-        bad.extend(examined.bad);
-        report::add(Judged {
-            file_system: lab.file_system.name,
-            workload: workload.name,
-            writer: name.to_owned(),
-            counts: examined.counts,
-            flushes: (commits == Commits::No).then_some(examined.flushes),
-        });
-    }
-    bad
 }
 
 #[track_caller]
@@ -247,14 +185,13 @@ fn examine_adapter(lab: &Lab, workload: &Workload, durability: Durability, meddl
     // Not on the recorded disk, and in memory if possible.
     let shared_memory = PathBuf::from("/dev/shm");
     let lock_dir = TempDir::new_in(if shared_memory.is_dir() { shared_memory } else { env::temp_dir() }).unwrap();
-    examine(lab, workload, &Writer::adapter(durability, lock_dir.path()), meddling)
+    examine(lab, workload, &Writer::new(durability, lock_dir.path()), meddling)
 }
 
 fn examine(lab: &Lab, workload: &Workload, writer: &Writer, meddling: Meddling) -> Examined {
     let (recording, history) = record(lab, workload, writer, meddling);
     let start = Instant::now();
-    let leftovers = matches!(writer, Writer::Adapter(..)).then_some(workload.writers);
-    let promise = Promise { history: &history, leftovers };
+    let promise = Promise { history: &history, leftovers: workload.writers };
     let mut counts = Counts { recordings: 1, possible: recording.states.len(), ..Counts::default() };
     let mut bad = Vec::new();
     for state in recording.sample(states_to_judge(&recording)) {
@@ -296,7 +233,6 @@ fn states_to_judge(recording: &Recording) -> usize {
     match env::var("CRASH_STATES").as_deref() {
         Ok("full") => recording.states.len(),
         Ok(number) => number.parse().expect("CRASH_STATES is `full` or a number"),
-        Err(_) if command().is_some() => DEFAULT_STATES_OF_A_COMMAND,
         Err(_) => DEFAULT_STATES,
     }
 }

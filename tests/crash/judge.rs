@@ -17,9 +17,8 @@ use crate::workloads::{Attributes, History, Version, attributes_of, is_expected}
 /// What a workload promised.
 pub struct Promise<'a> {
     pub history: &'a History,
-    /// How many temporary files may be in one directory. `None`: the writer is not the adapter; its modes and leftovers
-    /// are its own affair.
-    pub leftovers: Option<usize>,
+    /// How many temporary files may be in one directory.
+    pub leftovers: usize,
 }
 
 /// What was found in a state.
@@ -79,19 +78,13 @@ impl Seen {
             return vec![Fault::Other(broken.clone())];
         }
         let times = Times::new(log);
-        let mut faults: Vec<Fault> = promise
-            .history
-            .files
-            .iter()
-            .flat_map(|(path, versions)| self.file(promise, &times, path, versions))
-            .collect();
-        if let Some(most) = promise.leftovers {
-            faults.extend(self.leftovers(promise.history, most));
-        }
+        let mut faults: Vec<Fault> =
+            promise.history.files.iter().flat_map(|(path, versions)| self.file(&times, path, versions)).collect();
+        faults.extend(self.leftovers(promise.history, promise.leftovers));
         faults
     }
 
-    fn file(&self, promise: &Promise<'_>, times: &Times, path: &Path, versions: &[Version]) -> Vec<Fault> {
+    fn file(&self, times: &Times, path: &Path, versions: &[Version]) -> Vec<Fault> {
         let name = path.display();
         let (given, found) = match self.nodes.get(path) {
             None => (None, None),
@@ -108,7 +101,7 @@ impl Seen {
         }
         let mut faults: Vec<Fault> = fault.into_iter().collect();
         let right = |given| same.iter().any(|same| (versions[*same].mode, &versions[*same].attributes) == given);
-        if let Some((mode, attributes)) = given.filter(|given| promise.leftovers.is_some() && !right(*given)) {
+        if let Some((mode, attributes)) = given.filter(|given| !right(*given)) {
             let names: Vec<&CString> = attributes.iter().map(|(name, _)| name).collect();
             faults.push(Fault::Other(format!("{name} has mode {mode:o} and attributes {names:?}")));
         }
@@ -157,7 +150,7 @@ pub fn tells_good_from_bad() {
     let versions = vec![version(None, None), version(Some("one"), Some(0)), version(Some("two"), Some(1))];
     let mut history = History::default();
     history.files.insert("file".into(), versions);
-    let promise = Promise { history: &history, leftovers: Some(1) };
+    let promise = Promise { history: &history, leftovers: 1 };
     let node = |mode, contents: &str| Node::File { mode, attributes: attributes("value"), contents: contents.into() };
     let faults = |nodes: Vec<(&str, Node)>, log: &[Event]| {
         let nodes = nodes.into_iter().map(|(path, node)| (path.into(), node)).collect();

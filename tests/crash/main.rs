@@ -15,26 +15,11 @@
 //!
 //! | variable | |
 //! |---|---|
-//! | `CRASH_STATES` | how many states of each recording are judged (12; 60 of a command; 5 of several files as one), or `full`: all (100 of several files as one) |
+//! | `CRASH_STATES` | how many states of each recording are judged (12; 5 of several files as one), or `full`: all (100 of several files as one) |
 //! | `CRASH_FAILURES` | how many requests of each program fail in turn (5), or `full`: all (see `failing/`) |
 //! | `CRASH_SEED` | a number; other random subsets, samples and commits |
-//! | `CRASH_COMMAND` | judges this command instead of the adapter |
-//! | `CRASH_TWO_FLUSHES` | judges a sequence of calls that saves two flushes, and is not used (see `workloads.rs`) |
 //!
-//! # Judging another program
-//!
-//! `CRASH_COMMAND` is a command for `sh`, in which `{path}` stands for the path of the file, quoted. It gets the new
-//! contents on its standard input and has to replace the file; its exit status 0 is the acknowledgement that they are
-//! durable.
-//!
-//! ```sh
-//! CRASH_COMMAND='cat > {path}' cargo test --features fault-injection --test crash
-//! CRASH_COMMAND='cat > {path}.new && sync {path}.new && mv {path}.new {path} && sync "$(dirname {path})"' \
-//!     cargo test --features fault-injection --test crash
-//! ```
-//!
-//! The first loses and tears, the second does not. Modes and leftovers are not judged, and the commits are forced by a
-//! second thread, since the system calls of another program cannot be hooked.
+//! Another program is judged by the command `crash-lab`, which is in the crate of that name: `cargo run -p crash-lab -- --help`.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -64,8 +49,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&libtest_mimic::Arguments::from_args(), cases::all());
     report::publish();
-    let not_ours = cases::two_flushes() || cases::command().is_some();
-    if not_ours && conclusion.has_failed() { ExitCode::FAILURE } else { conclusion.exit_code() }
+    conclusion.exit_code()
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -3,12 +3,9 @@
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::fmt;
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::{Barrier, Mutex};
 use std::thread;
 
@@ -19,7 +16,7 @@ use crash_lab::lab::Mounted;
 use nix::sys::stat::{SFlag, fstat};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::commits::{Commits, commit};
+use crate::commits::Commits;
 use crate::common::acl::{ACCESS, Acl, Tag, attributes, set_acl, set_attribute};
 
 /// Neither is what a umask would make of a mode.
@@ -50,15 +47,6 @@ pub const DELETE: Workload =
     Workload { name: "delete", prepare: |run| run.put("file", 6000), operate: delete, writers: 1 };
 
 pub const BATCH: Workload = Workload { name: "batch", prepare: prepare_batch, operate: batch, writers: BATCHED };
-
-/// What a writer is put through that can only write.
-pub static WRITES: [Workload; 5] = [
-    CREATE,
-    REPLACE,
-    RESIZE,
-    Workload { name: "large", prepare: |run| run.put("file", 6000), operate: large, writers: 1 },
-    Workload { name: "replace what is open", prepare: |run| run.put("file", 6000), operate: replace_open, writers: 1 },
-];
 
 /// The file has an ACL and attributes, of which one does not fit into an inode. (It must fit into a block of 1024 bytes.)
 pub const ATTRIBUTES: Workload =
@@ -92,20 +80,6 @@ fn replace(run: &Run) {
 fn resize(run: &Run) {
     for size in [200_000, 300, 200_000] {
         run.write("file", size);
-    }
-}
-
-fn large(run: &Run) {
-    for size in [3_000_000, 2_500_000] {
-        run.write("file", size);
-    }
-}
-
-fn replace_open(run: &Run) {
-    let mut open = Vec::new();
-    for _ in 0..3 {
-        open.push(File::open(run.path("file")).unwrap());
-        run.write("file", 6000);
     }
 }
 
@@ -207,78 +181,22 @@ fn through_link(run: &Run) {
 }
 
 /// Who writes.
-pub enum Writer {
-    Adapter(AtomicFileAdapter, Durability),
-    /// A command for `sh`, with `{path}` for the file's path; it gets the contents on its standard input.
-    Command(String),
-    /// The sequence of [`two_flushes`], with the data written in so many pieces.
-    TwoFlushes(usize),
+pub struct Writer {
+    adapter: AtomicFileAdapter,
+    durability: Durability,
 }
 
 impl fmt::Display for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Writer::Adapter(_, durability) => write!(f, "{durability:?}"),
-            Writer::Command(command) => f.write_str(command),
-            Writer::TwoFlushes(pieces) => write!(f, "two flushes, {pieces} pieces"),
-        }
+        write!(f, "{:?}", self.durability)
     }
 }
 
 impl Writer {
-    pub fn adapter(durability: Durability, lock_dir: &Path) -> Self {
+    pub fn new(durability: Durability, lock_dir: &Path) -> Self {
         let builder = AtomicFileAdapter::builder().durability(durability).new_file_mode(NEW_MODE).lock_dir(lock_dir);
-        Writer::Adapter(builder.build().unwrap(), durability)
+        Writer { adapter: builder.build().unwrap(), durability }
     }
-
-    /// `step` is done before each call of a writer whose calls are made here.
-    fn write(&self, path: &Path, contents: &[u8], step: impl FnMut()) {
-        match self {
-            Writer::Adapter(adapter, _) => adapter.write_atomic(path, contents).unwrap(),
-            Writer::Command(command) => {
-                let path = format!("'{}'", path.to_str().unwrap().replace('\'', r"'\''"));
-                let command = command.replace("{path}", &path);
-                let mut child = Command::new("sh").args(["-c", &command]).stdin(Stdio::piped()).spawn().unwrap();
-                child.stdin.take().unwrap().write_all(contents).unwrap();
-                let status = child.wait().unwrap();
-                assert!(status.success(), "{command}: {status}");
-            }
-            Writer::TwoFlushes(pieces) => two_flushes(path, contents, *pieces, step).unwrap(),
-        }
-    }
-
-    /// How many steps a write has, about.
-    fn steps(&self) -> usize {
-        match self {
-            Writer::TwoFlushes(pieces) => pieces + 5,
-            Writer::Adapter(..) | Writer::Command(_) => STEPS,
-        }
-    }
-}
-
-/// Half the usual flushes: `sync_file_range` writes the data and waits for them, without a flush, and a sync of the file
-/// after the renaming has to make all of it durable. No file system promises that.
-fn two_flushes(path: &Path, contents: &[u8], pieces: usize, mut step: impl FnMut()) -> io::Result<()> {
-    const WRITE_AND_WAIT: libc::c_uint =
-        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-    let temporary = path.with_extension("tmp");
-    step();
-    let mut file = File::create_new(&temporary)?;
-    for piece in contents.chunks(contents.len().div_ceil(pieces)) {
-        step();
-        file.write_all(piece)?;
-    }
-    step();
-    // SAFETY: it only takes numbers, and the descriptor is open.
-    if unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, WRITE_AND_WAIT) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    step();
-    fs::rename(&temporary, path)?;
-    step();
-    file.sync_all()?;
-    step();
-    Ok(())
 }
 
 /// What is done between the system calls of the writer.
@@ -373,17 +291,7 @@ impl Run<'_> {
     }
 
     pub fn operate(&self, workload: &Workload) {
-        let hooked = !matches!(self.writer, Writer::Command(_));
-        if hooked || self.meddling.commits == Commits::No {
-            return (workload.operate)(self);
-        }
-        // Another program cannot be stopped between its system calls.
-        thread::scope(|scope| {
-            let work = scope.spawn(|| (workload.operate)(self));
-            while !work.is_finished() {
-                commit(&self.path(UNRELATED));
-            }
-        });
+        (workload.operate)(self);
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -391,10 +299,7 @@ impl Run<'_> {
     }
 
     fn adapter(&self) -> &AtomicFileAdapter {
-        match self.writer {
-            Writer::Adapter(adapter, _) => adapter,
-            Writer::Command(_) | Writer::TwoFlushes(_) => panic!("it can only write"),
-        }
+        &self.writer.adapter
     }
 
     /// The file is there, with a first version, before the recording.
@@ -422,8 +327,8 @@ impl Run<'_> {
     /// `place` leads to the file.
     fn write_through(&self, path: &str, place: &Path, size: usize) {
         let (operation, new) = self.begin(path, Some(size));
-        let (new, step) = (new.unwrap_or_default(), self.commits(operation, path));
-        self.meddle(operation, path, || self.writer.write(place, &new, step));
+        let new = new.unwrap_or_default();
+        self.meddle(operation, path, || self.adapter().write_atomic(place, &new).unwrap());
         self.disk.mark(Event::Acknowledged(operation));
     }
 
@@ -466,7 +371,7 @@ impl Run<'_> {
 
     fn commits(&self, operation: usize, path: &str) -> impl FnMut() + use<> {
         let purpose = format!("commit in operation {operation} on {path}");
-        self.meddling.commits.before_each(self.writer.steps(), &purpose, self.path(UNRELATED))
+        self.meddling.commits.before_each(STEPS, &purpose, self.path(UNRELATED))
     }
 }
 
