@@ -90,12 +90,8 @@ impl Image {
     pub fn save(&self, path: &Path, size: u64) -> io::Result<()> {
         let file = File::create_new(path)?;
         file.set_len(size)?;
-        for (chunk, pages) in &self.pages {
-            for (index, page) in pages.iter().enumerate() {
-                if let Some(page) = page {
-                    file.write_all_at(&page[..], (chunk * TOGETHER as u64 + index as u64) * PAGE as u64)?;
-                }
-            }
+        for (offset, page) in self.pages() {
+            file.write_all_at(page, offset)?;
         }
         file.sync_all()
     }

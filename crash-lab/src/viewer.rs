@@ -45,6 +45,10 @@ impl Viewer {
         Ok(())
     }
 
+    pub fn file_system(&self) -> FileSystem {
+        self.file_system
+    }
+
     fn device(&self) -> &LoopDevice {
         self.device.as_ref().expect("an image is shown")
     }

@@ -11,6 +11,7 @@ use crash_lab::file_system::FileSystem;
 use crash_lab::lab::{Lab, isolated};
 use crash_lab::states::State;
 use crash_lab::verdict::{Fault, Times};
+use crash_lab::viewer::Viewer;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::{Args, Chosen, States};
@@ -107,6 +108,7 @@ fn judge_alone(args: Arc<Args>, task: Task, progress: Progress) -> Result<Vec<Ju
 fn judge(args: &Args, task: &Task, progress: &Progress) -> Result<Vec<Judged>, String> {
     let Task { name, file_system, workload, commits } = task;
     let lab = Lab::open(*file_system)?;
+    let mut viewer = lab.viewer().map_err(|error| format!("nothing to look at a disk with: {error}"))?;
     let mut all: Vec<Judged> = Vec::new();
     let mut calls = None;
     for commits in commits.iter().copied() {
@@ -141,7 +143,7 @@ fn judge(args: &Args, task: &Task, progress: &Progress) -> Result<Vec<Judged>, S
         for state in &sample {
             progress.show(&title, judged.states, sample.len());
             let bad = judged.bad_states;
-            judge_state(args, &lab, &recorded, state, &all, &mut judged)?;
+            judge_state(args, &mut viewer, &recorded, state, &all, &mut judged)?;
             progress.bad.fetch_add(judged.bad_states - bad, Ordering::Relaxed);
         }
         progress.bar.inc(1);
@@ -152,15 +154,16 @@ fn judge(args: &Args, task: &Task, progress: &Progress) -> Result<Vec<Judged>, S
 
 fn judge_state(
     args: &Args,
-    lab: &Lab,
+    viewer: &mut Viewer,
     recorded: &Recorded,
     state: &State,
     before: &[Judged],
     judged: &mut Judged,
 ) -> Result<(), String> {
     let recording = &recorded.recording;
-    lab.show(recording.image(state));
-    let found = look(args, lab)?;
+    let image = recording.image(state);
+    viewer.show(&image).map_err(|error| format!("a state cannot be shown: {error}"))?;
+    let found = look(args, viewer)?;
     let mut faults: Vec<Fault> = found.broken.iter().cloned().map(Fault::Other).collect();
     if let Some(value) = &found.value {
         let name = if args.read.is_some() { "the value" } else { "the file" };
@@ -182,7 +185,15 @@ fn judge_state(
         let kind = |bad: &Bad| std::mem::discriminant(&bad.fault);
         let is_first = known.into_iter().all(|known| kind(known) != kind(&bad));
         if let Some(dir) = args.keep.as_deref().filter(|_| is_first) {
-            let keeping = Keeping { args, lab, recorded, state, found: &found, judged, bad: &bad };
+            let keeping = Keeping {
+                args,
+                file_system: viewer.file_system(),
+                recorded,
+                image: &image,
+                found: &found,
+                judged,
+                bad: &bad,
+            };
             bad.kept = Some(keeping.keep(dir)?);
         }
         judged.bad.push(bad);
@@ -199,8 +210,8 @@ pub struct Found {
 }
 
 /// Mounts the state, which replays the journal, reads, unmounts it, and lets the file system's own program check it.
-fn look(args: &Args, lab: &Lab) -> Result<Found, String> {
-    let mounted = match lab.mount() {
+fn look(args: &Args, viewer: &Viewer) -> Result<Found, String> {
+    let mounted = match viewer.mount() {
         Ok(mounted) => mounted,
         Err(error) => return Ok(Found { value: None, broken: Some(format!("it cannot be mounted: {error}")) }),
     };
@@ -208,7 +219,7 @@ fn look(args: &Args, lab: &Lab) -> Result<Found, String> {
     mounted.unmount().map_err(|error| {
         format!("a state cannot be unmounted after --read, which may have left a process behind: {error}")
     })?;
-    let check = lab.check().map_err(|error| format!("fsck complains: {error}"));
+    let check = viewer.check().map_err(|error| format!("fsck complains: {error}"));
     let (value, unread) = match read {
         Ok(value) => (Some(value), None),
         Err(error) => (None, Some(format!("it cannot be read: {error}"))),

@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crash_lab::lab::Lab;
-use crash_lab::states::State;
+use crash_lab::disk::Image;
+use crash_lab::file_system::FileSystem;
 use crash_lab::verdict::Fault;
 
 use crate::args::{Args, States};
@@ -45,9 +45,9 @@ pub fn what(fault: &Fault) -> &str {
 /// Everything about a bad state, on its way into a directory.
 pub struct Keeping<'a> {
     pub args: &'a Args,
-    pub lab: &'a Lab,
+    pub file_system: FileSystem,
     pub recorded: &'a Recorded,
-    pub state: &'a State,
+    pub image: &'a Image,
     pub found: &'a Found,
     pub judged: &'a Judged,
     pub bad: &'a Bad,
@@ -64,8 +64,7 @@ impl Keeping<'_> {
 
     fn write(&self, dir: &Path) -> io::Result<()> {
         fs::create_dir(dir)?;
-        let size = self.lab.file_system.megabytes << 20;
-        self.recorded.recording.image(self.state).save(&dir.join(IMAGE), size)?;
+        self.image.save(&dir.join(IMAGE), self.file_system.megabytes << 20)?;
         for (number, contents) in self.recorded.versions.0.iter().enumerate() {
             if let Some(contents) = contents {
                 fs::write(dir.join(format!("version-{number}")), contents)?;
@@ -81,7 +80,7 @@ impl Keeping<'_> {
         let Keeping { args, bad, judged, .. } = self;
         let mut text = format!("{}: {}\n\n", kind(&bad.fault), what(&bad.fault));
         text += &format!("COMMAND   {}\n", args.command);
-        let file_system = self.lab.file_system;
+        let file_system = self.file_system;
         text += &format!(
             "on        {}, made by `{}`, mounted with `{}`\n",
             file_system.kind,
@@ -100,7 +99,7 @@ impl Keeping<'_> {
     }
 
     fn look(&self) -> String {
-        let file_system = self.lab.file_system;
+        let file_system = self.file_system;
         let options = ["loop", file_system.options].into_iter().filter(|option| !option.is_empty());
         let options = options.collect::<Vec<_>>().join(",");
         let read = match &self.args.read {
