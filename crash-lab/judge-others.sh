@@ -45,7 +45,8 @@ row() {
         return 0
     fi
     for fs in "${file_systems[@]}"; do
-        local of=$keep/$(tr -cs 'a-zA-Z0-9\n' - <<<"$name")$fs status=0
+        local of status=0
+        of=$keep/$(tr -cs 'a-zA-Z0-9' - <<<"$name")$fs
         "$target/debug/crash-lab" --fs "$fs" --states "$states" --keep "$of" --json "$of.json" "$@" >"$of.txt" || status=$?
         if [ "$status" -gt 1 ]; then
             cells+=" could not be judged |"
@@ -114,8 +115,18 @@ from atomicwrites import atomic_write
 with atomic_write(sys.argv[1], overwrite=True) as file:
     file.write(sys.stdin.read())
 PY
+# By default vim makes no backup of what is below /tmp, where this is mounted ('backupskip').
 cat >"$work/vim.sh" <<'SH'
-new=$(mktemp -p "$SCRATCH") && cat >"$new" && vim -N -u NONE -i NONE -es -c '%d' -c "0r $new" -c 'wq!' "$1" && rm "$new"
+new=$(mktemp -p "$SCRATCH") && cat >"$new" && vim -N -u NONE -i NONE --cmd 'set backupskip=' -es -c '%d' -c "0r $new" -c 'wq!' "$1" && rm "$new"
+SH
+# The first line of a value says how long it is.
+cat >"$work/vim-read.sh" <<'SH'
+for file in "$1" "$1~"; do
+    if [ -e "$file" ] && [ "$(sed -n '1s/^version [0-9]*, \([0-9]*\) bytes$/\1/p' "$file")" = "$(wc -c <"$file")" ]; then
+        exec cat "$file"
+    fi
+done
+exit 1
 SH
 
 {
@@ -133,8 +144,8 @@ row 'GNU `sed -i`' "$sed" 'nothing' --prepare 'cat > {path}' "sed -i -e '1r /dev
 row '`sponge`, `TMPDIR` elsewhere' "$sponge" 'nothing' 'sponge {path}'
 row '`sponge`, `TMPDIR` in the directory' "$sponge" 'atomic by renaming' 'TMPDIR={dir} sponge {path}'
 row 'vim' "$vim" "fsync ('fsync'); the old file as a backup until then ('writebackup')" "sh $work/vim.sh {path}"
-row 'vim, and a reader who takes `file~` where it is' "$vim" 'likewise' --prepare 'cat > {path}' \
-    --read 'cat {path}~ 2>/dev/null || cat {path}' "sh $work/vim.sh {path}"
+row 'vim, and a person who takes `file~` where `file` is not whole' "$vim" 'likewise' --prepare 'cat > {path}' \
+    --read "sh $work/vim-read.sh {path}" "sh $work/vim.sh {path}"
 row 'Python `atomicwrites`' "$atomicwrites" 'atomic; syncs the file and the directory' "\$PYTHON $work/atomicwrites-write.py {path}"
 row 'npm `write-file-atomic`' "$wfa" 'atomic; syncs the file' \
     "node -e 'require(\"write-file-atomic\").sync(process.argv[1], require(\"fs\").readFileSync(0))' {path}"
