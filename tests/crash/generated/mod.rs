@@ -40,7 +40,7 @@ use crate::seed::seed;
 use crate::workloads::LeftOut;
 
 /// How many sequences of each file system are in the sample, and how many states of each are judged.
-const SAMPLED: usize = 24;
+const SAMPLED: usize = 80;
 const SAMPLED_STATES: usize = 8;
 
 /// A gap of the sample is below that; about as many steps has an operation, and one that is all or nothing has more.
