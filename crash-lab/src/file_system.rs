@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::process::Command;
 
@@ -20,15 +21,25 @@ pub struct FileSystem {
     pub mkfs: &'static [&'static str],
     /// Likewise. It ends with 0 if nothing is wrong. None: nothing is checked.
     pub check: &'static [&'static str],
+    /// Likewise, for what the kernel does not recover by itself: it runs before each mount, and ends with 0, or with 1 if it has
+    /// mended something.
+    pub recover: &'static [&'static str],
+    /// What is mounted is an overlay, whose layers are directories on this file system.
+    pub overlay: bool,
+    /// Whether files have access control lists and attributes.
+    pub attributes: bool,
 }
 
-const EXT4: FileSystem = FileSystem {
+pub const EXT4: FileSystem = FileSystem {
     name: "ext4 data=ordered",
     kind: "ext4",
     options: "data=ordered",
     megabytes: 32,
     mkfs: &["mkfs.ext4", "-qF", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"],
     check: &["e2fsck", "-fn"],
+    recover: &[],
+    overlay: false,
+    attributes: true,
 };
 
 pub const FILE_SYSTEMS: [FileSystem; 5] = [
@@ -42,6 +53,7 @@ pub const FILE_SYSTEMS: [FileSystem; 5] = [
         megabytes: 32,
         mkfs: &["mkfs.xfs", "-qfK"],
         check: &["xfs_repair", "-n"],
+        ..EXT4
     },
     FileSystem {
         name: "btrfs",
@@ -51,6 +63,7 @@ pub const FILE_SYSTEMS: [FileSystem; 5] = [
         megabytes: 128,
         mkfs: &["mkfs.btrfs", "-qfK"],
         check: &["btrfs", "check", "--readonly"],
+        ..EXT4
     },
 ];
 
@@ -78,6 +91,18 @@ impl FileSystem {
         run(Command::new(program).args(args).arg(device)).map(|_| ())
     }
 
+    /// Recovers what is on a device that is not mounted, where the kernel does not.
+    pub(crate) fn recover(&self, device: &Path) -> io::Result<()> {
+        let [program, args @ ..] = self.recover else { return Ok(()) };
+        let output = Command::new(program).args(args).arg(device).output()?;
+        // 1: what was wrong has been put right (fsck(8)).
+        if output.status.code().is_none_or(|code| code > 1) {
+            let said = String::from_utf8_lossy(&output.stdout);
+            return Err(io::Error::other(format!("{program}: {}\n{said}", output.status)));
+        }
+        Ok(())
+    }
+
     /// Whether it has commits of its own that the sync of a file is not: see [`commit_all`](crate::commit::commit_all).
     pub fn commits_apart(&self) -> bool {
         matches!(self.kind, "btrfs" | "f2fs")
@@ -97,7 +122,8 @@ impl FileSystem {
         } else if !known.lines().any(|line| line.trim() == self.kind) {
             Some(format!("needs {} in the kernel", self.kind))
         } else {
-            let mut programs = [self.mkfs, self.check].into_iter().filter_map(|command| command.first().copied());
+            let programs = [self.mkfs, self.check, self.recover];
+            let mut programs = programs.into_iter().filter_map(|command| command.first().copied());
             programs.find(|program| !found(program)).map(|program| format!("needs {program}"))
         }
     }

@@ -95,8 +95,24 @@ impl Lab {
         self.device.lock().unwrap().as_ref().expect("an image is shown").path().to_owned()
     }
 
-    pub fn mount(&self) -> nix::Result<Mounted> {
+    /// Recovers it first, where the kernel does not.
+    pub fn mount(&self) -> io::Result<Mounted> {
         Mounted::on(&self.device(), self.file_system, &self.root())
+    }
+
+    /// Makes what is in an overlay its lower layer, which later changes do not touch.
+    pub fn lower(&self, mut mounted: Mounted) -> io::Result<Mounted> {
+        let Some(layers) = mounted.layers.take() else { return Ok(mounted) };
+        drop(mounted);
+        let layer = |name: &str| layers.root.join(name);
+        for entry in fs::read_dir(layer("upper"))? {
+            let entry = entry?;
+            fs::rename(entry.path(), layer("lower").join(entry.file_name()))?;
+        }
+        drop(layers);
+        let mounted = self.mount()?;
+        mounted.sync()?;
+        Ok(mounted)
     }
 
     fn root(&self) -> PathBuf {
@@ -117,12 +133,18 @@ impl Lab {
 /// The mounted file system.
 pub struct Mounted {
     root: PathBuf,
+    /// The file system that has the layers of an overlay; unmounted after it.
+    layers: Option<Box<Mounted>>,
 }
 
 impl Mounted {
     /// Of the options, those that are flags of mount(2) are `dirsync`, `lazytime`, `noatime`, `nodiratime`, `relatime`,
     /// `strictatime` and `sync`; the others go to the file system.
-    pub(crate) fn on(device: &Path, file_system: FileSystem, root: &Path) -> nix::Result<Self> {
+    pub(crate) fn on(device: &Path, file_system: FileSystem, root: &Path) -> io::Result<Self> {
+        file_system.recover(device)?;
+        if file_system.overlay {
+            return Self::over(device, file_system, root);
+        }
         let (mut flags, mut own) = (MsFlags::empty(), Vec::new());
         for option in file_system.options.split(',') {
             match option {
@@ -137,7 +159,22 @@ impl Mounted {
             }
         }
         mount(Some(device), root, Some(file_system.kind), flags, Some(own.join(",").as_str()))?;
-        Ok(Mounted { root: root.to_owned() })
+        Ok(Mounted { root: root.to_owned(), layers: None })
+    }
+
+    fn over(device: &Path, file_system: FileSystem, root: &Path) -> io::Result<Self> {
+        let place = root.with_file_name("layers");
+        fs::create_dir_all(&place)?;
+        let below = FileSystem { overlay: false, recover: &[], ..file_system };
+        let layers = Mounted::on(device, below, &place)?;
+        let layer = |name: &str| {
+            let layer = place.join(name);
+            fs::create_dir_all(&layer)?;
+            Ok::<_, io::Error>(format!("{name}dir={}", layer.display()))
+        };
+        let options = [layer("lower")?, layer("upper")?, layer("work")?].join(",");
+        mount(Some("overlay"), root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
+        Ok(Mounted { root: root.to_owned(), layers: Some(Box::new(layers)) })
     }
 
     pub fn root(&self) -> &Path {
@@ -150,7 +187,8 @@ impl Mounted {
 
     /// As dropping it does, but for the panic if somebody still uses the file system.
     pub fn unmount(self) -> nix::Result<()> {
-        let root = mem::take(&mut ManuallyDrop::new(self).root);
+        let mut mounted = ManuallyDrop::new(self);
+        let (root, _layers) = (mem::take(&mut mounted.root), mounted.layers.take());
         let unmounted = umount2(&root, MntFlags::empty());
         if unmounted.is_err() {
             let _ = umount2(&root, MntFlags::MNT_DETACH);

@@ -9,6 +9,7 @@
 //! | [`file_system`] | which file systems there are, and how they are made, mounted and checked |
 //! | [`lab`] | a real file system on a loop device on that disk |
 //! | [`viewer`] | a device in memory, on which many disks are looked at, faster than on that disk |
+//! | [`others`] | more file systems, which few people use |
 //! | [`states`] | from the record, the disks that a power cut may leave |
 //! | [`loop_device`] | a loop device, which makes a block device of a file |
 //! | [`verdict`] | what may be there after a power cut, and what may not |
@@ -26,6 +27,7 @@ pub mod disk;
 pub mod file_system;
 pub mod lab;
 pub mod loop_device;
+pub mod others;
 pub mod random;
 pub mod states;
 pub mod verdict;

@@ -54,6 +54,8 @@ pub struct LoopDevice {
 impl LoopDevice {
     pub fn attach(file: &Path) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(file)?;
+        // Linux 6.1 takes the size that it happens to know, and of a FUSE file that nobody has looked at it knows none.
+        file.metadata()?;
         let control = File::options().read(true).write(true).open("/dev/loop-control")?;
         for _ in 0..ATTEMPTS {
             // SAFETY: it takes nothing but the descriptor, which is open.

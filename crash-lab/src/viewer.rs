@@ -53,7 +53,7 @@ impl Viewer {
         self.device.as_ref().expect("an image is shown")
     }
 
-    pub fn mount(&self) -> nix::Result<Mounted> {
+    pub fn mount(&self) -> io::Result<Mounted> {
         Mounted::on(self.device().path(), self.file_system, &self.root)
     }
 

@@ -20,8 +20,10 @@ use tempfile::TempDir;
 use crate::commits::Commits;
 use crate::common::{test, test_if};
 use crate::failing;
+use crate::fast_commit;
 use crate::generated;
 use crate::judge::{self, Promise, look};
+use crate::others;
 use crate::report::{self, Control, Counts, Judged};
 use crate::seed::seed;
 use crate::together;
@@ -36,6 +38,9 @@ const DEFAULT_STATES: usize = 12;
 const DESCRIBED: usize = 5;
 
 pub fn all() -> Vec<Trial> {
+    if others::asked() {
+        return others::all();
+    }
     let mut trials = each_file_system(FILE_SYSTEMS, &WORKLOADS, the_adapter_keeps_its_promise);
     trials.push(test("control: the judge tells good from bad", judge::tells_good_from_bad));
     trials.push(case(FAST_COMMIT, "control: no state is seen in another", no_state_is_seen_in_another));
@@ -45,6 +50,7 @@ pub fn all() -> Vec<Trial> {
             trials.push(case(file_system, &name, move |lab| the_lab_notices(lab, left_out)));
         }
     }
+    trials.extend(fast_commit::all());
     trials.extend(together::all());
     trials.extend(failing::all());
     trials.extend(generated::all());
@@ -77,9 +83,7 @@ fn the_adapter_keeps_its_promise(lab: &Lab, workload: &Workload) {
         for &commits in Commits::all(lab.file_system) {
             let mut examined = examine_adapter(lab, workload, durability, Meddling { commits, left_out: None });
             if durability == Durability::Ordered {
-                // Which of the versions is there is not promised.
-                examined.counts.old = mem::take(&mut examined.counts.lost);
-                examined.bad.retain(|(fault, _)| !matches!(fault, Fault::Lost(_)));
+                examined.forgive_what_is_old();
             }
             bad.extend(examined.bad);
             report::add(Judged {
@@ -95,7 +99,7 @@ fn the_adapter_keeps_its_promise(lab: &Lab, workload: &Workload) {
 }
 
 #[track_caller]
-fn assert_none(bad: &[(Fault, String)]) {
+pub fn assert_none(bad: &[(Fault, String)]) {
     let described: Vec<String> =
         bad.iter().take(DESCRIBED).map(|(fault, state)| format!("{fault:?}\n    {state}\n")).collect();
     let (count, seed) = (bad.len(), seed());
@@ -174,14 +178,22 @@ fn excuse(file_system: FileSystem, left_out: LeftOut, commits: Commits) -> Optio
 }
 
 /// What was found in the states of a recording.
-struct Examined {
-    counts: Counts,
-    flushes: Vec<usize>,
+pub struct Examined {
+    pub counts: Counts,
+    pub flushes: Vec<usize>,
     /// Bad states, and how to get there.
-    bad: Vec<(Fault, String)>,
+    pub bad: Vec<(Fault, String)>,
 }
 
-fn examine_adapter(lab: &Lab, workload: &Workload, durability: Durability, meddling: Meddling) -> Examined {
+impl Examined {
+    /// With `Ordered`, which of the versions is there is not promised.
+    pub fn forgive_what_is_old(&mut self) {
+        self.counts.old = mem::take(&mut self.counts.lost);
+        self.bad.retain(|(fault, _)| !matches!(fault, Fault::Lost(_)));
+    }
+}
+
+pub fn examine_adapter(lab: &Lab, workload: &Workload, durability: Durability, meddling: Meddling) -> Examined {
     // Not on the recorded disk, and in memory if possible.
     let shared_memory = PathBuf::from("/dev/shm");
     let lock_dir = TempDir::new_in(if shared_memory.is_dir() { shared_memory } else { env::temp_dir() }).unwrap();
@@ -220,6 +232,9 @@ fn record(lab: &Lab, workload: &Workload, writer: &Writer, meddling: Meddling) -
     let mounted = lab.mount().unwrap();
     let run = Run { mounted: &mounted, disk: &lab.disk, writer, meddling, history: Mutex::default() };
     run.prepare(workload);
+    let history = run.history;
+    let mounted = lab.lower(mounted).unwrap();
+    let run = Run { mounted: &mounted, disk: &lab.disk, writer, meddling, history };
     let start = lab.disk.record();
     run.operate(workload);
     let log = lab.disk.log();

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::failing;
 use crate::generated;
+use crate::others;
 use crate::seed::seed;
 use crate::together;
 
@@ -86,6 +87,9 @@ pub fn publish() {
     }
     let text = report.to_markdown() + &others;
     print!("{text}");
+    if others::asked() {
+        return;
+    }
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("crash-report.md");
     match fs::write(&path, text) {
         Ok(()) => println!("This report is in {}.", path.display()),
@@ -107,7 +111,8 @@ pub fn distinct<'a, T, K: PartialEq>(of: &'a [T], key: impl Fn(&'a T) -> K) -> V
 
 impl Report {
     fn to_markdown(&self) -> String {
-        let mut text = format!("\n## Crash states (seed {})\n", seed());
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let mut text = format!("\n## Crash states (seed {}, Linux {})\n", seed(), kernel.trim());
         if !self.judged.is_empty() {
             text += &self.states();
             text += &self.flushes();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use clap::Parser;
-use crash_lab::file_system::{FILE_SYSTEMS, FileSystem, OTHER_EXT4};
+use crash_lab::file_system::{EXT4, FILE_SYSTEMS, FileSystem, OTHER_EXT4};
 
 use crate::workload::{Commits, Workload};
 
@@ -229,7 +229,7 @@ impl Args {
             }
             (None, Some(_)) => {
                 let name: &'static str = name.to_owned().leak();
-                FileSystem { name, kind: name, options: "", megabytes: 64, mkfs: &[], check: &[] }
+                FileSystem { name, kind: name, options: "", megabytes: 64, mkfs: &[], check: &[], ..EXT4 }
             }
         };
         if let Some(mkfs) = &self.mkfs {

@@ -1,0 +1,66 @@
+//! A record of what ext4 with `fast_commit` loses, and by whom: all that was written is on the disk, and the kernel recovers it, but
+//! e2fsck, which a system runs first when it starts, drops the journal.
+//!
+//! A fast commit belongs to a transaction. When that is committed as a whole, the fast commit is still on the disk, and is to be
+//! skipped in a recovery. The kernel does so (`ext4_fc_replay_scan` in fs/ext4/fast_commit.c returns JBD2_FC_REPLAY_STOP);
+//! e2fsck's copy of the function (e2fsck/journal.c) returns EINVAL, for which it gives up the whole recovery, and then checks and mends the
+//! disk as it was before all of it. Seen with e2fsck 1.47.0 and 1.47.4.
+
+use std::fs::{self, File};
+use std::io::Write;
+
+use crash_lab::disk::Image;
+use crash_lab::file_system::FAST_COMMIT;
+use crash_lab::lab::Lab;
+use crash_lab::others::{E2FSCK, FAST_COMMIT_E2FSCK};
+use libtest_mimic::Trial;
+
+use crate::cases::case;
+use crate::report::{self, Control, Counts};
+
+const CONTENTS: &[u8] = b"durable";
+
+pub fn all() -> Vec<Trial> {
+    let name = |what: &str| format!("record: a fast commit and then a whole one, recovered by {what}");
+    vec![
+        case(FAST_COMMIT, &name("the kernel"), |lab| assert_eq!(what_is_left(lab), Some(CONTENTS.into()))),
+        case(FAST_COMMIT_E2FSCK, &name("e2fsck"), |lab| {
+            let left = what_is_left(lab);
+            let counts = Counts { states: 1, lost: usize::from(left.is_none()), ..Counts::default() };
+            let verdict = if left.is_none() { "e2fsck drops the journal" } else { "e2fsck keeps the journal" };
+            report::add_control(Control {
+                file_system: lab.file_system.name,
+                left_out: "nothing".to_owned(),
+                commits: "a fast commit, then a whole one".to_owned(),
+                counts,
+                verdict: verdict.to_owned(),
+            });
+        }),
+        case(E2FSCK, &name("e2fsck, without fast commits"), |lab| {
+            assert_eq!(what_is_left(lab), Some(CONTENTS.into()));
+        }),
+    ]
+}
+
+/// The shortest sequence of calls that shows it. `None`: there is no such file.
+fn what_is_left(lab: &Lab) -> Option<Vec<u8>> {
+    let image = power_cut(lab);
+    lab.show(image);
+    let mounted = lab.mount().unwrap();
+    fs::read(mounted.root().join("file")).ok()
+}
+
+/// The disk after the last call, when nothing that was written is missing.
+fn power_cut(lab: &Lab) -> Image {
+    let mounted = lab.mount().unwrap();
+    let mut unrelated = File::create(mounted.root().join("unrelated")).unwrap();
+    unrelated.write_all(b"a").unwrap();
+    mounted.sync().unwrap();
+    let mut file = File::create(mounted.root().join("file")).unwrap();
+    file.write_all(CONTENTS).unwrap();
+    // A fast commit.
+    file.sync_all().unwrap();
+    // A whole one.
+    File::open(mounted.root()).unwrap().sync_all().unwrap();
+    lab.disk.image()
+}

@@ -1,0 +1,103 @@
+//! File systems and options beside the usual ones, each looked at a little: all workloads, few states.
+//!
+//! Where the promise is known not to hold, what happens is recorded, and no failure.
+
+use std::env;
+
+use atomic_file_adapter::Durability;
+use crash_lab::file_system::{FILE_SYSTEMS, FileSystem};
+use crash_lab::lab::Lab;
+use crash_lab::others::OTHERS;
+use crash_lab::verdict::Fault;
+use libtest_mimic::Trial;
+
+use crate::cases::{assert_none, case, examine_adapter};
+use crate::commits::Commits;
+use crate::fast_commit;
+use crate::report::{self, Control, Counts, Judged};
+use crate::workloads::{ATTRIBUTES, CREATE, DELETE, LeftOut, Meddling, REPLACE, RESIZE, WORKLOADS, Workload};
+
+pub fn asked() -> bool {
+    env::var_os("CRASH_OTHERS").is_some()
+}
+
+pub fn all() -> Vec<Trial> {
+    let mut trials = fast_commit::all();
+    for file_system in OTHERS.into_iter().chain(FILE_SYSTEMS) {
+        for workload in WORKLOADS.iter().filter(|it| file_system.attributes || it.name != ATTRIBUTES.name) {
+            let name = format!("{}: {}", file_system.name, workload.name);
+            trials.push(case(file_system, &name, move |lab| it_keeps_the_promise(lab, workload)));
+        }
+        for left_out in [LeftOut::FileSync, LeftOut::DirectorySync] {
+            let name = format!("control: {}, {left_out} left out", file_system.name);
+            trials.push(case(file_system, &name, move |lab| what_is_noticed(lab, left_out)));
+        }
+    }
+    trials
+}
+
+fn it_keeps_the_promise(lab: &Lab, workload: &Workload) {
+    let mut bad = Vec::new();
+    for durability in [Durability::Full, Durability::Ordered] {
+        let all = if durability == Durability::Full { Commits::all(lab.file_system) } else { &[Commits::Everywhere] };
+        for &commits in all {
+            let mut examined = examine_adapter(lab, workload, durability, Meddling { commits, left_out: None });
+            if durability == Durability::Ordered {
+                examined.forgive_what_is_old();
+            }
+            bad.extend(examined.bad.into_iter().filter(|(fault, _)| !is_known(lab.file_system, durability, fault)));
+            // In a slow machine the tables come late.
+            let Counts { states, torn, lost, other, .. } = examined.counts;
+            let (file_system, workload) = (lab.file_system.name, workload.name);
+            println!(
+                "{file_system}, {workload}, {durability:?}, commits {commits:?}: {states} states, {torn} torn, {lost} lost, {other} other"
+            );
+            report::add(Judged {
+                file_system,
+                workload,
+                writer: format!("{durability:?}"),
+                counts: examined.counts,
+                flushes: (commits == Commits::No).then_some(examined.flushes),
+            });
+        }
+    }
+    assert_none(&bad);
+}
+
+/// What the crate's page says of these file systems, and what is no fault of a writer.
+fn is_known(file_system: FileSystem, durability: Durability, fault: &Fault) -> bool {
+    match file_system.name {
+        // They do not flush the device.
+        "ext4 nobarrier" | "f2fs fsync_mode=nobarrier" => true,
+        "ext4 without a journal, e2fsck first" => !matches!(fault, Fault::Lost(_)),
+        // The file is whole. The kernel's recovery miscounts blocks and links, and e2fsck says so.
+        "ext4 fast_commit" => {
+            matches!(fault, Fault::Other(why) if why.contains("i_blocks is") || why.contains("ref count is"))
+        }
+        // It drops the journal: see `fast_commit.rs`.
+        "ext4 fast_commit, e2fsck first" => true,
+        // A file that was synced comes back under the name that it had then, whatever it was renamed to, if no checkpoint came
+        // after that.
+        name if name.starts_with("f2fs") && durability == Durability::Ordered => {
+            matches!(fault, Fault::Other(why) if why.contains("temporary files"))
+        }
+        _ => false,
+    }
+}
+
+/// What a sync that is left out costs there; if nothing, the states above say little.
+fn what_is_noticed(lab: &Lab, left_out: LeftOut) {
+    let mut counts = Counts::default();
+    for workload in [CREATE, REPLACE, RESIZE, DELETE] {
+        let meddling = Meddling { commits: Commits::No, left_out: Some(left_out) };
+        counts.add(&examine_adapter(lab, &workload, Durability::Full, meddling).counts);
+    }
+    let caught = counts.torn + counts.lost + counts.other > 0;
+    report::add_control(Control {
+        file_system: lab.file_system.name,
+        left_out: left_out.to_string(),
+        commits: format!("{:?}", Commits::No),
+        counts,
+        verdict: if caught { "caught" } else { "not noticed" }.to_owned(),
+    });
+}
