@@ -226,6 +226,25 @@ impl Place {
         made.ok_or_else(|| Error::io(&self.path, Step::CreateDirectory, Errno::NOENT))
     }
 
+    /// Where there is no directory: makes that durable, by a sync of the deepest one that there is. Somebody may have moved or
+    /// removed the rest, and not have synced it.
+    pub(crate) fn sync_absence(&self) -> Result<()> {
+        let Some((base, names)) = &self.missing else { return Ok(()) };
+        let mut reached: Option<Dir> = None;
+        for name in names {
+            match Dir::open(reached.as_ref().unwrap_or(base).as_fd(), name.as_c_str(), Links::Refuse) {
+                Ok(dir) => reached = Some(dir),
+                Err(Errno::NOENT) => break,
+                Err(error) => return Err(Error::io(&self.path, Step::Resolve, error)),
+            }
+        }
+        let deepest = reached.as_ref().unwrap_or(base);
+        if !deepest.syncable {
+            return Err(Error::io(&self.path, Step::SyncDirectory, Errno::ACCESS));
+        }
+        sys::sync_dir(deepest).map_err(|error| Error::io(&self.path, Step::SyncDirectory, error))
+    }
+
     /// Opens the missing directories one by one, after a call to `before` for each.
     fn open_dir(&self, before: impl Fn(&Dir, &CStr) -> Result<()>) -> Result<Option<&Dir>> {
         if let Some(dir) = self.dir.get() {

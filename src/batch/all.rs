@@ -196,8 +196,10 @@ impl Stage<'_> {
         match &version.contents {
             Some(_) => drop(place.make_dir(full)?),
             None if check_removable(&place, options)?.is_none() => {
-                if full && place.dir()?.is_some() {
-                    self.absent.push(n);
+                match place.dir()? {
+                    Some(_) if full => self.absent.push(n),
+                    None if full => place.sync_absence()?,
+                    _ => {}
                 }
                 return Ok(());
             }

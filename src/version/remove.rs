@@ -20,10 +20,15 @@ pub(crate) fn remove(held: &Held, place: &Place, options: Options, temporary: Te
 }
 
 /// Removes a file, if there is one, which is the second thing that is returned; the first is the directory, which has to be
-/// synced in either case. `None`: there is no directory.
+/// synced in either case. `None`: there is no directory, which is durable.
 pub(crate) fn unlink<'a>(held: &Held, place: &'a Place, options: Options) -> Result<Option<(&'a Dir, bool)>> {
     let path: &Path = place.path();
-    let Some(dir) = place.dir()? else { return Ok(None) };
+    let Some(dir) = place.dir()? else {
+        if options.durability == Durability::Full {
+            place.sync_absence()?;
+        }
+        return Ok(None);
+    };
     if check_removable(place, options)?.is_some() {
         held.check_kept(false)?;
         match sys::unlink(dir.as_fd(), place.name()) {

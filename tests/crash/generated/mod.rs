@@ -43,6 +43,9 @@ use crate::workloads::LeftOut;
 const SAMPLED: usize = 80;
 const SAMPLED_STATES: usize = 8;
 
+/// What was bad once is judged each time: a delete that found no directory was not durable, though it said that it was.
+const ONCE_BAD: [&str; 2] = ["remove-dir:a delete:a", "rename-dir:a delete:a"];
+
 /// A gap of the sample is below that; about as many steps has an operation, and one that is all or nothing has more.
 const SAMPLED_GAPS: usize = 12;
 const SAMPLED_GAPS_TOGETHER: usize = 30;
@@ -75,6 +78,15 @@ fn they_keep_their_promise(lab: &Lab) {
     let mut work = Work::new(lab.file_system);
     let mut bench = Bench::new(lab);
     let (mut bad, mut counts) = (Vec::new(), Counts::default());
+    if work.is_sample {
+        for words in ONCE_BAD {
+            let sequence = Operation::sequence(words).expect("one of the sequences");
+            let examined = examine(&mut bench, &sequence, Meddling { gaps: Gaps::No, left_out: None }, SAMPLED_STATES);
+            counts.sequences += 1;
+            counts.add(&examined.counts);
+            bad.extend(examined.bad);
+        }
+    }
     for sequence in work.sequences.clone() {
         let examined = if work.is_sample {
             let gaps = sampled_gaps(&sequence, lab.file_system);

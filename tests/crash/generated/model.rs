@@ -4,6 +4,7 @@
 //! * An operation of the crate that has returned is there, and so is what it was built on: if it made a directory anew, that
 //!   the old one of this name was moved or removed.
 //! * One that has begun: each of its files is old or new, whole. All of them are old or all of them new, if it was made as one.
+//! * A delete that has found nothing: there is nothing, also if it was another program that has removed or moved it.
 //! * What another program did without a sync is there or not: a directory is at its old name or at its new one, and what was
 //!   removed is gone or back. Nothing is nowhere, and nothing is in two places.
 //! * A file whose directory another program has moved is the same file: if it was acknowledged, it is at one of the two places.
@@ -31,6 +32,8 @@ pub enum Effect {
     RemoveDir(String),
     Set(Dir, Version),
     Remove(Dir, usize),
+    /// Nothing, but it was said that there is no such file.
+    Absent(usize),
 }
 
 /// What is there, by whatever path.
@@ -71,6 +74,7 @@ impl Tree {
                 tree.names.values().any(|there| there == dir).then_some(())?;
                 tree.files.insert((*dir, version.file), *version);
             }
+            Effect::Absent(file) => self.at_its_path(*file).is_none().then_some(())?,
             Effect::Remove(dir, file) => drop(tree.files.remove(&(*dir, *file))?),
         }
         Some(tree)
@@ -246,9 +250,10 @@ impl Model {
     }
 
     fn delete(&self, file: usize, effects: &mut Vec<Effect>) {
-        if self.now.at_its_path(file).is_some() {
-            effects.push(Effect::Remove(self.now.names[DIRECTORIES[file]], file));
-        }
+        effects.push(match self.now.at_its_path(file) {
+            Some(_) => Effect::Remove(self.now.names[DIRECTORIES[file]], file),
+            None => Effect::Absent(file),
+        });
     }
 
     /// All versions that the first operations make, and those from before.
@@ -311,6 +316,9 @@ pub fn knows_what_is_promised() {
     assert_eq!(permitted("larger:a", 1, 1), set(&["a=1"]));
     assert_eq!(permitted("larger:a delete:a", 1, 2), set(&["a=1", ""]));
     assert_eq!(permitted("larger:a delete:a", 2, 2), set(&[""]));
+    assert_eq!(permitted("larger:a remove-dir:a delete:a", 2, 3), set(&["a=1", ""]));
+    assert_eq!(permitted("larger:a remove-dir:a delete:a", 3, 3), set(&[""]));
+    assert_eq!(permitted("larger:a rename-dir:a delete:a", 3, 3), set(&["moved2=1"]));
     assert_eq!(permitted("new-directory:a", 0, 1), set(&["", "a=1"]));
     assert_eq!(permitted("new-directory:a", 1, 1), set(&["a=1"]));
 

@@ -216,7 +216,7 @@ impl<'a> Run<'a> {
                 };
                 adapter.update(path, replace).unwrap();
             }
-            Verb::Delete => assert!(adapter.delete_with_lock(path).unwrap()),
+            Verb::Delete => assert_eq!(adapter.delete_with_lock(path).unwrap(), before[file].is_some()),
             Verb::Handle => match new(file) {
                 Some(new) => self.handles[file].write(new).unwrap(),
                 None => drop(self.handles[file].write("nowhere").unwrap_err()),
