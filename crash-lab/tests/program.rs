@@ -36,6 +36,7 @@ mod linux {
             test(&ext4, "a good writer gives 0", a_good_writer),
             test(&ext4, "a bad writer gives 1, and its state is kept", a_bad_writer),
             test(&ext4, "the value is what --read prints, and broken where it fails", another_value),
+            test(&ext4, "a disk that lies, and one that fails", other_disks),
             test(&ext4, "what cannot be judged gives 2", what_cannot_be_judged),
             test(&None, "wrong usage gives 2", wrong_usage),
             test(&None, "a seed repeats", a_seed_repeats),
@@ -135,6 +136,20 @@ mod linux {
         assert!(report["total"]["broken"].as_u64().unwrap() > 0, "{report:#}");
     }
 
+    fn other_disks() {
+        let on = |device| {
+            let output =
+                crash_lab(&["--fs=ext4", "--workload=replace", "--states=8", "--json=-", "--device", device, GOOD]);
+            let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let failed =
+                report["results"].as_array().unwrap().iter().map(|row| row["failed_requests"].as_u64().unwrap());
+            (output.status.code(), failed.sum::<u64>())
+        };
+        assert_eq!(on("lies"), (Some(1), 0));
+        // One in each recording, of which `sync` tells.
+        assert_eq!(on("flush:1"), (Some(0), 3));
+    }
+
     fn what_cannot_be_judged() {
         let of = |command: &str| crash_lab(&["--fs=ext4", "--workload=create", "--states=1", "--timeout=1", command]);
         for (command, why) in [
@@ -155,6 +170,7 @@ mod linux {
             &[][..],
             &["--states=0", GOOD],
             &["--fs=unheard-of", GOOD],
+            &["--device=flush:0", GOOD],
             &["--read=cat", GOOD],
             &["--fs=ext4,xfs", "--size=64", GOOD],
             &["cat", ">", "{path}"],

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use clap::Parser;
+use crash_lab::device::{Device, Failure, Lasting, Request};
 use crash_lab::file_system::{EXT4, FILE_SYSTEMS, FileSystem, OTHER_EXT4};
 
 use crate::workload::{Commits, Workload};
@@ -46,6 +47,13 @@ pub struct Args {
     /// system call that changes the file system (by seccomp_unotify(2)), and a file beside {path} is changed and synced.
     #[arg(long, value_name = "WHERE", value_delimiter = ',', help_heading = "What is judged")]
     pub commits: Vec<Commits>,
+    /// What the disk does while COMMAND runs: sound, lies, write:N, flush:N, write:N+, flush:N+
+    ///
+    /// One that lies answers each flush at once and does nothing. Otherwise the N-th write or flush of the recording is
+    /// answered with EIO, and with + all later ones of its kind, too; what was in the disk's cache may be lost then. COMMAND
+    /// may fail; if it ends with 0, what it wrote is durable.
+    #[arg(long, value_name = "DEVICE", default_value = "sound", value_parser = device, help_heading = "What is judged")]
+    pub device: Device,
     /// End a command that takes longer; a writer then cannot be judged, a state that cannot be read in time is broken
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400), help_heading = "What is judged")]
     pub timeout: u64,
@@ -116,6 +124,9 @@ Examples:
     crash-lab --prepare 'git init -q {dir} && cd {dir} && git update-ref refs/x $(git hash-object -w --stdin)' \\
         --read 'git -C {dir} cat-file blob refs/x' \\
         'cd {dir} && git update-ref refs/x $(git hash-object -w --stdin)'
+  A disk whose second flush fails, and one that lies about its flushes:
+    crash-lab --device flush:2 'cat > {path}.new && sync {path}.new && mv {path}.new {path} && sync {dir}'
+    crash-lab --device lies 'cat > {path}.new && sync {path}.new && mv {path}.new {path} && sync {dir}'
   Another file system:
     crash-lab --fs f2fs --mkfs 'mkfs.f2fs -q' --mount-options fsync_mode=strict --fsck '' --size 64 'cat > {path}'
 
@@ -131,6 +142,41 @@ state itself. Not stopped for commits are changes of mapped memory and calls by 
 
 It needs Linux 5.19 or later, root, /dev/fuse, loop devices, timeout(1), and the programs of the file systems (Debian:
 fuse3, e2fsprogs, xfsprogs, btrfs-progs). What it mounts is seen by nobody else, and goes with it.";
+
+fn device(text: &str) -> Result<Device, String> {
+    let failure = || {
+        let (request, number) = text.split_once(':')?;
+        let request = match request {
+            "write" => Request::Write,
+            "flush" => Request::Flush,
+            _ => return None,
+        };
+        let (number, lasting) = match number.strip_suffix('+') {
+            Some(number) => (number, Lasting::FromThenOn),
+            None => (number, Lasting::Once),
+        };
+        let after = number.parse::<usize>().ok()?.checked_sub(1)?;
+        Some(Device::Fails(Failure { request, after, lasting }))
+    };
+    match text {
+        "sound" => Ok(Device::Sound),
+        "lies" => Ok(Device::Lies),
+        _ => failure().ok_or_else(|| "none of sound, lies, write:N, flush:N, write:N+, flush:N+".to_owned()),
+    }
+}
+
+/// As `--device` has it.
+pub fn name_of(device: Device) -> String {
+    match device {
+        Device::Sound => "sound".to_owned(),
+        Device::Lies => "lies".to_owned(),
+        Device::Fails(Failure { request, after, lasting }) => {
+            let request = if request == Request::Write { "write" } else { "flush" };
+            let on = if lasting == Lasting::FromThenOn { "+" } else { "" };
+            format!("{request}:{}{on}", after + 1)
+        }
+    }
+}
 
 fn states(text: &str) -> Result<States, String> {
     match text {

@@ -35,6 +35,8 @@ pub struct Judged {
     pub broken: usize,
     /// How many are any of it.
     pub bad_states: usize,
+    /// How many requests the disk answered with EIO.
+    pub failed: usize,
     /// Of each write.
     pub flushes: Vec<usize>,
     pub bad: Vec<Bad>,
@@ -132,6 +134,7 @@ fn judge(args: &Args, task: &Task, progress: &Progress) -> Result<Vec<Judged>, S
             lost: 0,
             broken: 0,
             bad_states: 0,
+            failed: recorded.failed,
             flushes: recorded.recording.flushes(),
             bad: Vec::new(),
         };

@@ -8,7 +8,7 @@ use crash_lab::disk::Image;
 use crash_lab::file_system::FileSystem;
 use crash_lab::verdict::Fault;
 
-use crate::args::{Args, States};
+use crate::args::{Args, States, name_of};
 use crate::commands::{DIR, FILE, fill_in, quote};
 use crate::judge::{Bad, Found, Judged};
 use crate::record::Recorded;
@@ -87,6 +87,7 @@ impl Keeping<'_> {
             file_system.mkfs.join(" "),
             file_system.options
         );
+        text += &format!("disk      {}\n", name_of(args.device));
         text += &format!("workload  {}, commits {}\nstate     {}\n", judged.workload, judged.commits, bad.state);
         text += "\nOperation N writes version N + 1 (`version-*` beside this file; there is no file for a version that is\n\
                  the absence of one). What was read is in `found`.\n";
@@ -120,7 +121,7 @@ impl Keeping<'_> {
 
     /// The command line that judges the same again.
     fn again(&self) -> String {
-        let Args { command, prepare, read, mkfs, mount_options, fsck, size, seed, timeout, .. } = self.args;
+        let Args { command, prepare, read, mkfs, mount_options, fsck, size, seed, timeout, device, .. } = self.args;
         let Judged { file_system, workload, .. } = self.judged;
         let states = match self.args.states {
             States::Full => "full".to_owned(),
@@ -142,6 +143,7 @@ impl Keeping<'_> {
         add("--commits", (!commits.is_empty()).then(|| commits.join(",")));
         add("--states", Some(states));
         add("--seed", Some(seed.to_string()));
+        add("--device", Some(name_of(*device)));
         add("--timeout", Some(timeout.to_string()));
         add("--prepare", prepare.clone());
         add("--read", read.clone());

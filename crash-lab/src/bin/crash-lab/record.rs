@@ -4,10 +4,11 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
+use crash_lab::device::Device;
 use crash_lab::disk::Event;
 use crash_lab::lab::{Lab, Mounted};
 use crash_lab::random::Random;
-use crash_lab::states::Recording;
+use crash_lab::states::{Cache, Recording};
 use crash_lab::verdict::{Version, describe};
 
 use crate::args::Args;
@@ -21,6 +22,8 @@ const UNRELATED: &str = ".crash-lab";
 pub struct Recorded {
     pub recording: Recording,
     pub versions: Versions,
+    /// How many requests the disk answered with EIO.
+    pub failed: usize,
     /// The system calls of each write that changed the file system.
     pub calls: Vec<usize>,
 }
@@ -46,6 +49,7 @@ pub fn record(
     commits: Commits,
     calls: &[usize],
 ) -> Result<Recorded, String> {
+    lab.disk.become_device(Device::Sound);
     lab.format();
     let mounted = lab.mount().map_err(|error| format!("a new file system cannot be mounted: {error}"))?;
     let result = operate(lab, args, &mounted, workload, commits, calls);
@@ -73,6 +77,7 @@ fn operate(
     let mut counted = Vec::new();
     let mut random = Random::new(args.seed, &format!("commit in {workload}"));
     let start = lab.disk.record();
+    lab.disk.become_device(args.device);
     for (operation, size) in workload.sizes().iter().enumerate() {
         let new = value(operation + 1, *size);
         let command = Filled::new(&args.command, &dir, args.timeout, &new);
@@ -88,23 +93,34 @@ fn operate(
             }
         };
         lab.disk.mark(Event::Begin(operation));
-        command.run_in_steps(&dir, &mut step)?;
+        let ended = command.run_in_steps(&dir, &mut step);
         step();
-        lab.disk.mark(Event::Acknowledged(operation));
-        if let Some(error) = failed {
-            return Err(format!("{}: {error}", dir.join(UNRELATED).display()));
+        // A failing disk is a reason to fail, for which the writer is not blamed.
+        let may_fail = lab.disk.failed() > 0;
+        match (ended, failed) {
+            (Ok(_), None) => lab.disk.mark(Event::Acknowledged(operation)),
+            (Ok(_), Some(_)) if may_fail => lab.disk.mark(Event::Acknowledged(operation)),
+            (Ok(_), Some(error)) => return Err(format!("{}: {error}", dir.join(UNRELATED).display())),
+            (Err(_), _) if may_fail => lab.disk.mark(Event::Failed(operation)),
+            (Err(error), _) => return Err(error),
         }
         counted.push(number - 1);
         versions.0.push(Some(new));
     }
     let log = lab.disk.log();
+    let failed = lab.disk.failed();
+    lab.disk.become_device(Device::Sound);
+    if failed > 0 {
+        let recording = Recording::with_cache(start, log, args.seed, Cache::Lost);
+        return Ok(Recorded { recording, versions, failed, calls: counted });
+    }
     let now = read(args, &dir).map_err(|error| format!("without any power cut, {error}"))?;
     if versions.0.last() != Some(&now) {
         let last = workload.sizes().len();
         let now = describe(now.as_deref());
         return Err(format!("COMMAND ended with status 0, but not even then is it version {last}; it is {now}"));
     }
-    Ok(Recorded { recording: Recording::new(start, log, args.seed), versions, calls: counted })
+    Ok(Recorded { recording: Recording::new(start, log, args.seed), versions, failed, calls: counted })
 }
 
 /// The first state, before the recording.

@@ -5,9 +5,10 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use crash_lab::device::Device;
 use serde_json::{Value, json};
 
-use crate::args::{Args, Chosen, States};
+use crate::args::{Args, Chosen, States, name_of};
 use crate::judge::Judged;
 use crate::keep::{kind, what};
 use crate::workload::{Commits, Workload};
@@ -80,6 +81,7 @@ impl Report {
                 row["file_system"] = json!(judged.file_system);
                 row["workload"] = json!(judged.workload.to_string());
                 row["commits"] = json!(judged.commits.to_string());
+                row["failed_requests"] = json!(judged.failed);
                 row["flushes"] = json!(judged.flushes);
                 row
             })
@@ -123,6 +125,7 @@ impl Report {
             "command": args.command,
             "prepare": args.prepare,
             "read": args.read,
+            "device": name_of(args.device),
             "seed": args.seed,
             "states_of_each_recording": match args.states {
                 States::Full => json!("full"),
@@ -139,6 +142,14 @@ impl Report {
 
     fn text(&self, args: &Args) -> String {
         let mut text = format!("{}\nseed {}, Linux {}\n", args.command, args.seed, kernel());
+        let failed: usize = self.judged.iter().map(|judged| judged.failed).sum();
+        match args.device {
+            Device::Sound => {}
+            Device::Lies => text += "the disk lies: it does not flush\n",
+            Device::Fails(_) => {
+                let _ = writeln!(text, "the disk fails ({}): {failed} requests in all", name_of(args.device));
+            }
+        }
         for (name, file_system) in &self.chosen.judged {
             let or_none = |text: String| if text.is_empty() { "nothing".to_owned() } else { text };
             let (mkfs, options) = (file_system.mkfs.join(" "), or_none(file_system.options.to_owned()));
