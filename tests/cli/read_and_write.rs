@@ -267,3 +267,29 @@ fn contents_larger_than_the_memory_stream_through_write_read_and_update() {
     sh(&format!("{data} | tr 0-9 1-90 | cmp - big"));
     assert_eq!(scratch.names(), ["big"]);
 }
+
+/// As `sponge -a` does, and under one lock.
+#[test]
+fn write_appends_if_it_is_asked_to() {
+    let scratch = Scratch::new();
+    let append = |option: &str, text: &str| {
+        scratch.tool(&["write", option, "file"]).write_stdin(text.to_owned()).assert().success().stdout("").stderr("");
+    };
+    append("-a", "one\n");
+    append("--append", "two\n");
+    append("-a", "");
+    assert_eq!(scratch.contents("file"), b"one\ntwo\n");
+    // More than is read before the lock is taken, behind more than is copied at once.
+    let much = "x".repeat(3 << 20);
+    append("-a", &much);
+    append("-a", &much);
+    assert!(scratch.contents("file") == format!("one\ntwo\n{much}{much}").into_bytes());
+    assert_eq!(scratch.names(), ["file"]);
+    // Nobody's line is lost.
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| scratch.tool(&["write", "-a", "lines"]).write_stdin("line\n").assert().success());
+        }
+    });
+    assert_eq!(scratch.contents("lines"), "line\n".repeat(8).as_bytes());
+}

@@ -83,7 +83,7 @@ pub enum Verb {
         #[arg(long)]
         must_exist: bool,
     },
-    /// Replace the contents with standard input
+    /// Replace the contents with standard input, or append it
     ///
     /// Input of up to 1 MiB is read before the lock is taken; of a larger one, the rest is read under it. A signal that ends
     /// this program before the new contents are complete changes nothing, and leaves no temporary file.
@@ -93,6 +93,11 @@ pub enum Verb {
     Write {
         /// The file; directories above it are made
         path: PathBuf,
+        /// Keep the old contents, and put standard input behind them
+        ///
+        /// The file is still replaced as a whole, so a long one is copied each time.
+        #[arg(short, long)]
+        append: bool,
     },
     /// Pass the contents through a command
     ///

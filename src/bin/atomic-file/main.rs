@@ -142,7 +142,7 @@ fn run(
                 None => Ok(()),
             }
         }
-        Verb::Write { path } => write(&adapter()?, path),
+        Verb::Write { path, append } => write(&adapter()?, path, append),
         Verb::Update { path, command } => update(&adapter()?, path, &command),
         Verb::Delete { path } => match adapter()?.delete_with_lock(path)? {
             true => Ok(()),
@@ -211,7 +211,7 @@ fn show(mut file: File, out: &mut File) -> io::Result<()> {
     copied.map(drop)
 }
 
-fn write(adapter: &AtomicFileAdapter, path: PathBuf) -> Result<(), Failure> {
+fn write(adapter: &AtomicFileAdapter, path: PathBuf, append: bool) -> Result<(), Failure> {
     let reading = |error| Failure::Io("cannot read standard input".into(), error);
     let stdin = streams::input().map_err(reading)?;
     let file = adapter.file(path)?;
@@ -224,7 +224,14 @@ fn write(adapter: &AtomicFileAdapter, path: PathBuf) -> Result<(), Failure> {
     let mut signals = catch_signals()?;
     let mut replacement = guard.writer()?;
     let is_all = first.len() < PIECE;
-    let mut copied = replacement.write_all(&first);
+    let mut copied = Ok(());
+    if append {
+        if let Some(old) = guard.open()? {
+            let old = Interruptible { from: old, wait: |_: BorrowedFd<'_>| Ok(signals.end().is_none()) };
+            copied = copy(old, &mut replacement);
+        }
+    }
+    copied = copied.and_then(|()| replacement.write_all(&first));
     drop(first);
     if copied.is_ok() && !is_all {
         let rest = Interruptible { from: stdin, wait: |stdin: BorrowedFd<'_>| signals.wait_for_input(stdin) };
