@@ -51,10 +51,10 @@ impl AtomicFileAdapter {
     ///
     /// It also removes what a process has left that was killed while it made the lock directory or a lock file.
     ///
-    /// It looks at the locks of this adapter's lock directory, and at the paths as they are now. So it does not see a
-    /// writer that uses another lock directory or another [lock root](crate::Builder::lock_root), whose directory was
-    /// renamed since it began, or that uses another path to the file (a bind mount) without a lock root. If the
-    /// temporary file of such a writer is removed, its write fails. A change of several files that is decided then
+    /// It looks at the locks of this adapter's lock directory, and at the paths as they are now; so does a first write.
+    /// So neither sees a writer that uses another lock directory or another [lock root](crate::Builder::lock_root), whose
+    /// directory was renamed since it began, or that uses another path to the file (a bind mount) without a lock root. If
+    /// the temporary file of such a writer is removed, its write fails. A change of several files that is decided then
     /// cannot be finished ([`Error::Unfinished`](crate::Error::Unfinished)).
     ///
     /// ```
