@@ -1,4 +1,4 @@
-//! What can go wrong, with the path, the step and the operating system's word for it.
+//! What can go wrong, with the path, the step, and what the operating system said.
 
 use std::fmt;
 use std::io;
@@ -21,10 +21,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong. Every variant names the file or directory that it is about.
 ///
-/// Up to and including the rename, an error means that the file is what it was before the call and that no temporary
-/// file is left (unless removing it fails, too). The errors that can come after a rename are [`Error::NotDurable`],
-/// [`Error::LockLost`] where it says so, [`Error::Unfinished`], and, for the files that it lists as replaced,
-/// [`Error::Batch`].
+/// After an error up to and including the rename, the file is unchanged, and no temporary file is left (unless removing
+/// it fails, too). These errors can come after a rename: [`Error::NotDurable`], [`Error::LockLost`] if it says so,
+/// [`Error::Unfinished`], and, for the files that it lists as replaced, [`Error::Batch`].
 ///
 /// `From<Error> for io::Error` keeps the [`io::ErrorKind`], so a function that returns `io::Result` can use `?`.
 ///
@@ -53,7 +52,7 @@ pub enum Error {
     Io {
         /// The file or directory that the step was about.
         path: PathBuf,
-        /// What was being done.
+        /// The step that failed.
         step: Step,
         /// What the operating system said.
         source: io::Error,
@@ -85,7 +84,7 @@ pub enum Error {
         /// Another thread of this process held it.
         by_thread: bool,
     },
-    /// `try_lock` or `try_lock_shared`: somebody holds the lock, or waits for it already.
+    /// From `try_lock` or `try_lock_shared`: another thread or process holds the lock, or already waits for it.
     #[non_exhaustive]
     WouldBlock {
         /// The file whose lock was wanted.
@@ -93,13 +92,13 @@ pub enum Error {
         /// Its lock file.
         lock: PathBuf,
     },
-    /// The lock file is there and may not be opened, or not for writing, which an exclusive lock needs; or there is
-    /// none and this process may not make it. Lock files are shared state: everybody who uses the file needs to read
+    /// The lock file exists and may not be opened, or not for writing, which an exclusive lock needs; or it does not
+    /// exist and this process may not make it. Lock files are shared: everybody who uses the file must be able to read
     /// and write them.
     ///
-    /// What helps: the owner of the lock file lets the others in (`chmod`), or removes it while nobody uses it; and so
-    /// that it does not come again, a lock directory that is shared, or [`lock_file_mode`]. Whoever may read the file
-    /// but not use its lock file has [`read_unlocked`].
+    /// What helps: the owner of the lock file gives others access (`chmod`), or removes it while nobody uses it. So
+    /// that it does not happen again, use a shared lock directory or [`lock_file_mode`]. A caller that may read the
+    /// file but not use its lock file can use [`read_unlocked`].
     ///
     /// [`lock_file_mode`]: crate::Builder::lock_file_mode
     /// [`read_unlocked`]: crate::AtomicFile::read_unlocked
@@ -109,20 +108,21 @@ pub enum Error {
         path: PathBuf,
         /// Its lock file.
         lock: PathBuf,
-        /// The user whose lock file it is. `None`: there is none, or it cannot be looked at.
+        /// The owner of the lock file. `None`: there is none, or it cannot be looked at.
         owner: Option<u32>,
         /// The lock file's mode.
         mode: Option<u32>,
         /// What the operating system said.
         source: io::Error,
     },
-    /// Waiting would never have ended: this thread holds the lock already, or holds a lock that the holder of the
+    /// Waiting would never have ended: this thread already holds the lock, or it holds a lock that the holder of the
     /// wanted one waits for.
     ///
-    /// Between threads of one process that is certain, and told at once. Between processes it is what the kernel says
-    /// (EDEADLK); it knows processes only and sees cycles where no thread waits for itself, so it is believed only of a
-    /// thread that holds another lock, and after the same process has been in the way for 30 seconds. The [crate's
-    /// page](crate) has the details.
+    /// Between threads of one process this is certain, and reported at once. Between processes the kernel reports it
+    /// (EDEADLK). The kernel sees processes and not threads, so it also reports cycles in which no thread waits for
+    /// itself. This crate believes the report only if the thread holds another lock, and only after the same process
+    /// has been in the way for 30 seconds. [Limits](crate::docs::limits#threads-deadlocks-limits-on-waiting) has the
+    /// details.
     #[non_exhaustive]
     Deadlock {
         /// The file whose lock was wanted.
@@ -130,21 +130,21 @@ pub enum Error {
         /// The files whose locks the calling thread holds.
         held: Vec<PathBuf>,
     },
-    /// The lock was lost while it was held: the server of a network file system has not heard from this machine for
-    /// longer than its lease, and has let others in; or, where the mount option `soft` lets requests fail, it cannot be
-    /// asked. Only on NFS, where it is looked for right before a file is replaced or removed, and after it. The
-    /// [crate's page](crate) says what can happen in between.
+    /// The lock was lost while it was held. The server of a network file system has not heard from this machine for
+    /// longer than its lease, and has given the lock to others; or it cannot be asked, because the mount option `soft`
+    /// lets requests fail. This happens only on NFS, where the lock is checked right before a file is replaced or
+    /// removed, and after that. [Limits](crate::docs::limits#several-machines) says what can happen in between.
     ///
-    /// The lock is to be let go, and what was to be done begins anew. On a mount that is `soft` ([nfs(5)]) a server
-    /// that does not answer in time looks the same.
+    /// Release the lock, and begin again. On a `soft` mount ([nfs(5)]) a server that does not answer in time looks the
+    /// same.
     ///
     /// [nfs(5)]: https://man7.org/linux/man-pages/man5/nfs.5.html
     #[non_exhaustive]
     LockLost {
         /// The file whose lock it was.
         path: PathBuf,
-        /// False: nothing was done. True: the file was replaced or removed, maybe without the lock, and what somebody
-        /// else has written meanwhile may be lost.
+        /// `false`: nothing was done. `true`: the file was replaced or removed, maybe without the lock, and what others
+        /// have written meanwhile may be lost.
         replaced: bool,
         /// What the operating system said.
         source: io::Error,
@@ -156,7 +156,7 @@ pub enum Error {
         /// The file that the guard was taken for.
         path: PathBuf,
     },
-    /// There is something at this path, but not a regular file.
+    /// There is something else than a regular file at this path.
     #[non_exhaustive]
     NotRegularFile {
         /// The path.
@@ -164,8 +164,8 @@ pub enum Error {
         /// What is there instead.
         kind: FileKind,
     },
-    /// The path cannot name a file: it is empty, for example, or a lock file, or a hard link to one that this process
-    /// is using.
+    /// The path cannot be used: it is empty, for example, or leads to a lock file, or to a hard link of one that this
+    /// process is using.
     #[non_exhaustive]
     InvalidPath {
         /// The path, as it was given.
@@ -173,9 +173,9 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
-    /// There is a symbolic link in the path, and the adapter was made to follow none
-    /// ([`Builder::follow_links`](crate::Builder::follow_links)). As an [`io::Error`] it has the kind of ELOOP, which is
-    /// what the kernel says there.
+    /// There is a symbolic link in the path, and the adapter follows none
+    /// ([`Builder::follow_links`](crate::Builder::follow_links)). As an [`io::Error`] it has the kind of ELOOP, as from
+    /// the kernel.
     #[non_exhaustive]
     SymbolicLink {
         /// The path, as it was given.
@@ -183,9 +183,9 @@ pub enum Error {
         /// The first link in it.
         link: PathBuf,
     },
-    /// The path does not lead below the adapter's lock root ([`Builder::lock_root`](crate::Builder::lock_root)), so
-    /// that there is no name for its lock. A file outside needs another adapter, or a root further up that is the same
-    /// directory for everybody.
+    /// The path does not lead below the adapter's lock root ([`Builder::lock_root`](crate::Builder::lock_root)), so its
+    /// lock has no name. A file outside the root needs another adapter, or a root further up that is the same directory
+    /// for all programs.
     #[non_exhaustive]
     OutsideLockRoot {
         /// The path, as it was given.
@@ -198,28 +198,29 @@ pub enum Error {
     /// A batch was not committed as a whole.
     #[non_exhaustive]
     Batch {
-        /// The canonical paths of those files that were replaced or removed before it failed. A power cut may undo that.
+        /// The canonical paths of the files that were replaced or removed before it failed. A power cut may undo that.
         replaced: Vec<PathBuf>,
         /// Why it failed.
         source: Box<Error>,
     },
-    /// Several files are being changed as one, that change is decided, and it could not be finished: some of the files may
-    /// be new and some old, and none of them is to be looked at. From whoever makes such a change, and from everybody who
-    /// takes the lock of one of these files after the one who made it has died: each of them tries to finish it first.
+    /// A change of several files as one is decided, and could not be finished. Some of the files may be new and some
+    /// old, and none of them may be used. The caller that makes such a change gets this error. If that caller dies,
+    /// every caller that takes the lock of one of these files tries to finish the change first, and gets this error if
+    /// it cannot.
     ///
-    /// What helps: what its source says is in the way, taken away. Or
-    /// [`give_up`](crate::AtomicFileAdapter::give_up), which finishes what can be and forgets the rest.
+    /// What helps: remove what its source says is in the way. Or call [`give_up`](crate::AtomicFileAdapter::give_up),
+    /// which finishes as much as possible and forgets the rest.
     #[non_exhaustive]
     Unfinished {
-        /// The file whose lock was wanted, or the first one of those that were to be changed.
+        /// The file whose lock was wanted, or the first of those that were to be changed.
         path: PathBuf,
         /// The intent: the file in the lock directory that says what is to be done.
         intent: PathBuf,
-        /// What came in the way.
+        /// What was in the way.
         source: Box<Error>,
     },
-    /// [`update_many`](crate::AtomicFileAdapter::update_many): the change has given another number of new versions than
-    /// there are files. Nothing was done.
+    /// From [`update_many`](crate::AtomicFileAdapter::update_many): the change has returned another number of new
+    /// versions than there are files. Nothing was done.
     #[non_exhaustive]
     NewVersions {
         /// The first file.
@@ -229,19 +230,19 @@ pub enum Error {
         /// How many new versions were given.
         given: usize,
     },
-    /// [`prune`](crate::AtomicFileAdapter::prune), [`sweep`](crate::AtomicFileAdapter::sweep) or
-    /// [`recover`](crate::AtomicFileAdapter::recover) has met something that it could not remove, finish, or look at, and has
-    /// gone on with the rest.
+    /// From [`prune`](crate::AtomicFileAdapter::prune), [`sweep`](crate::AtomicFileAdapter::sweep) or
+    /// [`recover`](crate::AtomicFileAdapter::recover): something could not be removed, finished, or looked at. The call
+    /// has gone on with the rest.
     ///
     /// Its message has a line for each failure. As an [`io::Error`] it has the kind of the first.
     #[non_exhaustive]
     Partial {
-        /// What was removed, or finished, sorted.
+        /// What was removed or finished, sorted.
         done: Vec<PathBuf>,
-        /// What came in the way, an error each; never empty.
+        /// One error for each failure; never empty.
         failed: Vec<Error>,
     },
-    /// The contents are not UTF-8 (only [`read_to_string_with_lock`] asks for that).
+    /// The contents are not UTF-8. Only from [`read_to_string_with_lock`].
     ///
     /// [`read_to_string_with_lock`]: crate::AtomicFileAdapter::read_to_string_with_lock
     #[non_exhaustive]
@@ -272,7 +273,7 @@ pub enum Step {
     CurrentDirectory,
     /// Finding the directory and the name that a path stands for.
     Resolve,
-    /// Making a directory that was missing above the file, or syncing the one above that.
+    /// Making a missing directory above the file, or syncing the directory above that.
     CreateDirectory,
     /// Making the directory for the lock files.
     CreateLockDirectory,
@@ -311,17 +312,17 @@ pub enum Step {
     Rename,
     /// Removing the file. [`ResourceBusy`](io::ErrorKind::ResourceBusy): as [`Rename`](Self::Rename).
     Remove,
-    /// Syncing the directory is not possible, because it cannot be opened for reading; found out before anything has
-    /// happened. A sync of the directory that fails is [`Error::NotDurable`].
+    /// Syncing the directory is impossible, because it cannot be opened for reading. This is found out before anything
+    /// has happened. If the sync itself fails, that is [`Error::NotDurable`].
     SyncDirectory,
-    /// Looking for temporary files that were left behind.
+    /// Looking for temporary files that killed writers have left.
     ListDirectory,
     /// Marking a lock file with the name of an intent.
     MarkLock,
     /// Writing an intent, which says what is to be done to several files, and syncing it and the lock directory.
     WriteIntent,
-    /// Opening or syncing the lock directory, before a change of several files is finished or a file written that was part of
-    /// one.
+    /// Opening or syncing the lock directory, before a change of several files is finished, or before a file is written
+    /// that was part of one.
     SyncLocks,
     /// Reading or removing an intent.
     ReadIntent,

@@ -46,17 +46,17 @@
 //!
 //! # What is not promised
 //!
-//! | situation | the promise holds | but not |
+//! | situation | promised | not promised |
 //! |---|---|---|
-//! | [one machine][who] | for programs with the same lock directory | against programs that take no lock; for hard links, which have locks of their own |
-//! | [several users][users] | if the lock directory is trusted | for paths in directories of other people, without [`Builder::follow_links`] |
-//! | [threads][threads] | always; deadlocks in one process are reported at once | all deadlocks between processes are reported |
-//! | [fork][fork] | the child has no locks | in a child in a new PID namespace that has its parent's number |
-//! | [the power goes][power] | with [`Durability::Full`], if the device does what it reports | in memory; with overlayfs' `volatile`; with ext4's `fast_commit` |
-//! | [network][network] | between clients of an NFSv4 server | NFSv3, SMB and CephFS; GlusterFS unless its caches are off |
-//! | [containers][containers] | on a volume, with [`Builder::lock_root`] if the paths differ | for a single file that was mounted |
+//! | [one machine][who] | programs with the same lock directory exclude each other | that programs without locks wait; that hard links share a lock |
+//! | [several users][users] | a new version lets in nobody whom the old one kept out | anything, if people whom you do not trust can write to the lock directory; safe paths in other people's directories without [`Builder::follow_links`] |
+//! | [threads][threads] | threads take turns; a deadlock in one process is reported at once | that each deadlock between processes is reported |
+//! | [fork][fork] | a child has no locks, and its guards do nothing | that this is noticed in a new PID namespace, where the child may have its parent's number |
+//! | [the power goes][power] | with [`Durability::Full`] a write that has returned survives, if the device does what it reports | that anything survives in memory, with overlayfs' `volatile` or with ext4's `fast_commit` |
+//! | [network][network] | the same between clients of an NFSv4 server | the same on NFSv3, SMB and CephFS, and on GlusterFS with its caches |
+//! | [containers][containers] | the same on a shared volume, with [`Builder::lock_root`] if its paths differ | that a single file can be replaced that was mounted into a container |
 //!
-//! Each situation has [more to say](docs::limits), with the source of each statement.
+//! [Limits](docs::limits) says more about each situation, with the source of each statement.
 //!
 //! # Where to go on
 //!

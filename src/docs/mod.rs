@@ -5,6 +5,7 @@
 
 pub mod recipes {
     //! [protocol]: crate::docs::protocol
+    //! [python]: https://docs.rs/crate/atomic-file-adapter/latest/source/tests/interop/atomic_file.py
     #![doc = include_str!("recipes.md")]
 }
 
@@ -21,6 +22,7 @@ pub mod system_calls {
 }
 
 pub mod protocol {
+    //! [python]: https://docs.rs/crate/atomic-file-adapter/latest/source/tests/interop/atomic_file.py
     //! [vectors]: https://docs.rs/crate/atomic-file-adapter/latest/source/tests/vectors/README.md
     #![doc = include_str!("protocol.md")]
 }
