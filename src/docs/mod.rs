@@ -11,6 +11,7 @@ pub mod recipes {
 
 pub mod limits {
     //! [calls]: crate::docs::system_calls#on-nfs
+    //! [failing]: crate::docs::proofs#a-device-that-fails
     //! [matrix]: crate::docs::proofs#on-which-file-systems
     //! [proofs]: crate::docs::proofs
     //! [protocol]: crate::docs::protocol
@@ -31,6 +32,7 @@ pub mod proofs {
     //! [contributing]: https://docs.rs/crate/atomic-file-adapter/latest/source/CONTRIBUTING.md
     //! [fuzz]: https://docs.rs/crate/atomic-file-adapter/latest/source/CONTRIBUTING.md
     //! [limits]: crate::docs::limits#containers-fuse
+    //! [power]: crate::docs::limits#the-power-goes
     //! [root]: crate::Builder::lock_root
     #![doc = include_str!("proofs.md")]
 }
