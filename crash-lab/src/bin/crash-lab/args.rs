@@ -67,13 +67,13 @@ pub struct Args {
     /// Makes the one file system of --fs on the device that is added to it; not for sh
     #[arg(long, value_name = "COMMAND", help_heading = "File systems")]
     pub mkfs: Option<String>,
-    /// Options as for mount(8), of which only names that mount(8) replaces by others are not known
+    /// Options of the file system, and dirsync, lazytime, noatime, nodiratime, relatime, strictatime, sync
     #[arg(long, value_name = "OPTIONS", help_heading = "File systems")]
     pub mount_options: Option<String>,
     /// Checks the device that is added to it, and ends with 0 if nothing is wrong; empty: nothing is checked
     #[arg(long, value_name = "COMMAND", help_heading = "File systems")]
     pub fsck: Option<String>,
-    /// The size of the disk, which is in memory where it is not zero
+    /// The size of the disk, of which only what is not zero takes memory
     #[arg(long, value_name = "MEGABYTES", value_parser = clap::value_parser!(u64).range(1..=65_536), help_heading = "File systems")]
     pub size: Option<u64>,
 
@@ -117,31 +117,36 @@ Examples:
     crash-lab 'cat > {path}.new && sync {path}.new && mv {path}.new {path} && sync {dir}'
   One row of SQLite, on ext4 only, every state:
     crash-lab --fs ext4 --states full \\
-        --prepare 'sqlite3 {dir}/db \"create table t (v); insert into t values (readfile('\\''/dev/stdin'\\''))\"' \\
+        --prepare 'sqlite3 {dir}/db \"create table t (v);
+            insert into t values (readfile('\\''/dev/stdin'\\''))\"' \\
         --read 'sqlite3 {dir}/db \"select cast(v as text) from t\" | head -c -1' \\
         'sqlite3 {dir}/db \"update t set v = readfile('\\''/dev/stdin'\\'')\"'
   A reference of git and its object, as it is synced by default:
-    crash-lab --prepare 'git init -q {dir} && cd {dir} && git update-ref refs/x $(git hash-object -w --stdin)' \\
+    crash-lab --prepare 'git init -q {dir} && cd {dir} &&
+            git update-ref refs/x $(git hash-object -w --stdin)' \\
         --read 'git -C {dir} cat-file blob refs/x' \\
         'cd {dir} && git update-ref refs/x $(git hash-object -w --stdin)'
   A disk whose second flush fails, and one that lies about its flushes:
-    crash-lab --device flush:2 'cat > {path}.new && sync {path}.new && mv {path}.new {path} && sync {dir}'
-    crash-lab --device lies 'cat > {path}.new && sync {path}.new && mv {path}.new {path} && sync {dir}'
-  Another file system:
-    crash-lab --fs f2fs --mkfs 'mkfs.f2fs -q' --mount-options fsync_mode=strict --fsck '' --size 64 'cat > {path}'
+    crash-lab --device flush:2 'cat > {path}.new && sync {path}.new && mv {path}.new {path}'
+    crash-lab --device lies 'cat > {path}.new && sync {path}.new && mv {path}.new {path}'
+  ext4 as it is not by default, and a file system that has no name here:
+    crash-lab --fs ext4 --mkfs 'mkfs.ext4 -q -O ^has_journal' --mount-options sync 'cat > {path}'
+    crash-lab --fs ext2 --mkfs 'mkfs.ext2 -q' --fsck 'e2fsck -fn' --size 64 'cat > {path}'
 
 Exit status:
   0  no bad state was found
   1  bad states were found
-  2  wrong usage, or it could not be judged: a file system or a program is missing, COMMAND failed, or its value
-     could not be read back even without a power cut
+  2  wrong usage, or it could not be judged: a file system or a program is missing, COMMAND
+     failed, or its value could not be read back even without a power cut
 
-Values are lines of text that end with a newline. The same seed judges the same states if COMMAND makes the same system
-calls and the file system puts its blocks into the same places, which a single thread mostly does; a kept image is the
-state itself. Not stopped for commits are changes of mapped memory and calls by io_uring.
+Values are lines of text that end with a newline. With the same seed the same states are judged,
+as long as COMMAND makes the same system calls and the file system sends the disk the same
+requests. A kept image is the state itself. COMMAND is not stopped for a commit where it changes
+mapped memory or uses io_uring.
 
-It needs Linux 5.19 or later, root, /dev/fuse, loop devices, timeout(1), and the programs of the file systems (Debian:
-fuse3, e2fsprogs, xfsprogs, btrfs-progs). What it mounts is seen by nobody else, and goes with it.";
+It needs Linux 5.19 or later, root, /dev/fuse, loop devices, timeout(1), and the programs of the
+file systems (Debian: fuse3, e2fsprogs, xfsprogs, btrfs-progs). Nobody else sees what it mounts,
+and its mounts end with it.";
 
 fn device(text: &str) -> Result<Device, String> {
     let failure = || {
