@@ -165,11 +165,11 @@ row 'LMDB' "$lmdb" 'consistent and durable' --prepare "\$PYTHON $work/lmdb-write
 
 for fsync in default all; do
     init='git init -q {dir} && cd {dir} && git config gc.auto 0'
-    promise='references and loose objects may be lost; packs are synced'
+    promise='references and loose objects may be lost'
     promise_add='the index and loose objects may be lost'
     if [ $fsync = all ]; then
         init+=' && git config core.fsync all'
-        promise='that what is listed (objects, references) is hardened' promise_add='that objects and index are hardened'
+        promise='objects and references are hardened' promise_add='objects and index are hardened'
     fi
     update='git update-ref refs/test/value $(git hash-object -w --stdin)'
     row "git: \`hash-object\`, \`update-ref\`, \`core.fsync\` $fsync" "$git" "$promise" \
