@@ -52,7 +52,7 @@
 //! | [several users][users] | a new version lets in nobody whom the old one kept out | anything, if people whom you do not trust can write to the lock directory; safe paths in other people's directories without [`Builder::follow_links`] |
 //! | [threads][threads] | threads take turns; a deadlock in one process is reported at once | that each deadlock between processes is reported |
 //! | [fork][fork] | a child has no locks, and its guards do nothing | that this is noticed in a new PID namespace, where the child may have its parent's number |
-//! | [the power goes][power] | with [`Durability::Full`] a write that has returned survives, if the device does what it reports | that anything survives in memory, with overlayfs' `volatile` or with ext4's `fast_commit` |
+//! | [the power goes][power] | with [`Durability::Full`] a write that has returned survives, if the device does what it reports | that anything survives in memory, with overlayfs' `volatile` or with ext4's `fast_commit` and e2fsck |
 //! | [network][network] | the same between clients of an NFSv4 server | the same on NFSv3, SMB and CephFS, and on GlusterFS with its caches |
 //! | [containers][containers] | the same on a shared volume, with [`Builder::lock_root`] if its paths differ | that a single file can be replaced that was mounted into a container |
 //!
