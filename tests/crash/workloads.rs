@@ -395,5 +395,5 @@ pub fn contents(path: &str, version: usize, size: usize) -> Vec<u8> {
 
 /// Whether the file system may hold this path beside the workload's files.
 pub fn is_expected(path: &Path) -> bool {
-    [UNRELATED, "lost+found", "link", "elsewhere"].iter().any(|name| path == Path::new(name))
+    [UNRELATED, "lost+found", ".nilfs", "link", "elsewhere"].iter().any(|name| path == Path::new(name))
 }
