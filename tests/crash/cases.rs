@@ -206,8 +206,9 @@ fn examine(lab: &Lab, workload: &Workload, writer: &Writer, meddling: Meddling) 
     let promise = Promise { history: &history, leftovers: workload.writers };
     let mut counts = Counts { recordings: 1, possible: recording.states.len(), ..Counts::default() };
     let mut bad = Vec::new();
+    let mut viewer = lab.viewer().unwrap();
     for state in recording.sample(states_to_judge(&recording)) {
-        let seen = look(lab, &recording, state);
+        let seen = look(&mut viewer, &recording, state);
         let mut faults: Vec<Fault> = Vec::new();
         for point in &state.points {
             faults.extend(seen.faults(&promise, &recording.log[..recording.points[*point].at]));

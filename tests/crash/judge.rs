@@ -7,9 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crash_lab::disk::Event;
-use crash_lab::lab::Lab;
 use crash_lab::states::{Recording, State};
 use crash_lab::verdict::{self, Fault, Times};
+use crash_lab::viewer::Viewer;
 
 use crate::common::temporary_name;
 use crate::workloads::{Attributes, History, Version, attributes_of, is_expected};
@@ -35,10 +35,10 @@ enum Node {
 
 /// Mounts the state, which replays the journal, looks at all there is, unmounts it, and lets the file system's own
 /// program check the disk.
-pub fn look(lab: &Lab, recording: &Recording, state: &State) -> Seen {
+pub fn look(viewer: &mut Viewer, recording: &Recording, state: &State) -> Seen {
     let mut seen = Seen { nodes: BTreeMap::new(), broken: None };
-    lab.show(recording.image(state));
-    match lab.mount() {
+    viewer.show(&recording.image(state)).unwrap();
+    match viewer.mount() {
         Ok(mounted) => {
             if let Err(error) = walk(mounted.root(), Path::new(""), &mut seen.nodes) {
                 seen.broken = Some(format!("cannot be read: {error}"));
@@ -47,7 +47,7 @@ pub fn look(lab: &Lab, recording: &Recording, state: &State) -> Seen {
         Err(error) => seen.broken = Some(format!("cannot be mounted: {error}")),
     }
     if seen.broken.is_none() {
-        seen.broken = lab.check().err();
+        seen.broken = viewer.check().err();
     }
     seen
 }
