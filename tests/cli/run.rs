@@ -216,7 +216,11 @@ fn run_inherit_keeps_the_lock_until_all_have_ended_that_the_command_has_started(
     // CMD itself may or may not have ended by now.
     scratch.run(&["--timeout", "0", "read", "file"]).code(TIMED_OUT);
     assert_eq!(tool.try_wait().unwrap(), None);
-    let daemon = fs::read_to_string(scratch.at("daemon.pid")).unwrap();
+    let mut daemon = String::new();
+    wait_until(|| {
+        daemon = fs::read_to_string(scratch.at("daemon.pid")).unwrap_or_default();
+        daemon.ends_with('\n')
+    });
     until_its_parent_is(daemon.trim(), tool.id());
     scratch.run(&["--timeout", "0", "read", "file"]).code(TIMED_OUT);
     release(&scratch, "daemon");
