@@ -65,7 +65,7 @@ pub const ROWS: [(&str, &str); 10] = [
     ("xfs", "yes: `tests/crash`"),
     ("btrfs", "yes: `tests/crash`"),
     ("tmpfs", "no"),
-    ("overlayfs", "not measured"),
+    ("overlayfs", "on ext4: `tests/crash`"),
     ("FUSE (bindfs)", "not measured"),
     ("NFSv4.0", "as the server's"),
     ("NFSv4.2", "as the server's"),
