@@ -260,6 +260,46 @@ fn when_the_command_has_ended_a_request_to_end_reaches_those_that_are_left() {
     }
 }
 
+#[cfg(target_os = "linux")]
+fn terminate(child: &std::process::Child) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_request_that_ends_the_command_reaches_those_that_it_leaves() {
+    let scratch = Scratch::with("file", "x");
+    let mut tool = scratch.command(&["run", "--inherit", "file", "--", "sh", "-c", "sleep 1000 & echo held; wait"]);
+    let mut tool = tool.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(tool.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    terminate(&tool);
+    assert_eq!(tool.wait().unwrap().code(), Some(128 + 15));
+    scratch.run(&["--timeout", "0", "read", "file"]).code(DONE);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn run_inherit_kills_nobody_that_was_there_before() {
+    let scratch = Scratch::with("file", "x");
+    nix::unistd::mkfifo(&scratch.at("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let tool = scratch.command(&["run", "--inherit", "file", "--", "sh", "-c", "echo >ended"]);
+    // A child of the shell, which becomes the tool.
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "{ read answer <go; echo lives; } & exec \"$0\" \"$@\""]);
+    shell.arg(tool.get_program()).args(tool.get_args()).current_dir(&scratch.path);
+    let mut shell = shell.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", shell.id());
+    wait_until(|| scratch.at("ended").exists());
+    wait_until(|| fs::read_to_string(&children).unwrap().split_whitespace().count() == 1);
+    terminate(&shell);
+    release(&scratch, "go");
+    let mut said = String::new();
+    BufReader::new(shell.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "lives\n");
+    assert_eq!(shell.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 #[cfg(target_os = "linux")]
 fn run_inherit_passes_on_the_status_and_leaves_no_zombies() {

@@ -38,6 +38,12 @@ pub struct Running<'a> {
     request: Option<i32>,
     /// Whether all its descendants are waited for, too.
     family: Family,
+    /// The last signal that the command was to get with all its family.
+    passed_on: Option<Signal>,
+    /// Who has got it.
+    told: Vec<Pid>,
+    /// The children that this process had before the command.
+    strangers: Vec<Pid>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,7 +67,17 @@ impl<'a> Running<'a> {
         }
         let child = set(Command::new(name).args(args)).spawn();
         let child = child.map_err(|error| Failure::Command(name.to_string_lossy().into(), error))?;
-        Ok(Running { child, name, signals, status: None, request: None, family: Family::NotOurs })
+        Ok(Running {
+            child,
+            name,
+            signals,
+            status: None,
+            request: None,
+            family: Family::NotOurs,
+            passed_on: None,
+            told: Vec::new(),
+            strangers: Vec::new(),
+        })
     }
 
     /// The same, and waits for all that the command starts. Whoever loses its parent gets this process for one, as the nearest
@@ -71,7 +87,9 @@ impl<'a> Running<'a> {
     pub fn start_family(command: &'a [OsString], signals: Signals) -> Result<Self, Failure> {
         become_reaper()
             .map_err(|error| Failure::Io("cannot wait for what the command starts (--inherit)".into(), error))?;
-        Ok(Running { family: Family::Lives, ..Self::start(command, signals, |command| command)? })
+        // A program may have had children before it became this one by execve(2).
+        let strangers = children().collect();
+        Ok(Running { family: Family::Lives, strangers, ..Self::start(command, signals, |command| command)? })
     }
 
     /// What it prints. The end comes with the end of the command, if that has failed or a signal has asked for an end: a
@@ -124,11 +142,19 @@ impl<'a> Running<'a> {
     fn reap(&mut self) -> io::Result<()> {
         loop {
             match wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) if pid == Pid::from_child(&self.child) => {
-                    self.status = Some(ExitStatus::from_raw(status.as_raw()));
+                Ok(Some((pid, status))) => {
+                    // From then on another process may have its number.
+                    if self.status.is_none() && pid == Pid::from_child(&self.child) {
+                        self.status = Some(ExitStatus::from_raw(status.as_raw()));
+                    }
+                    self.told.retain(|told| *told != pid);
+                    self.strangers.retain(|stranger| *stranger != pid);
                 }
-                Ok(Some(_)) | Err(Errno::INTR) => {}
-                Ok(None) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Ok(None) => {
+                    self.tell_family();
+                    return Ok(());
+                }
                 Err(Errno::CHILD) => {
                     self.family = Family::Ended;
                     return Ok(());
@@ -150,11 +176,23 @@ impl<'a> Running<'a> {
             if (is_request && !has_it || MESSAGES.contains(&signal)) && self.status.is_none() {
                 // It may have ended just now; then there is nobody to tell.
                 let _ = kill_process(Pid::from_child(&self.child), signal);
-            } else if is_request && !has_it && self.family == Family::Lives {
-                // Nor has anybody else the numbers of these.
-                for child in children() {
-                    let _ = kill_process(child, signal);
-                }
+            }
+            if is_request && !has_it && self.family == Family::Lives {
+                self.passed_on = Some(signal);
+                self.told.clear();
+            }
+        }
+    }
+
+    /// When the command has ended, tells those that it has left what it was told, each of them once: somebody who is killed may
+    /// leave others.
+    fn tell_family(&mut self) {
+        let (Some(signal), Some(_)) = (self.passed_on, self.status) else { return };
+        // Nobody else has the numbers of these until this process has asked for their statuses.
+        for child in children() {
+            if !self.told.contains(&child) && !self.strangers.contains(&child) {
+                let _ = kill_process(child, signal);
+                self.told.push(child);
             }
         }
     }

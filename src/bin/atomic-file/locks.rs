@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use atomic_file_adapter::{AtomicFileAdapter, Intent, LockFile, Result};
 
 use crate::paths::escaped;
-use crate::process::{program, user};
+use crate::process::{program, running, user};
 
 /// A lock file, or a path that was asked for and has none.
 pub struct Listed {
@@ -128,7 +128,11 @@ pub fn table(listed: &[Listed], intents: &[Intent]) -> String {
 
 fn row(state: &str, pid: Option<u32>, file: &Path) -> [String; 5] {
     let or_dash = |what: Option<String>| what.map_or("-".into(), |what| escaped(Path::new(&what)));
-    let who = [pid.map(|pid| pid.to_string()), pid.and_then(program), pid.and_then(user)];
+    let program = pid.and_then(program).map(|program| match pid.and_then(running) {
+        Some(command) => format!("{program} ({command})"),
+        None => program,
+    });
+    let who = [pid.map(|pid| pid.to_string()), program, pid.and_then(user)];
     let [pid, program, user] = who.map(or_dash);
     [state.into(), pid, program, user, escaped(file)]
 }

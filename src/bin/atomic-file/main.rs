@@ -169,6 +169,11 @@ fn run(
             if paths.is_empty() {
                 (listed, intents) = (locks::all(&adapter)?, adapter.intents()?);
             } else {
+                // Where there is one, its owner may mean another one all the same.
+                if !adapter.lock_dir().exists() {
+                    let dir = paths::escaped(adapter.lock_dir());
+                    say(&format!("there is no lock directory {dir}; locks in another one are not seen (--lock-dir)"));
+                }
                 listed = locks::of(&adapter, &paths)?;
                 intents = locks::concerned(adapter.intents()?, &listed);
             }

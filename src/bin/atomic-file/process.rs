@@ -4,12 +4,23 @@ use std::fs;
 
 use nix::unistd::{Uid, User};
 
-/// `process 4711 (vim)`
+/// `process 4711 (vim)`, or `process 4711 (atomic-file, running vim)`
 pub fn described(pid: u32) -> String {
-    match program(pid) {
-        Some(program) => format!("process {pid} ({program})"),
-        None => format!("process {pid}"),
+    match (program(pid), running(pid)) {
+        (Some(program), Some(command)) => format!("process {pid} ({program}, running {command})"),
+        (Some(program), None) => format!("process {pid} ({program})"),
+        (None, _) => format!("process {pid}"),
     }
+}
+
+/// The program that a process runs under a lock, if it is one of this command: people look for that one.
+pub fn running(pid: u32) -> Option<String> {
+    if program(pid)? != env!("CARGO_BIN_NAME") {
+        return None;
+    }
+    // The children of its first thread, which starts them (proc_tid_children(5)).
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    program(children.split_whitespace().next()?.parse().ok()?)
 }
 
 /// The name of the program that a process runs, as ps(1) shows it: up to 15 bytes (proc_pid_comm(5)). None: the process is gone,
