@@ -559,7 +559,7 @@ impl fmt::Display for Error {
                     Some(pid) => write!(f, ", held by process {pid}")?,
                     None => {}
                 }
-                write!(f, "; try again later, or wait longer (lock_timeout, --timeout)")
+                write!(f, "; try again later, or wait longer")
             }
             Error::WouldBlock { lock, .. } => {
                 write!(f, "the lock of {path} is taken ({}); try again later, or wait for it (lock)", lock.display())

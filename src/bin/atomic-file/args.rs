@@ -45,7 +45,7 @@ pub struct Cli {
     pub timeout: Option<Duration>,
     /// The status if the lock was not free in time
     ///
-    /// For a CMD that has statuses of its own.
+    /// Useful if CMD itself may end with 4.
     #[arg(short = 'E', long, value_name = "N", global = true, default_value_t = TIMED_OUT)]
     pub conflict_exit_code: u8,
     /// Say which process holds the lock, if it is not free within a second
@@ -88,7 +88,7 @@ pub enum Verb {
     /// Input of up to 1 MiB is read before the lock is taken; of a larger one, the rest is read under it. A signal that ends
     /// this program before the new contents are complete changes nothing, and leaves no temporary file.
     ///
-    /// A standard input that is closed is refused, which looks like /dev/null open for reading and writing; </dev/null
+    /// A closed standard input is refused, and so is /dev/null opened for reading and writing, which looks the same; </dev/null
     /// empties the file.
     Write {
         /// The file; directories above it are made
@@ -121,14 +121,17 @@ pub enum Verb {
     },
     /// Run a command while the locks of paths are held
     ///
-    /// CMD must not ask for the same locks itself. Several are taken in an order that is the same for all, so that nobody waits
-    /// in a circle.
+    /// Nobody else reads or writes with these locks meanwhile (--shared: nobody else writes). CMD must not ask for them itself:
+    /// atomic-file on the same file in CMD waits for the lock of its own parent, for ever without --timeout. Several locks are
+    /// taken in an order that is the same for all, so that nobody waits in a circle.
     ///
-    /// This program does not end before CMD. Signals that would end it are passed on to CMD, but SIGINT and SIGQUIT are
-    /// left to it, as it has them from the terminal itself, and SIGPIPE, SIGXFSZ and real-time signals do nothing. What
-    /// is ignored when it starts, by nohup for example, stays ignored. While it is stopped the lock is held; Ctrl-Z
-    /// stops CMD, too. If it is killed with SIGKILL, or as if by a fault of its own (SIGILL, SIGBUS, SIGFPE, SIGSEGV,
-    /// SIGSYS), the lock is free although CMD goes on.
+    /// This program does not end before CMD. SIGTERM and SIGHUP are passed on to CMD, and so are others that would end this
+    /// program, such as SIGUSR1 and SIGALRM. SIGINT and SIGQUIT are not: on Ctrl-C the terminal sends them to CMD itself.
+    /// SIGPIPE, SIGXFSZ and real-time signals do nothing. What is ignored when it starts, by nohup for example, stays ignored.
+    /// While it is stopped the lock is held; Ctrl-Z stops CMD, too.
+    ///
+    /// If this program is killed with SIGKILL, or as if by a fault of its own (SIGILL, SIGBUS, SIGFPE, SIGSEGV, SIGSYS), the
+    /// lock is free although CMD goes on.
     Run {
         /// The files; they need not exist
         #[arg(required = true, value_name = "PATH")]
@@ -141,6 +144,8 @@ pub enum Verb {
         /// Record locks are not inherited, so this program waits: for CMD, and then for what CMD has left in the background,
         /// daemons included. The status is that of CMD. When CMD has ended, SIGTERM and SIGHUP are passed on to those that are
         /// left. What CMD has others start for it (systemd, cron, at, the daemon of a container) is not waited for.
+        ///
+        /// If this program is killed with SIGKILL, the locks are free, as without this option.
         #[arg(long)]
         inherit: bool,
         /// The command and its arguments
@@ -157,8 +162,9 @@ pub enum Verb {
     /// and is made if CMD makes one. If nothing was changed, nothing is written.
     ///
     /// If CMD fails, nothing changes and its status is passed on. Signals are dealt with as by run; after a SIGHUP, SIGINT,
-    /// SIGQUIT or SIGTERM nothing changes, however CMD ends. The copies are removed in any case, unless this program is
-    /// killed with SIGKILL or as if by a fault of its own. CMD must not ask for the same locks itself.
+    /// SIGQUIT or SIGTERM nothing changes, however CMD ends. The copies are removed in any case, unless this program is killed
+    /// with SIGKILL or as if by a fault of its own; then remove atomic-file.* under TMPDIR or /tmp yourself, when no edit runs.
+    /// CMD must not ask for the same locks itself.
     Edit {
         /// The files; they need not exist
         #[arg(required = true, value_name = "PATH")]
@@ -179,6 +185,9 @@ pub enum Verb {
     /// A table for people, or nothing if there are no lock files. What is held comes first: a row for the process that holds the
     /// lock, with its program and its user, and below it a row for each process that waits. If several processes share a
     /// lock, one of them is listed. A "-" stands for what the system does not say.
+    ///
+    /// A file that does not exist, or has never been locked, is free. What holds a lock for run, update or edit is listed as
+    /// atomic-file with its CMD.
     ///
     /// A lock file that does not say which file it is for is listed itself. What is no lock file, or may not be opened, is
     /// unknown; standard error says why, a line for each, and the status is 1. At the end there are the changes of several files
@@ -220,7 +229,7 @@ pub enum Verb {
     },
     /// Remove the temporary files that killed writers have left, and print their paths
     ///
-    /// The next write to the same file does that, too (in a directory of up to 1000 names).
+    /// The next write to the same file does that, too, when they are an hour old (in a directory of up to 1000 names).
     ///
     /// If PATH is a directory, those of all files in it; else those of that file. What a live writer is using is left. What
     /// cannot be removed does not keep the others; standard error says why, a line for each, and the status is 1.
@@ -307,9 +316,10 @@ pub const SECTIONS: [Section; 5] = [
             ("127", "CMD of update, run or edit was not found."),
         ],
         note: "If CMD of update, run or edit fails, its status is passed on, or 128 + N if signal N ended it. After a signal N \
-               that asked for an end, update and edit have the status 128 + N, too, if CMD ended well. CMD may have statuses \
-               that are the same as these: 3 is always CMD's then, and the others are, unless standard error ends with a message of this \
-               program. With -E a timeout has a status that CMD does not have.",
+               that asked for an end, update and edit have the status 128 + N, too, if CMD ended well. CMD's own \
+               status may be 1, 2, 4, 126 or 127, too. If standard error ends with a line \"atomic-file: ...\" (not the one about \
+               a wait, of -v), the status is this program's. 3 is always CMD's. -E sets a status for a timeout that CMD \
+               does not use.",
     },
     Section {
         title: "Output of locks --json",
@@ -375,6 +385,6 @@ fn octal(text: &str) -> Result<u32, String> {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number")?;
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
