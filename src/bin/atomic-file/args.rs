@@ -316,10 +316,10 @@ pub const SECTIONS: [Section; 5] = [
             ("127", "CMD of update, run or edit was not found."),
         ],
         note: "If CMD of update, run or edit fails, its status is passed on, or 128 + N if signal N ended it. After a signal N \
-               that asked for an end, update and edit have the status 128 + N, too, if CMD ended well. CMD's own \
-               status may be 1, 2, 4, 126 or 127, too. If standard error ends with a line \"atomic-file: ...\" (not the one about \
-               a wait, of -v), the status is this program's. 3 is always CMD's. -E sets a status for a timeout that CMD \
-               does not use.",
+               that asked for an end, update and edit have the status 128 + N, too, if CMD ended well. CMD's own status may be \
+               1, 2, 4, 126 or 127, too. If standard error ends with a line \"atomic-file: ...\" (not the one about a wait, of \
+               -v), the status is this program's; for 2 it has a line \"error: ...\". 3 is always CMD's. -E sets a status for a \
+               timeout that CMD does not use.",
     },
     Section {
         title: "Output of locks --json",
