@@ -66,7 +66,10 @@ fn free(file: &Path) -> [String; 5] {
 }
 
 fn taken(state: &str, by: &Worker, file: &Path) -> [String; 5] {
-    let [program, user] = who(by.pid());
+    let [mut program, user] = who(by.pid());
+    if state != "waiting" && program == "atomic-file" {
+        program += " (sh)";
+    }
     [state.into(), by.pid().to_string(), program, user, file.to_str().unwrap().into()]
 }
 

@@ -1,6 +1,7 @@
 //! `run`.
 
 use std::fs;
+#[cfg(target_os = "linux")]
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Command;

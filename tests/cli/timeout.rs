@@ -18,7 +18,7 @@ fn a_timeout_names_the_file_and_the_holder() {
     ] {
         let assert = scratch.run(&[&["--timeout", "0"], verb].concat()).code(TIMED_OUT).stdout("");
         let message = message(&assert);
-        let program = if cfg!(target_os = "linux") { " (atomic-file)" } else { "" };
+        let program = if cfg!(target_os = "linux") { " (atomic-file, running sh)" } else { "" };
         let expected = format!("cannot lock file: process {}{program} holds it; ", holder.pid());
         assert!(message.starts_with(&expected), "{message}");
     }

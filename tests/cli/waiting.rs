@@ -62,7 +62,7 @@ fn left_on_the_screen(shown: &str) -> &str {
 
 /// Where nobody tells the name of the program, the rest is the same.
 fn line(file: &str, holder: &Worker) -> String {
-    let program = if cfg!(target_os = "linux") { " (atomic-file)" } else { "" };
+    let program = if cfg!(target_os = "linux") { " (atomic-file, running sh)" } else { "" };
     format!("waiting for {file}: process {}{program} holds it", holder.pid())
 }
 

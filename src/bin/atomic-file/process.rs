@@ -13,14 +13,14 @@ pub fn described(pid: u32) -> String {
     }
 }
 
-/// The program that a process runs under a lock, if it is one of this command: people look for that one.
+/// The program that a process of this command runs under a lock, because people look for that one: the editor, for example.
 pub fn running(pid: u32) -> Option<String> {
-    if program(pid)? != env!("CARGO_BIN_NAME") {
-        return None;
-    }
+    let tool = program(pid).filter(|program| program == env!("CARGO_BIN_NAME"))?;
     // The children of its first thread, which starts them (proc_tid_children(5)).
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
-    program(children.split_whitespace().next()?.parse().ok()?)
+    let command = program(children.split_whitespace().next()?.parse().ok()?)?;
+    // Not one that has not become CMD yet.
+    (command != tool).then_some(command)
 }
 
 /// The name of the program that a process runs, as ps(1) shows it: up to 15 bytes (proc_pid_comm(5)). None: the process is gone,
