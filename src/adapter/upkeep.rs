@@ -38,16 +38,17 @@ impl AtomicFileAdapter {
     /// directory, it removes those of all files in it, but not of files in directories below. Returns their paths.
     ///
     /// There is little need for it: the first write to a file that exists, by a handle or by a path, removes what killed writers
-    /// of that file have left. It looks at the first 1000 names of the directory, and an adapter looks for its first 100 files
-    /// only, so that programs that write many files are not slowed down. It removes only what nobody has written to for an
-    /// hour. Batches, changes of several files and the guards of several locks do not look. Nothing is removed while there is
+    /// of that file have left. That write looks at the first 1000 names of the directory, and an adapter looks for its first 100
+    /// files only, so that programs that write many files are not slowed down. It removes only what nobody has written to for an
+    /// hour. `sweep` has none of these limits. Batches, changes of several files and the guards of several locks do not look. Nothing is removed while there is
     /// an [intent](Self::intents), nor for a name so long that the temporary file's was cut, nor by a write of a new file.
     ///
     /// A writer holds its lock for as long as it has a temporary file, so a file whose lock is held at this moment is
     /// left alone. Temporary files are named `.{name}.{ten of a-z and 2-7}.tmp`, where three of the ten are a check
     /// over everything before them ([the protocol](crate::docs::protocol#the-temporary-file)). A file that somebody
     /// else has named like that, such as `.notes.javascript.tmp`, has the right check once in 32,768 times. Temporary
-    /// files disturb nobody; they only take up space. A killed write leaves at most one.
+    /// files disturb nobody; they only take up space. A killed write leaves at most one, and a killed change of several files at most one
+    /// for each file and one in the lock directory.
     ///
     /// It also removes what a process has left that was killed while it made the lock directory or a lock file.
     ///

@@ -319,7 +319,7 @@ impl LockDir {
     }
 
     /// The paths of all intents, sorted.
-    pub(super) fn intents(&self) -> Result<Vec<PathBuf>> {
+    pub(crate) fn intents(&self) -> Result<Vec<PathBuf>> {
         self.list_names(is_intent_name)
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Removed, Result, Step};
-use crate::lock::{self, Held, Lock, LockDir, Patience, c_path, intents};
+use crate::lock::{self, Held, Lock, LockDir, Patience, c_path};
 use crate::path::{Dir, Place, directory};
 use crate::protocol::intent::{is_intent_name, lock_hash_in};
 use crate::protocol::lock_name::path_hash;
@@ -73,8 +73,7 @@ pub(crate) fn remove_own_litter(lock_dir: &Arc<LockDir>, place: &Place, held: &H
     let modified = |name: &CStr| sys::stat(dir.as_fd(), name).map(|meta| meta.modified);
     let Ok(now) = modified(own) else { return };
     left.retain(|name| modified(name).is_ok_and(|then| now.saturating_sub(then) >= ABANDONED));
-    let may_remove =
-        || held.check_kept(false).is_ok() && intents::list(lock_dir).is_ok_and(|intents| intents.is_empty());
+    let may_remove = || held.check_kept(false).is_ok() && lock_dir.intents().is_ok_and(|intents| intents.is_empty());
     if left.is_empty() || !may_remove() {
         return;
     }
