@@ -43,6 +43,7 @@ mod cases;
 mod commits;
 #[cfg(target_os = "linux")]
 mod failing;
+#[cfg(target_os = "linux")]
 mod fast_commit;
 #[cfg(target_os = "linux")]
 mod generated;
