@@ -19,13 +19,13 @@ use crate::sys::{self, Errno, Fd, FileKind, Links, Meta};
 /// A file's place: its directory, held open, and its name there.
 #[derive(Debug)]
 pub(crate) struct Place {
-    /// Empty as long as the directory does not exist.
+    /// Empty until the directory exists.
     dir: OnceLock<Dir>,
-    /// Where the missing directories begin, and their names.
+    /// The deepest directory that exists, and the names of the missing ones below it.
     missing: Option<(Dir, Vec<CString>)>,
     name: CString,
     path: Arc<Path>,
-    /// Where the lock is under which the directory was missing.
+    /// The home of the lock, for when the directory was missing.
     lock: OnceLock<Home>,
 }
 
@@ -33,11 +33,11 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(crate) struct Dir {
     fd: Fd,
-    /// False if it could be opened for searching only.
+    /// False if the process may search the directory, but not read it.
     pub(crate) syncable: bool,
-    /// Whether it is on NFS; empty until it matters.
+    /// Whether it is on NFS. Empty until this is needed.
     nfs: OnceLock<bool>,
-    /// Where the lock is under which it was used first.
+    /// The home of the lock under which the directory was used first.
     lock: OnceLock<Home>,
 }
 
@@ -51,7 +51,7 @@ impl Dir {
     fn open<P: rustix::path::Arg + Copy>(at: BorrowedFd<'_>, path: P, links: Links) -> sys::Result<Self> {
         match sys::open_dir(at, path, links) {
             Ok(fd) => Ok(Dir::new(fd, true)),
-            // No permission to read it; searching may be allowed, which is enough to open a file in it.
+            // No permission to read the directory. Search permission is enough to open a file in it.
             Err(Errno::ACCESS) => Ok(Dir::new(sys::open_search_only(at, path, links)?, false)),
             Err(error) => Err(error),
         }
@@ -61,11 +61,12 @@ impl Dir {
         Dir { fd, syncable, nfs: OnceLock::new(), lock: OnceLock::new() }
     }
 
-    /// Has what other machines have done in the directory seen: after a lock was granted, and before a name is looked
-    /// at. What the kernel remembers of names is not made right by the lock; negative answers are remembered, too.
+    /// Makes the changes of other machines in this directory visible. It is called after a lock was granted and before
+    /// a name is looked at. A granted lock does not refresh the names that the kernel has cached. The kernel caches
+    /// missing names, too.
     ///
-    /// Where nobody knows yet what file system the directory is in, and the lock is not on NFS, [`stat`](Self::stat)
-    /// does it, because the look that it makes tells the device for nothing.
+    /// If the file system of the directory is not known yet, and the lock is not on NFS, [`stat`](Self::stat) does this
+    /// instead, because its look tells the device at no cost.
     fn freshen(&self, lock: Home) -> sys::Result<()> {
         let lock = self.lock.get_or_init(|| lock);
         if *self.nfs.get().unwrap_or(&lock.nfs) { sys::refresh(self.as_fd(), c"", Links::Follow) } else { Ok(()) }
@@ -74,16 +75,16 @@ impl Dir {
     /// Looks at a name in it.
     pub(crate) fn stat(&self, name: &CStr) -> sys::Result<Meta> {
         let seen = sys::stat(self.as_fd(), name);
-        // Without a lock nobody may rely on what is there now.
+        // Before a lock is taken, a stale answer does no harm.
         let (None, Some(lock)) = (self.nfs.get(), self.lock.get()) else { return seen };
         let nfs = match &seen {
-            // The lock file is open, so that its device is still what it was.
+            // The lock file is open, so no other file system can have got its device number.
             Ok(meta) if lock.device == meta.dev => lock.nfs,
             Ok(meta) => sys::is_nfs(self.as_fd(), Some(meta.dev)),
             Err(Errno::NOENT) if !lock.nfs => sys::is_nfs(self.as_fd(), None),
             Err(_) => return seen,
         };
-        // With a lock on NFS the directory has been asked already.
+        // If the lock is on NFS, `freshen` has asked the server already.
         if !*self.nfs.get_or_init(|| nfs) || lock.nfs {
             return seen;
         }
@@ -91,8 +92,7 @@ impl Dir {
         sys::stat(self.as_fd(), name)
     }
 
-    /// Has what other machines have done to a file in it seen by the next look: its mode, its owner. False: there is no
-    /// need.
+    /// Makes changes of a file's mode and owner by other machines visible to the next look. False: this is not needed.
     pub(crate) fn freshen_file(&self, name: &CStr) -> sys::Result<bool> {
         let nfs = self.nfs.get() == Some(&true);
         if nfs { sys::refresh(self.as_fd(), name, Links::Refuse).map(|()| true) } else { Ok(false) }
@@ -102,20 +102,21 @@ impl Dir {
         *self.nfs.get_or_init(|| sys::is_nfs(self.as_fd(), None))
     }
 
-    /// Which directory this is. `None`: it cannot be told.
+    /// The device and inode number of the directory. `None`: they cannot be read.
     pub(crate) fn identity(&self) -> Option<(u64, u64)> {
         sys::stat_open(self).ok().map(|meta| meta.identity())
     }
 }
 
 impl Place {
-    /// Finds the place of `path`, following a symbolic link in the last place, even one that leads to nothing yet; unless
-    /// there are to be no `links` in the path.
+    /// Finds the place of `path`. A symbolic link as the last name is followed, even if it leads to nothing yet. With
+    /// [`Links::Refuse`], any symbolic link in the path is an error.
     pub(crate) fn resolve(path: &Path, links: Links) -> Result<Self> {
         Self::resolve_unless(path, links, |_| false)
     }
 
-    /// The same, but what has the canonical path of which `is_known` says yes is not looked at: it may be a symbolic link.
+    /// The same. But if `is_known` is true for the canonical path, the name is not looked at, and may be a symbolic
+    /// link.
     pub(crate) fn resolve_unless(path: &Path, links: Links, mut is_known: impl FnMut(&Path) -> bool) -> Result<Self> {
         let failed = |error: Errno| Error::io(path, Step::Resolve, error);
         let not_regular = |kind| Error::NotRegularFile { path: path.to_owned(), kind };
@@ -124,15 +125,15 @@ impl Place {
         for followed in 0..=sys::MAX_LINKS {
             let (above, name) = match split(&rest) {
                 Ok(split) => split,
-                // What a link leads to is not the caller's spelling.
+                // This text comes from a link, not from the caller.
                 Err(_) if followed > 0 => return Err(not_regular(FileKind::Directory)),
                 Err(reason) => return Err(Error::InvalidPath { path: path.to_owned(), reason }),
             };
             let found = Parent::find(start.as_ref(), above, path, links)?;
             if found.missing.is_empty() {
-                // Not where a file's name may be stored in another spelling, since the canonical path is not known
-                // before the look then; nor in a directory that cannot be synced, which a change would tell of before
-                // its own look.
+                // Not if the file's name may be stored in another spelling, because then the canonical path is known
+                // only after the look. Not in a directory that cannot be synced either: a change would report that
+                // before it looks at the file.
                 let may_skip = cfg!(linux_backend) && found.dir.syncable;
                 if may_skip && is_known(&found.real.join(OsStr::from_bytes(name.as_bytes()))) {
                     return Ok(found.into_place(name));
@@ -147,8 +148,8 @@ impl Place {
                             return Err(refused(path, &found.real, &name));
                         }
                         may_follow(&found.dir, link.uid, path)?;
-                        // Some links of /proc lead to things that have no path, a pipe for example, whatever their
-                        // text says (proc_pid_fd(5)); so the kernel is asked first.
+                        // Some links of /proc lead to things without a path, for example a pipe, whatever their text
+                        // says (proc_pid_fd(5)). So the kernel is asked first.
                         let leads_to = sys::stat_follow(found.dir.as_fd(), &name);
                         if let Ok(Meta { special: Some(kind), .. }) = leads_to {
                             return Err(not_regular(kind));
@@ -160,8 +161,8 @@ impl Place {
                         start = Some(found);
                         continue;
                     }
-                    // A lock file is left alone, whatever its name: finding out how that is stored may take opening and
-                    // closing it, which would drop the locks on it.
+                    // A lock file is left alone, whatever its name. Finding its stored name may open and close it, and
+                    // the close would drop the locks on it.
                     Ok(meta @ Meta { special: None, .. })
                         if !is_like_lock_name(name.as_bytes()) && !is_open_lock_file(meta.identity()) =>
                     {
@@ -191,13 +192,13 @@ impl Place {
         self.open_dir(|_, _| Ok(()))
     }
 
-    /// Whether the directory is on NFS, as far as it exists. From then on no call has to find out.
+    /// Whether the directory exists and is on NFS. The answer is kept, so no later call has to find out.
     pub(crate) fn is_on_nfs(&self) -> bool {
         self.dir.get().is_some_and(Dir::is_on_nfs)
     }
 
-    /// To be called when a lock was granted, before anything else: see [`Dir::freshen`]. A directory that is missing is
-    /// looked for anew, level by level, when it is needed.
+    /// Must be called when a lock was granted, before anything else: see [`Dir::freshen`]. If the directory is missing,
+    /// `open_dir` refreshes each level when it is needed.
     pub(crate) fn freshen(&self, lock: Home) -> Result<()> {
         let Some(dir) = self.dir.get() else {
             self.lock.get_or_init(|| lock);
@@ -206,15 +207,15 @@ impl Place {
         dir.freshen(lock).map_err(|error| Error::io(&self.path, Step::Stat, error))
     }
 
-    /// The directory, made if it is missing. `durable`: it will still be there after a power cut, and so will every
-    /// directory that had to be made above it.
+    /// The directory, made if it is missing. `durable`: it survives a power cut, together with every directory that had
+    /// to be made above it.
     pub(crate) fn make_dir(&self, durable: bool) -> Result<&Dir> {
         let made = self.open_dir(|above, name| {
             if durable && !above.syncable {
                 return Err(Error::io(&self.path, Step::SyncDirectory, Errno::ACCESS));
             }
             match sys::make_dir(above.as_fd(), name) {
-                // Whoever made it meanwhile may die before syncing it; sync it for them.
+                // The process that made it may die before its sync, so it is synced here as well.
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(Error::io(&self.path, Step::CreateDirectory, error)),
             }
@@ -226,8 +227,8 @@ impl Place {
         made.ok_or_else(|| Error::io(&self.path, Step::CreateDirectory, Errno::NOENT))
     }
 
-    /// Where there is no directory: makes that durable, by a sync of the deepest one that there is. Somebody may have moved or
-    /// removed the rest, and not have synced it.
+    /// If the directory is missing, makes that durable by a sync of the deepest directory that exists. Another process
+    /// may have moved or removed the rest without a sync.
     pub(crate) fn sync_absence(&self) -> Result<()> {
         let Some((base, names)) = &self.missing else { return Ok(()) };
         let mut reached: Option<Dir> = None;
@@ -245,7 +246,7 @@ impl Place {
         sys::sync_dir(deepest).map_err(|error| Error::io(&self.path, Step::SyncDirectory, error))
     }
 
-    /// Opens the missing directories one by one, after a call to `before` for each.
+    /// Opens the missing directories one by one. `before` is called before each.
     fn open_dir(&self, before: impl Fn(&Dir, &CStr) -> Result<()>) -> Result<Option<&Dir>> {
         if let Some(dir) = self.dir.get() {
             return Ok(Some(dir));
@@ -255,12 +256,12 @@ impl Place {
         for name in names {
             let above = reached.as_ref().unwrap_or(base);
             before(above, name)?;
-            // As in `Dir::freshen`.
+            // The same hazard as in `Dir::freshen`.
             let asked = match self.lock.get().is_some() && above.is_on_nfs() {
                 true => sys::refresh(above.as_fd(), c"", Links::Follow),
                 false => Ok(()),
             };
-            // A symbolic link here is not what the lock was named after.
+            // The lock was named after a directory, so a symbolic link in its place is refused.
             match asked.and_then(|()| Dir::open(above.as_fd(), name.as_c_str(), Links::Refuse)) {
                 Ok(dir) => reached = Some(dir),
                 Err(Errno::NOENT) => return Ok(None),
@@ -274,7 +275,7 @@ impl Place {
     }
 }
 
-/// The part of a path above its final name, as far as it exists.
+/// The part of a path above its final name, as far as it exists. Its real path has no symbolic links.
 struct Parent {
     dir: Dir,
     /// The real path of `dir`.
@@ -284,8 +285,8 @@ struct Parent {
 }
 
 impl Parent {
-    /// Finds the directory `above`, which starts at `start` (by default the current directory) unless it is
-    /// absolute. `path` is for errors.
+    /// Finds the directory `above`. If it is relative, it starts at `start` (`None`: the current directory). `path` is
+    /// for error messages.
     fn find(start: Option<&Parent>, above: &[u8], path: &Path, links: Links) -> Result<Self> {
         // The usual case, in one call.
         if is_plain(above) {
@@ -295,21 +296,21 @@ impl Parent {
             }
         }
         if links == Links::Refuse {
-            // By hand, which also tells which of the names is the link.
+            // Name by name, which also tells which name is the link.
             let found = Self::walk(start, above, path, links)?;
-            // As it is stored, so that the lock is the one of those who follow links.
+            // The real path as the file system stores it, so that callers that follow links get the same lock.
             let real = if found.missing.is_empty() { sys::real_path(found.dir.as_fd()) } else { None };
             return Ok(Parent { real: real.unwrap_or(found.real), ..found });
         }
         let at = start.map_or(sys::cwd(), |start| start.dir.as_fd());
-        // The kernel's rule for links in sticky directories is about the last name of a path only, and `above` is not
-        // the whole path.
+        // The `/.` is needed: the kernel's rule for links in sticky directories applies to the last name of a path
+        // only, and the last name of `above` is not the last name of `path`.
         match Dir::open(at, [above, b"/."].concat().as_slice(), Links::Follow) {
             Ok(dir) => match sys::real_path(dir.as_fd()) {
                 Some(real) => Ok(Parent { dir, real, missing: Vec::new() }),
                 None => match Self::walk(start, above, path, links)? {
                     found if found.missing.is_empty() => Ok(found),
-                    // It is there, but not by this name: it was removed.
+                    // The directory exists, but not by this name: it was removed.
                     _ => Err(Error::io(path, Step::Resolve, Errno::NOENT)),
                 },
             },
@@ -318,9 +319,9 @@ impl Parent {
         }
     }
 
-    /// The same by hand, name by name: for a path that does not exist as a whole, where the kernel cannot tell
-    /// the real path of an open directory, and where there are to be no `links`. Each directory is opened with O_NOFOLLOW,
-    /// so that a link that takes its place after the look at it is not followed.
+    /// The same name by name. It is needed if the path does not exist as a whole, if the kernel cannot tell the real
+    /// path of an open directory, and if `links` are refused. Each directory is opened with O_NOFOLLOW, so that a link
+    /// that takes its place after the look is not followed.
     fn walk(start: Option<&Parent>, above: &[u8], path: &Path, links: Links) -> Result<Self> {
         let failed = |error: Errno| Error::io(path, Step::Resolve, error);
         let root = || Dir::open(sys::cwd(), c"/", Links::Follow).map_err(failed);
@@ -351,7 +352,7 @@ impl Parent {
                     if followed > sys::MAX_LINKS {
                         return Err(failed(Errno::LOOP));
                     }
-                    // The kernel follows better: a link of /proc may lead to another mount namespace.
+                    // The kernel is asked first, because a link of /proc may lead to another mount namespace.
                     match Dir::open(dir.as_fd(), name.as_c_str(), Links::Follow) {
                         Ok(found) => {
                             if let Some(found_real) = sys::real_path(found.as_fd()) {
@@ -403,7 +404,7 @@ impl Parent {
     }
 }
 
-/// An existing directory, and its real path. `None`: `path` leads to something else, or to nothing.
+/// An existing directory, and its real path. `None`: `path` is not a directory.
 pub(crate) fn directory(path: &Path, links: Links) -> Result<Option<(Dir, PathBuf)>> {
     match sys::stat_follow(sys::cwd(), path) {
         Ok(Meta { special: Some(FileKind::Directory), .. }) => {
@@ -414,7 +415,7 @@ pub(crate) fn directory(path: &Path, links: Links) -> Result<Option<(Dir, PathBu
     }
 }
 
-/// The real path of a directory, also of one that does not exist yet.
+/// The real path of a directory, which need not exist yet.
 pub(crate) fn real_path_of_directory(path: &Path) -> Result<PathBuf> {
     let bytes = path.as_os_str().as_bytes();
     if bytes.contains(&0) {
@@ -432,7 +433,7 @@ pub(crate) fn current_dir() -> io::Result<PathBuf> {
     if path.is_absolute() { Ok(path) } else { Err(Errno::NOENT.into()) }
 }
 
-/// Splits a path into what is above the last name and that name.
+/// Splits a path into its last name and the part above.
 fn split(path: &[u8]) -> Result<(&[u8], CString), &'static str> {
     let (above, name): (&[u8], _) = match path.iter().rposition(|byte| *byte == b'/') {
         None => (b".", path),
@@ -451,7 +452,7 @@ fn split(path: &[u8]) -> Result<(&[u8], CString), &'static str> {
     Ok((above, CString::new(name).map_err(|_| CONTAINS_NUL)?))
 }
 
-/// Whether a path is absolute and has only names in it.
+/// Whether a path is absolute and has no `.`, no `..` and no empty names.
 fn is_plain(path: &[u8]) -> bool {
     let Some(names) = path.strip_prefix(b"/") else { return false };
     names.is_empty() || names.split(|byte| *byte == b'/').all(|name| !matches!(name, b"" | b"." | b".."))
@@ -463,22 +464,23 @@ fn c_string(name: Vec<u8>, path: &Path) -> Result<CString> {
     CString::new(name).map_err(|_| Error::InvalidPath { path: path.to_owned(), reason: CONTAINS_NUL })
 }
 
-/// Puts the names of `path` on the stack, so that the first of them is popped first.
+/// Pushes the names of `path`, so that the first name is popped first.
 fn push_names(stack: &mut Vec<Vec<u8>>, path: &[u8]) {
     let names = path.split(|byte| *byte == b'/').rev();
     stack.extend(names.filter(|name| !matches!(*name, b"" | b".")).map(<[u8]>::to_vec));
 }
 
-/// There is a link of this name in a path that is to have none.
+/// The error for a symbolic link in a path that must not have one.
 fn refused(path: &Path, dir: &Path, name: &CStr) -> Error {
     Error::SymbolicLink { path: path.to_owned(), link: dir.join(OsStr::from_bytes(name.to_bytes())) }
 }
 
 /// The kernel's rule for symbolic links in sticky, world-writable directories such as /tmp (`may_follow_link` in
-/// fs/namei.c, on by default as the sysctl fs.protected_symlinks): follow only one's own links and those of the
-/// directory's owner. Whoever reads links by hand goes round the kernel's check and has to make it instead.
+/// fs/namei.c, the sysctl fs.protected_symlinks): a link is followed only if it belongs to the caller or to the
+/// directory's owner. A program that reads the link itself bypasses the kernel's check, so it has to make the same check.
 ///
-/// XNU has no such rule (`lookup_handle_symlink` in bsd/vfs/vfs_lookup.c); what makes the links dangerous is there too.
+/// XNU has no such rule (`lookup_handle_symlink` in bsd/vfs/vfs_lookup.c). The links are as dangerous there, so
+/// the check is made there, too.
 fn may_follow(dir: &Dir, link_owner: u32, path: &Path) -> Result<()> {
     const STICKY_AND_WORLD_WRITABLE: u32 = 0o1002;
     let dir = sys::stat_open(dir).map_err(|error| Error::io(path, Step::Resolve, error))?;

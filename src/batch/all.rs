@@ -1,7 +1,7 @@
 //! Several files changed as one: all of them or none, even if a process dies at any point.
 //!
-//! This file has what happens before the change is decided, so each error leaves everything as it was. `lock/draft.rs`
-//! and `lock/work.rs` decide and make the change, and `lock/intents.rs` finishes it.
+//! This file does what comes before the change is decided, so after each error everything is as it was. `lock/draft.rs`
+//! and `lock/work.rs` decide and make the change, and `lock/intents.rs` finishes it after a crash.
 
 use std::collections::HashMap;
 use std::io;
@@ -79,8 +79,8 @@ impl Batch {
     }
 }
 
-/// The files of a call that changes several as one. Their directories are not kept open, because there may be more files than
-/// a process may have descriptors for two each; under the locks they are looked up anew.
+/// The files of a call that changes several as one. Their directories are not kept open, because each file would need
+/// two descriptors, and the process may not have that many. They are opened again under the locks.
 #[derive(Debug)]
 pub(crate) struct Many<'a> {
     config: &'a Arc<Config>,
@@ -88,7 +88,7 @@ pub(crate) struct Many<'a> {
 }
 
 impl<'a> Many<'a> {
-    /// Looks up the files, each once, and which of them each path leads to.
+    /// Looks up each file once. Also returns, for each path, the number of its file.
     pub(crate) fn find<'p>(
         config: &'a Arc<Config>,
         paths: impl Iterator<Item = &'p Path>,
@@ -130,9 +130,10 @@ impl<'a> Many<'a> {
         Ok(place)
     }
 
-    /// Makes changes, each of the file of this number: all of them or none. Of several of one file the last one counts.
+    /// Makes all the changes or none of them. Each change has the number of its file. If one file has several changes,
+    /// the last one counts.
     pub(crate) fn replace(&self, held: &[Held], changes: Vec<(usize, Option<Vec<u8>>)>) -> Result<()> {
-        // A caller's code may have forked. From here on none runs.
+        // The caller's code may have forked. From here on, no code of the caller runs.
         held.iter().try_for_each(Held::check)?;
         let mut versions: Vec<Option<Version>> = Vec::new();
         versions.resize_with(held.len(), || None);
@@ -169,19 +170,19 @@ impl<'a> Many<'a> {
     }
 }
 
-/// New versions, written beside their files. Dropped before they are decided, they are removed.
+/// New versions, written to temporary files. If this is dropped before the change is decided, they are removed.
 struct Stage<'a> {
     many: &'a Many<'a>,
     dirs: Dirs,
     changes: Vec<Change>,
     /// For each change, the number of its file.
     which: Vec<usize>,
-    /// The numbers of the files that are to be removed and are not there. Somebody may have removed them, and not have synced
-    /// that, so the directory is synced again.
+    /// The numbers of the files that have to be removed but do not exist. Another process may have removed them without
+    /// a sync, so their directories are synced.
     absent: Vec<usize>,
-    /// Those that are open, with the numbers of their files.
+    /// The new versions that are still open, with the numbers of their files.
     unsynced: Vec<(usize, Staged)>,
-    /// How many may be open.
+    /// How many of them may be open at a time.
     at_a_time: usize,
     is_decided: bool,
 }
@@ -208,7 +209,7 @@ impl Stage<'_> {
         let above = path.parent().unwrap_or(path);
         let is_new = self.dirs.get(above).is_none();
         let dir = self.dirs.open(above, path)?;
-        // What is decided goes forward only: better to know now what would stop it.
+        // A decided change can only go forward, so everything that could stop it is checked now.
         let step = if version.contents.is_some() { Step::Rename } else { Step::Remove };
         if is_new {
             if full && sys::is_in_memory(dir.fd.as_fd()) {
@@ -216,7 +217,7 @@ impl Stage<'_> {
             }
             sys::check_changeable(dir.fd.as_fd()).map_err(|error| Error::io(path, step, error))?;
         }
-        // The one in which the new version is made is the one that the intent speaks of.
+        // The directory of the temporary file must be the directory that the intent names.
         let opened =
             place.dir()?.map(sys::stat_open).transpose().map_err(|error| Error::io(path, Step::Stat, error))?;
         if opened.map(|opened| opened.identity()) != Some(dir.meta.identity()) {
@@ -234,7 +235,7 @@ impl Stage<'_> {
         let new = match &version.contents {
             None => None,
             Some(contents) => {
-                // One that nobody finds there again who comes back from a crash.
+                // A new random name: recovery after a crash must not find another file under this name.
                 let temporary = TemporaryName::fresh(place.name(), lock.hash());
                 let mut replacement = Replacement::begin(held, &place, temporary, options, version.anew)?;
                 replacement.fill(contents)?;
@@ -267,7 +268,7 @@ impl Stage<'_> {
         self.dirs.all().map(|dir| Unsynced { device: dir.meta.dev, what: What::Dir(&dir.fd), path: &dir.path })
     }
 
-    /// Writes down what is to be done, syncs it all, decides it and does it.
+    /// Writes the intent, syncs everything, decides the change, and makes it.
     fn commit(mut self, held: &[Held]) -> Result<()> {
         let config = self.many.config;
         for n in &self.absent {
@@ -290,7 +291,7 @@ impl Stage<'_> {
             });
             sync_together(self.files().chain(self.dirs()).chain(intent).chain(locks), config.replace)?;
         } else {
-            // For processes alone, each of the new versions has to be whole.
+            // Durability::Ordered: after a power cut each file must be one complete version, old or new.
             sync_together(self.files(), config.replace)?;
         }
         self.unsynced.clear();
@@ -298,7 +299,7 @@ impl Stage<'_> {
         self.is_decided = draft.is_decided();
         decided?;
         let finished = draft.finish(&mut self.dirs);
-        // Not if it was taken back.
+        // False again if the change was taken back.
         self.is_decided = draft.is_decided();
         finished
     }
@@ -312,7 +313,7 @@ impl Drop for Stage<'_> {
         for (change, n) in self.changes.iter().zip(&self.which) {
             let dir = self.many.files[*n].0.parent().and_then(|dir| self.dirs.get(dir));
             if let (Some(dir), Some(new)) = (dir, &change.new) {
-                // There is nobody to tell.
+                // Drop cannot return an error.
                 let _ = sys::unlink(dir.fd.as_fd(), &new.temporary);
             }
         }

@@ -13,7 +13,7 @@ use crate::protocol::lock_contents::MARK;
 use crate::protocol::temporary_name::TemporaryName;
 use crate::sys::{self, Errno, Fd};
 
-/// A change that is written down. Dropped before it is decided, it has not happened.
+/// A change that is written down. If it is dropped before it is decided, the files stay as they are.
 #[derive(Debug)]
 pub(crate) struct Draft<'a> {
     dir: &'a Arc<LockDir>,
@@ -26,15 +26,15 @@ pub(crate) struct Draft<'a> {
     name: CString,
     temporary: TemporaryName,
     file: Fd,
-    /// What came of the sync of the lock directory by which it was decided.
+    /// Set when the change is decided: the result of the lock directory's sync.
     decided: Option<sys::Result<()>>,
-    /// The removal of the intent may not survive a power cut: whoever takes a lock next has to sync it before all else.
+    /// The removal of the intent may not be durable. With the marks in place, the next holder of a lock syncs it first.
     marks_stay: bool,
 }
 
 impl<'a> Draft<'a> {
-    /// Writes an intent under a temporary name, and marks the lock files, which are those of its files. `lock_hash` is what
-    /// the first of them is called.
+    /// Writes an intent under a temporary name, and marks the lock files of its files. `lock_hash` is from the name of
+    /// the first lock file.
     pub(crate) fn write(
         dir: &'a Arc<LockDir>,
         held: &'a [&'a Held],
@@ -58,7 +58,7 @@ impl<'a> Draft<'a> {
         draft.intent.inode = sys::stat_open(&draft.file).map_err(failed)?.ino;
         let bytes = draft.intent.to_bytes();
         let len = bytes.len() as u64;
-        // Better than SIGXFSZ, which would end the process.
+        // Checked first, because a write past the limit ends the process with SIGXFSZ.
         if sys::file_size_limit() < (MARK + NAME_LEN as u64).max(len) || len > LARGEST {
             return Err(failed(Errno::FBIG));
         }
@@ -76,27 +76,27 @@ impl<'a> Draft<'a> {
         Ok(draft)
     }
 
-    /// The intent, for its sync.
+    /// The file of the intent, to be synced.
     pub(crate) fn file(&self) -> &Fd {
         &self.file
     }
 
-    /// The lock directory, for its sync.
+    /// The lock directory, to be synced.
     pub(crate) fn lock_dir(&self) -> &Fd {
         &self.at
     }
 
-    /// The device of both.
+    /// The device of the intent and the lock directory.
     pub(crate) fn device(&self) -> u64 {
         self.device
     }
 
-    /// Decides the change. All that it speaks of has been synced, if it is to survive a power cut.
+    /// Decides the change. If it has to survive a power cut, the caller has synced everything that the intent names.
     pub(crate) fn decide(&mut self) -> Result<()> {
         self.held.iter().try_for_each(|held| held.check_kept(false))?;
         let failed = |error: Errno| Error::io(self.dir.path(), Step::WriteIntent, error);
         if let Err(error) = sys::rename(self.at.as_fd(), self.temporary.get(), &self.name) {
-            // A server may have done it and not have said so.
+            // A server may have made the rename and reported an error.
             return match sys::unlink(self.at.as_fd(), &self.name) {
                 Err(Errno::NOENT) => Err(failed(error)),
                 Ok(()) => {
@@ -110,18 +110,18 @@ impl<'a> Draft<'a> {
                 }
             };
         }
-        // From here on it goes forward only. Should this sync fail, what follows is what others see all the same, and a power
-        // cut may undo it.
+        // From here on the change can only go forward. If this sync fails, the change is still made, because others can
+        // see the intent. A power cut may undo it.
         self.decided = Some(if self.intent.full { sys::sync_dir(&self.at) } else { Ok(()) });
         Ok(())
     }
 
-    /// Whether it is, or may be.
+    /// Whether the change is decided, or may be.
     pub(crate) fn is_decided(&self) -> bool {
         self.decided.is_some()
     }
 
-    /// Makes a change that was decided.
+    /// Makes the change that was decided.
     pub(crate) fn finish(&mut self, dirs: &mut Dirs) -> Result<()> {
         let Draft { dir, ref at, held, ref intent, ref name, .. } = *self;
         let mut work = Work { dir, at, name, intent, held, dirs, found_by: None, end: End::NotYet };
@@ -139,17 +139,17 @@ impl<'a> Draft<'a> {
         held.iter().try_for_each(|held| held.check_kept(true))
     }
 
-    /// The first of its files.
+    /// The path of the first file.
     fn path(&self) -> &Path {
         self.held.first().map_or(self.dir.path(), |held| &held.guarded)
     }
 }
 
-/// As many names as are tried for a new intent.
+/// The number of names that are tried for a new intent.
 const NAMES_TRIED: usize = 1000;
 
-/// Makes an intent under a temporary name. A child made by fork goes on with the random numbers of its parent, so that the name
-/// may be one that the other has used, and has left when it was killed.
+/// Makes an intent under a temporary name. A child made by fork continues the parent's sequence of random numbers. So
+/// its name may exist already, if the other process made that file and was killed.
 fn make(dir: &LockDir, at: &Fd, lock_hash: &[u8]) -> sys::Result<(CString, TemporaryName, Fd)> {
     for _ in 1..NAMES_TRIED {
         match make_once(dir, at, lock_hash) {
@@ -178,7 +178,7 @@ impl Drop for Draft<'_> {
     }
 }
 
-/// What a file system in memory is refused for.
+/// The error for a file system in memory.
 pub(crate) fn in_memory(path: &Path) -> Error {
     let why = "it is in memory (tmpfs), where nothing survives a power cut, and all or nothing across one cannot be promised \
                there: use Durability::Ordered, or a disk";

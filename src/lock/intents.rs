@@ -1,11 +1,12 @@
-//! Changes of several files that are decided: finding and finishing what a dead process began. `draft.rs` decides one,
-//! `work.rs` carries it out.
+//! Finding and finishing a change of several files that a dead process decided. `draft.rs` decides a change, `work.rs`
+//! makes it.
 //!
-//! A change is decided when its intent has its name in the lock directory. Before that all the lock files are marked with
-//! that name, and what the intent speaks of is synced. So whoever takes one of the locks from then on is told by the lock
-//! file, takes all of them, and goes on where the other one stopped. The order at the end is as strict: first the files,
-//! then the intent goes, and the marks last. Were a mark gone before the intent, somebody could change that file, and the
-//! intent, found by way of another mark, would be carried out on a version that it knows nothing of.
+//! A change is decided when the intent is renamed to its final name in the lock directory. Before that, every lock file
+//! gets a mark, which is that name, and everything that the intent names is synced. So the next holder of one of the
+//! locks sees the mark, takes all the locks, and finishes the change. The order at the end is strict, too: first the
+//! files are changed, then the intent is removed, then the marks. If a mark were removed before the intent, another
+//! process could write a newer version of that file. A process that finds the intent through another mark would then
+//! change the newer version.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -21,8 +22,8 @@ use crate::protocol::intent::{Change, Intent, LARGEST, Unreadable, is_intent_nam
 use crate::protocol::lock_contents::is_marked;
 use crate::sys::{self, Errno, LockMode};
 
-/// Heeds the marks of lock files whose locks were taken by one call, in the order of `locks`. `None`: there was something to
-/// finish, and all of these locks were let go for it.
+/// Looks at the marks of these lock files. One call has taken their locks, and `held` is in the order of `locks`.
+/// `None`: there was a change to finish, and all of these locks were released for that.
 pub(super) fn heed_marks(
     locks: &[&Lock],
     held: Vec<Held>,
@@ -35,8 +36,9 @@ pub(super) fn heed_marks(
     else {
         return Ok(Some(held));
     };
-    // With other locks in its hands the thread must wait for none of these, or two could wait for each other. It waits for
-    // its own again, of which whoever is in the way lets go soon.
+    // If the thread holds other locks as well, it must not wait for the intent's locks: two threads could wait for each
+    // other. It only tries. If a lock is not free, it waits for its own locks again, because the process that is in the
+    // way releases them soon.
     let has_others = held.first().is_some_and(|one| one.caller.holds() > held.len());
     drop(held);
     let try_only = Patience::none();
@@ -51,7 +53,8 @@ pub(super) fn heed_marks(
     }
 }
 
-/// What has to be finished before a file is looked at. `None`: nothing; the mark has been taken away.
+/// Finds the change that has to be finished before the file is used. `None`: there is none. The mark is removed where
+/// that is possible.
 fn heed_mark<'a>(lock: &'a Lock, held: &Held, mode: LockMode) -> Result<Option<(&'a Lock, CString, Found)>> {
     let dir = &lock.dir;
     let mark = held.mark().map_err(|error| Error::io(&lock.path, Step::ReadIntent, error))?;
@@ -59,34 +62,35 @@ fn heed_mark<'a>(lock: &'a Lock, held: &Held, mode: LockMode) -> Result<Option<(
         Some(name) => look(dir, name).map_err(|error| dir.unfinished(&lock.guarded, name, error))?,
         None => None,
     };
-    // An intent that is not about this file is none of its business, whoever has put its name here.
+    // An intent that does not name this file does not count, whoever wrote the mark.
     let is_about_it = |found: &Found| found.locks.iter().any(|it| it.path == lock.path);
     if let Some((name, found)) = mark.zip(found.filter(is_about_it)) {
         return Ok(Some((lock, name, found)));
     }
-    // Whoever may only read the lock file leaves that to those who may write to it: a reader loses nothing by an old intent.
+    // A reader that cannot write to the lock file leaves the mark to writers. An old intent does no harm to a reader.
     if mode == LockMode::Shared && !held.may_clear_mark() {
         return Ok(None);
     }
-    // Nobody can decide anything about the file now. But whoever has finished the change may have died before the removal
-    // of its intent was synced, and it must not come back by a power cut over what is written from now on.
+    // Nobody can decide a change of this file now, because this thread holds its lock. But the process that finished
+    // the change may have died before it synced the removal of the intent. A power cut could then bring the intent
+    // back, and it would be carried out on newer versions.
     match dir.open_itself().and_then(|at| dir.sync(&at)) {
         Ok(()) => held.clear_mark(),
-        // For those who may not list the directory the mark stays.
+        // A user who may not list the directory cannot sync it, so the mark stays.
         Err(error) if mode == LockMode::Shared || error.kind() == io::ErrorKind::PermissionDenied => {}
         Err(error) => return Err(error),
     }
     Ok(None)
 }
 
-/// An intent that is there, and the locks of its files.
+/// An intent and the locks of its files.
 #[derive(Debug)]
 struct Found {
     intent: Intent,
     locks: Vec<Lock>,
 }
 
-/// `None`: there is none of this name, or one that nobody has decided.
+/// `None`: there is no such intent, or it was never decided.
 fn look(dir: &Arc<LockDir>, name: &CStr) -> Result<Option<Found>> {
     let Some((intent, _)) = read(dir, name)? else { return Ok(None) };
     let lock_of = |change: &Change| Lock::of(dir, &Arc::from(dir.real_path(&change.named())?));
@@ -94,13 +98,13 @@ fn look(dir: &Arc<LockDir>, name: &CStr) -> Result<Option<Found>> {
     Ok(Some(Found { intent, locks }))
 }
 
-/// The same without the locks, with the user whose word it is.
+/// Reads the intent, without its locks. The user is its owner, if only the owner can have written it.
 fn read(dir: &LockDir, name: &CStr) -> Result<Option<(Intent, Option<u32>)>> {
     let path = dir.path_of(name);
     let failed = |error: Errno| Error::io(&path, Step::ReadIntent, error);
     let file = match sys::open_read(sys::cwd(), &c_path(&path)?) {
         Ok(file) => file,
-        // ELOOP: a symbolic link is none of ours.
+        // ELOOP: it is a symbolic link, and an intent is none.
         Err(Errno::NOENT | Errno::STALE | Errno::LOOP) => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
@@ -113,12 +117,13 @@ fn read(dir: &LockDir, name: &CStr) -> Result<Option<(Intent, Option<u32>)>> {
         bytes.reserve(1);
     }
     match Intent::parse(&bytes) {
-        // What others may write to, as a lock file that somebody has given this name, is nobody's word; nor is a copy.
+        // The owner counts only if others cannot write to the intent, and if it is not a copy. A lock file under an
+        // intent's name could be written by others.
         Ok(intent) => {
             let is_own = meta.mode & GROUP_OR_OTHERS_WRITE == 0 && meta.ino == intent.inode;
             Ok(Some((intent, is_own.then_some(meta.uid))))
         }
-        // With its own name an intent is whole, unless a power cut has come over one that was not to survive it.
+        // A decided intent is complete. After a power cut, an intent that was not synced can be torn.
         Err(Unreadable::Torn) => Ok(None),
         Err(Unreadable::Newer) => {
             let why = "a later version of this crate has written it, and only such a one can finish it or give it up";
@@ -127,8 +132,8 @@ fn read(dir: &LockDir, name: &CStr) -> Result<Option<(Intent, Option<u32>)>> {
     }
 }
 
-/// Takes the locks of an intent's files and finishes it. The files that could not be finished, if that is to be given up;
-/// `None`: somebody else has finished it.
+/// Takes the locks of the intent's files and finishes the change. If `give_up`, it returns the files that it could not
+/// finish. `None`: another process has finished the change.
 fn finish_under_locks(
     dir: &Arc<LockDir>,
     name: &CStr,
@@ -138,7 +143,7 @@ fn finish_under_locks(
 ) -> Result<Option<Vec<PathBuf>>> {
     let locks: Vec<&Lock> = found.locks.iter().collect();
     let held = take_all(&locks, LockMode::Exclusive, patience).map_err(|error| error.for_files(locks.len()))?;
-    // Only now nobody changes it any more, at least nobody who keeps to the rules.
+    // Read again: from now on only programs that ignore the locks can change the intent.
     let Some((intent, owner)) = read(dir, name)?.filter(|(intent, _)| *intent == found.intent) else { return Ok(None) };
     let mut marked = Vec::with_capacity(held.len());
     for held in &held {
@@ -162,7 +167,7 @@ fn finish_under_locks(
     work.finish(give_up).map(Some).map_err(|error| error.for_files(held.len()))
 }
 
-/// Finishes every intent in the lock directory, one after the other, and goes on where one cannot be.
+/// Finishes every intent in the lock directory. If one cannot be finished, it goes on with the next.
 pub(crate) fn recover<'a>(dir: &Arc<LockDir>, patience: impl Fn() -> Patience<'a>) -> Result<Vec<PathBuf>> {
     let mut done = Removed::default();
     for path in dir.intents()? {
@@ -173,7 +178,7 @@ pub(crate) fn recover<'a>(dir: &Arc<LockDir>, patience: impl Fn() -> Patience<'a
     done.into_result()
 }
 
-/// Finishes what can be of an intent, and removes it. The files that could not be finished.
+/// Finishes as many files of an intent as it can, and removes the intent. Returns the files that it could not finish.
 pub(crate) fn give_up(dir: &Arc<LockDir>, intent: &Path, patience: &Patience<'_>) -> Result<Vec<PathBuf>> {
     let is_here = match intent.parent() {
         None => false,
@@ -198,7 +203,7 @@ fn name_of(intent: &Path) -> Result<CString> {
     })
 }
 
-/// `None`: somebody else has finished it.
+/// `None`: another process has finished the change.
 fn finish_one(dir: &Arc<LockDir>, name: &CStr, patience: &Patience<'_>, give_up: bool) -> Result<Option<Vec<PathBuf>>> {
     let path = dir.path_of(name);
     match look(dir, name) {
@@ -208,7 +213,7 @@ fn finish_one(dir: &Arc<LockDir>, name: &CStr, patience: &Patience<'_>, give_up:
                 None => error,
             }
         }),
-        // Nobody has decided it, and whoever has its name in a lock file takes that away.
+        // Nobody decided this change. Marks with its name are removed by the next holders of those locks.
         Ok(None) => match sys::unlink(sys::cwd(), &c_path(&path)?) {
             Ok(()) => Ok(Some(Vec::new())),
             Err(Errno::NOENT) => Ok(None),
@@ -218,7 +223,7 @@ fn finish_one(dir: &Arc<LockDir>, name: &CStr, patience: &Patience<'_>, give_up:
     }
 }
 
-/// The intents in the lock directory, and the files that each is about.
+/// The intents in the lock directory, each with its files.
 pub(crate) fn list(dir: &Arc<LockDir>) -> Result<Vec<(PathBuf, Result<Vec<PathBuf>>)>> {
     let mut intents = Vec::new();
     for path in dir.intents()? {

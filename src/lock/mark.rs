@@ -1,4 +1,4 @@
-//! What is in a lock file: what it guards, and its mark, the name of an intent, at the end of it.
+//! The contents of a lock file: the path that it guards, and at its end the mark, which is the name of an intent.
 
 use std::ffi::CString;
 use std::os::fd::AsFd;
@@ -11,17 +11,16 @@ use crate::protocol::lock_contents::{MARK, is_marked, text_len};
 use crate::sys::{self, Errno};
 
 impl Held {
-    /// The name of the intent that the lock file is marked with. `None`: nothing that could be one.
+    /// The intent's name in the mark. `None`: the mark is not the name of an intent.
     pub(super) fn mark(&self) -> sys::Result<Option<CString>> {
         self.with_file(name_in)
     }
 
-    /// Marks the lock file.
     pub(super) fn set_mark(&self, name: &[u8]) -> sys::Result<()> {
         self.with_file(|file| write_whole(file, name, MARK))
     }
 
-    /// Takes the mark away. Should that fail, the next one to take the lock finds a mark of an intent that is gone.
+    /// Removes the mark. If that fails, the next holder finds the mark of an intent that does not exist.
     pub(super) fn clear_mark(&self) {
         let _ = self.with_file(|file| {
             let kept = match is_marked(self.size) {
@@ -32,12 +31,12 @@ impl Held {
         });
     }
 
-    /// Whether the mark can be taken away: not through a descriptor that is for reading only.
+    /// Whether the mark can be removed. It cannot if the descriptor is open for reading only.
     pub(super) fn may_clear_mark(&self) -> bool {
         self.with_file(|file| sys::truncate(file.as_fd(), self.size)).is_ok()
     }
 
-    /// Syncs the lock file, mark and all.
+    /// Syncs the lock file with its mark.
     pub(crate) fn sync(&self) -> Result<()> {
         self.with_file(|file| sys::sync(file.as_fd())).map_err(|error| Error::io(&self.guarded, Step::MarkLock, error))
     }
@@ -47,18 +46,18 @@ impl Held {
     }
 }
 
-/// The name of the intent that a lock file is marked with. `None`: nothing that could be one.
+/// The intent's name in the mark. `None`: the mark is not the name of an intent.
 pub(super) fn name_in(file: &OpenLock) -> sys::Result<Option<CString>> {
     let name = read_whole(file, NAME_LEN + 1, MARK)?;
     Ok(CString::new(name).ok().filter(|name| is_intent_name(name.to_bytes())))
 }
 
-/// What is before the mark of a lock file of this size.
+/// The contents before the mark, in a lock file of this size.
 pub(super) fn text_in(file: &OpenLock, size: u64) -> sys::Result<Vec<u8>> {
     read_whole(file, usize::try_from(size.min(MARK)).unwrap_or(0), 0)
 }
 
-/// As much as there is, up to `len` bytes.
+/// Reads up to `len` bytes; less if the file ends before.
 fn read_whole(file: &OpenLock, len: usize, from: u64) -> sys::Result<Vec<u8>> {
     let (mut bytes, mut filled) = (vec![0; len], 0);
     while filled < len {

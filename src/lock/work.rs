@@ -1,4 +1,4 @@
-//! Carrying out what an intent says, by whoever has decided it and by whoever finds it.
+//! Carries out an intent: for the process that decided the change, and for a process that finds the intent later.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
@@ -11,7 +11,7 @@ use crate::error::{Error, Result, Step};
 use crate::protocol::intent::{FileId, Intent};
 use crate::sys::{self, Errno, Fd, Links, Meta};
 
-/// The directories of the files of an intent, open.
+/// The open directories of an intent's files.
 #[derive(Debug, Default)]
 pub(crate) struct Dirs(HashMap<PathBuf, OpenDir>);
 
@@ -20,13 +20,13 @@ pub(crate) struct OpenDir {
     pub(crate) fd: Fd,
     pub(crate) meta: Meta,
     pub(crate) id: FileId,
-    /// A file in it, for errors.
+    /// A file in this directory, for error messages.
     pub(crate) path: PathBuf,
 }
 
 impl Dirs {
-    /// Opens a directory by its real path, in which there are no links: whoever has put one there since must not lead a
-    /// change to somewhere else.
+    /// Opens a directory by its real path and follows no link. Somebody may have put a link there since, and it must
+    /// not lead the change to another place.
     pub(crate) fn open(&mut self, real: &Path, file: &Path) -> Result<&OpenDir> {
         if !self.0.contains_key(real) {
             let failed = |error: Errno| Error::io(file, Step::FinishChange, error);
@@ -64,44 +64,49 @@ fn open_without_links(real: &Path) -> sys::Result<Fd> {
     }
 }
 
-/// An intent that is being carried out, under all of its locks.
+/// An intent that is being carried out. All of its locks are held.
 pub(super) struct Work<'a> {
     pub(super) dir: &'a LockDir,
     /// The lock directory.
     pub(super) at: &'a Fd,
     pub(super) name: &'a CStr,
     pub(super) intent: &'a Intent,
-    /// In the order of its changes.
+    /// The locks, in the order of the intent's changes.
     pub(super) held: &'a [&'a Held],
     pub(super) dirs: &'a mut Dirs,
-    /// `None`: by whoever has just decided it.
+    /// `None`: this process has just decided the change.
     pub(super) found_by: Option<Recovery>,
     pub(super) end: End,
 }
 
-/// What became of an intent.
+/// The state of an intent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     NotYet,
-    /// It is carried out, or given up, and was removed; unless a power cut brings it back, if that could not be synced.
+    /// The change was made or given up, and the intent was removed. If the sync failed, a power cut may bring the
+    /// intent back.
     Removed(sys::Result<()>),
-    /// It was taken back, because nothing had been done yet; with the same reservation.
+    /// The change was taken back before any file was changed. If the sync failed, a power cut may bring the intent
+    /// back.
     TakenBack(sys::Result<()>),
 }
 
-/// What is to be known about an intent that somebody else may have decided.
+/// What is known about an intent that another process may have decided.
 pub(super) struct Recovery {
-    /// Whose word it is. `None`: others may write to it.
+    /// The user who decided the change. `None`: unknown, because other users may write to the intent, or
+    /// it is a copy.
     pub(super) owner: Option<u32>,
     pub(super) me: u32,
-    /// Which lock files have its mark. One that has not was shortened by a hand, or it is an old intent that came back.
+    /// Which lock files have the mark of this intent. The mark is missing if somebody shortened the lock file, or if a
+    /// power cut brought an old intent back.
     pub(super) marked: Vec<bool>,
 }
 
 impl Work<'_> {
-    /// The files that were not finished, if that is to be given up.
+    /// Makes the changes. If `give_up`, it goes on after errors and returns the files that it could not finish.
     pub(super) fn finish(&mut self, give_up: bool) -> Result<Vec<PathBuf>> {
-        // Whoever has decided it may have died before that was synced, and must not be half done without an intent.
+        // The process that decided this change may have died before it synced the intent. Without a durable intent, a
+        // power cut could leave the change half done.
         if self.intent.full && self.found_by.is_some() {
             self.dir.sync(self.at)?;
         }
@@ -120,7 +125,7 @@ impl Work<'_> {
             return Err(error);
         }
         if self.intent.full {
-            // All of them, even if one fails.
+            // If one sync fails, the other directories are synced all the same.
             let sync = |dir: &OpenDir| {
                 sys::sync_dir(&dir.fd)
                     .map_err(|error| Error::NotDurable { path: dir.path.clone(), source: error.into() })
@@ -130,7 +135,7 @@ impl Work<'_> {
         self.remove(give_up).map(|()| left)
     }
 
-    /// Takes back what was decided a moment ago, of which nothing has been done. False: it is there still.
+    /// Takes the change back, while no file has been changed. False: the intent could not be removed.
     fn undecide(&mut self) -> bool {
         if !matches!(sys::unlink(self.at.as_fd(), self.name), Ok(()) | Err(Errno::NOENT)) {
             return false;
@@ -157,7 +162,7 @@ impl Work<'_> {
         if made == Some(Ok(())) {
             return Ok(());
         }
-        // Also after an error, with which a server may have done it.
+        // A server may have made the change and reported an error, so the look at the file decides.
         let now = which(at, &change.name).map_err(failed)?;
         let is_old = match (now, change.old) {
             (Some(now), Some(old)) => now.is(old),
@@ -171,16 +176,17 @@ impl Work<'_> {
             None => None,
         };
         let is_left = match &change.new {
-            // What is not marked is not this change's any more, unless it is as it was.
+            // Without its mark, the lock file no longer belongs to this change. The file is replaced only if it is
+            // still the old version.
             Some(_) if temporary.is_some() => is_marked || is_old,
             Some(_) if is_old && is_marked => {
                 return why(
                     "its new version is gone: somebody has removed the temporary file before it could be renamed",
                 );
             }
-            // It was renamed, and maybe replaced by somebody without the locks since.
+            // The new version was renamed into place. Later, a program without the lock may have replaced it.
             Some(_) => false,
-            // Whatever else is there was put there since.
+            // A file that is not the old version was put there later, and stays.
             None => now.is_some() && is_old && is_marked,
         };
         match (&self.found_by, made) {
@@ -194,8 +200,9 @@ impl Work<'_> {
         }
     }
 
-    /// Removes the intent, and then the marks. The sync makes sure that it does not come back by a power cut, when the files
-    /// are not what it knows any more; without it the marks stay, and the next one to take a lock syncs again.
+    /// Removes the intent first, and the marks after it. The sync makes the removal durable. Otherwise a power cut
+    /// could bring the intent back when the files have newer versions. If the sync fails, the marks stay, and the next
+    /// holder of a lock syncs again.
     fn remove(&mut self, give_up: bool) -> Result<()> {
         match sys::unlink(self.at.as_fd(), self.name) {
             Ok(()) | Err(Errno::NOENT) => {
@@ -206,7 +213,8 @@ impl Work<'_> {
                 self.end = End::Removed(synced);
                 Ok(())
             }
-            // In a directory with the sticky bit only its owner may. No mark leads to it then, and all that it says is done.
+            // In a directory with the sticky bit, only the owner of the intent may remove it. All changes of the intent
+            // are made, so it can stay without marks.
             Err(Errno::PERM | Errno::ACCESS) if self.found_by.is_some() && !give_up => {
                 self.clear_marks();
                 if self.intent.full { self.held.iter().try_for_each(|held| held.sync()) } else { Ok(()) }
@@ -215,7 +223,8 @@ impl Work<'_> {
         }
     }
 
-    /// Takes away the marks of this intent. Where there is another one by now, that is still to be finished.
+    /// Removes the marks of this intent. A lock file with the mark of another intent keeps it: that change is not
+    /// finished.
     fn clear_marks(&self) {
         let is_own = |n: usize| self.found_by.as_ref().is_none_or(|recovery| recovery.marked[n]);
         self.held.iter().enumerate().filter(|(n, _)| is_own(*n)).for_each(|(_, held)| held.clear_mark());
@@ -223,11 +232,12 @@ impl Work<'_> {
 }
 
 impl Recovery {
-    /// Whether the owner of the intent could have done it himself. The lock directory may be shared with others, and none of
-    /// them is to have root, or anybody else, do what he may not do.
+    /// Checks that the owner of the intent could have made this change himself. In a shared lock directory, no user may
+    /// make root or another user do what he may not do himself.
     fn check_right(&self, dir: &OpenDir, temporary: Option<Meta>, now: Option<Meta>, path: &Path) -> Result<()> {
         let owns = |meta: &Meta| Some(meta.uid) == self.owner;
-        // Where his file is, he may make files, and so rename and remove what he owns; without the sticky bit, everything.
+        // The owner's temporary file shows that he may make files in this directory. So he may rename and remove his
+        // own files there, and without the sticky bit all files.
         let may_write = temporary.as_ref().is_some_and(owns);
         let is_his = !dir.meta.is_sticky() || now.as_ref().is_none_or(owns);
         let is_trusted = self.owner == Some(0) || self.owner == Some(self.me);

@@ -1,25 +1,26 @@
-//! Intents: what is to be done to several files as one, written down before it is done, so that whoever takes one of their
-//! locks can finish what a dead process began. It is a public protocol: see `src/docs/protocol.md`.
+//! Intents. An intent says what has to be done to several files as one. It is written before the change, so that the
+//! next holder of one of the locks can finish what a dead process began. It is a public protocol: see
+//! `src/docs/protocol.md`.
 //!
-//! An intent is a file in the lock directory, `{hash}.{random}.intent`, with the hash of its first lock file's name and ten
-//! random digits. It is made under a temporary name, and given its own by a rename: from then on the change is decided. Its
-//! contents are fields, each of which ends with a zero byte, and a check:
+//! An intent is a file in the lock directory, `{hash}.{random}.intent`, with the hash of the first lock file's name and
+//! ten random digits. It is made under a temporary name. The rename to its final name decides the change. Its contents
+//! are fields, each of which ends with a zero byte, and a check:
 //!
 //! ```text
 //! "atomic-file-adapter intent 1"
-//! the inode number of the intent itself: a copy is nobody's word
-//! "full" (synced, and to be synced) or "crash" (of processes only)
-//! a file that is to be replaced:  "R"  directory  its id  name  temporary name  its inode number  id of the old version, or ""
-//! a file that is to be removed:   "D"  directory  its id  name  id of the old version
+//! the inode number of the intent itself: a copy does not count
+//! "full" (survives a power cut) or "crash" (survives the death of a process only)
+//! a file to be replaced:  "R"  directory  its id  name  temporary name  its inode number  id of the old version, or ""
+//! a file to be removed:   "D"  directory  its id  name  id of the old version
 //! ...
 //! xxh3_64 (seed 0) of all before, 16 lower-case hexadecimal digits, with no zero byte behind them
 //! ```
 //!
-//! A directory is its real path, or, where programs have agreed upon a lock root, the part of it below that (which is empty
-//! for the root itself). An id is an inode number and, where the file system tells the time of birth, a colon, its seconds,
-//! a dot and its nanoseconds, all decimal: inode numbers are used again at once. Once a change has been finished its intent
-//! is removed, and that is synced, before a lock is let go: an intent that is there is about files that nobody has changed
-//! since.
+//! A directory is its real path. If programs have agreed upon a lock root, it is the part below the root (empty for the
+//! root itself). An id is an inode number. If the file system tells the time of birth, a colon follows, its seconds, a
+//! dot and its nanoseconds, all decimal. An inode number alone is not enough, because file systems use inode numbers
+//! again at once. When a change is finished, its intent is removed, and that is synced before a lock is released. So
+//! the files of an existing intent have not been changed since.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
@@ -32,10 +33,11 @@ use crate::protocol::temporary_name::{Owner, are_digits, random_digits};
 
 const SUFFIX: &[u8] = b".intent";
 const RANDOM_LEN: usize = 10;
-/// How long every intent's name is.
+/// The length of every intent's name.
 pub(crate) const NAME_LEN: usize = PATH_HASH_LEN + 1 + RANDOM_LEN + SUFFIX.len();
 
-/// No intent is larger: there is not so much room for locks in a process. It could be a trap, and is to be read as a whole.
+/// No intent is larger: a process cannot hold locks for so many files. A larger file could be a trap, and the whole of
+/// it would be read into memory.
 pub(crate) const LARGEST: u64 = 1 << 28;
 
 const KIND: &[u8] = b"atomic-file-adapter intent ";
@@ -44,12 +46,12 @@ const FULL: &[u8] = b"full";
 const CRASH: &[u8] = b"crash";
 const CHECK_LEN: usize = 16;
 
-/// A name for a new one, which nobody has had before.
+/// A new name that nobody has used before.
 pub(crate) fn new_name(lock_hash: &[u8]) -> Vec<u8> {
     [lock_hash, b".", &random_digits::<RANDOM_LEN>(), SUFFIX].concat()
 }
 
-/// Whether a name may be that of an intent. It leads out of no directory.
+/// Whether a name can be that of an intent. Such a name has no slash.
 pub(crate) fn is_intent_name(name: &[u8]) -> bool {
     let Some((hash, random)) = name.strip_suffix(SUFFIX).and_then(|it| it.split_at_checked(PATH_HASH_LEN)) else {
         return false;
@@ -65,18 +67,18 @@ pub(crate) fn lock_hash_in(intent_name: &[u8]) -> &[u8] {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Intent {
-    /// The file that it is written to.
+    /// The inode number of the intent's own file.
     pub(crate) inode: u64,
-    /// Whether it has to survive a power cut.
+    /// Whether the change has to survive a power cut.
     pub(crate) full: bool,
     pub(crate) changes: Vec<Change>,
 }
 
-/// Which file or directory something is, also after its inode number was used again.
+/// The identity of a file or directory. It stays unique when its inode number is used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileId {
     pub(crate) inode: u64,
-    /// When it was made: seconds and nanoseconds. `None`: the file system does not tell.
+    /// The time of birth: seconds and nanoseconds. `None`: the file system does not tell.
     pub(crate) born: Option<(i64, u32)>,
 }
 
@@ -87,7 +89,7 @@ impl From<(u64, Option<(i64, u32)>)> for FileId {
 }
 
 impl FileId {
-    /// Whether it is the same one, as far as can be told.
+    /// Whether both are the same file, as far as can be told.
     pub(crate) fn is(self, other: FileId) -> bool {
         let same_birth = self.born.is_none() || other.born.is_none() || self.born == other.born;
         self.inode == other.inode && same_birth
@@ -109,16 +111,16 @@ impl FileId {
     }
 }
 
-/// What is to be done to one file.
+/// The change of one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Change {
-    /// Its directory: absolute, or below the lock root.
+    /// The directory of the file: absolute, or below the lock root.
     pub(crate) dir: PathBuf,
     pub(crate) dir_id: FileId,
     pub(crate) name: CString,
-    /// The version that was there when it was decided.
+    /// The version that existed when the change was decided.
     pub(crate) old: Option<FileId>,
-    /// The new version; `None`: it is to be removed.
+    /// The new version. `None`: the file has to be removed.
     pub(crate) new: Option<New>,
 }
 
@@ -129,19 +131,19 @@ pub(crate) struct New {
 }
 
 impl Change {
-    /// What its lock is named after.
+    /// The path that the lock is named after.
     pub(crate) fn named(&self) -> PathBuf {
         self.dir.join(OsStr::from_bytes(self.name.to_bytes()))
     }
 }
 
-/// Why there is nothing to be made of the contents.
+/// Why an intent cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreadable {
-    /// It is not whole: nobody has decided it.
+    /// It is not complete, so the change was never decided.
     Torn,
-    /// Of another version of the protocol. Every version has the first field and the check, so that programs of this one
-    /// refuse the files of such a change.
+    /// It has another version of the protocol. All versions have the same first field and the same check, so programs
+    /// of this version can refuse the files of such a change.
     Newer,
 }
 
@@ -215,7 +217,7 @@ impl Intent {
             changes.push(Change { dir, dir_id, name, old, new });
         }
         let intent = Intent { inode, full, changes };
-        // Numbers are written in one way: others may read `+1`, `01` or `1.50` in another way than this.
+        // A number has only one spelling. Other programs might read `+1`, `01` or `1.50` differently.
         if intent.changes.is_empty() || intent.to_bytes() != bytes { Err(torn) } else { Ok(intent) }
     }
 }
@@ -228,14 +230,14 @@ fn number(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// Whether a name is that of a temporary file of this file, and of no other.
+/// Whether `temporary` is the name of a temporary file of this file, and of no other.
 fn is_temporary_of(temporary: &CStr, dir: &Path, name: &CStr) -> bool {
     let named = || path_hash(&dir.join(OsStr::from_bytes(name.to_bytes())));
     Owner::of(temporary.to_bytes())
         .is_some_and(|owner| owner.name == name.to_bytes() || owner.hash.is_some_and(|hash| hash == named().as_bytes()))
 }
 
-/// A name that stays in its directory.
+/// A name without a slash, which cannot lead out of its directory.
 fn file_name(name: &[u8]) -> Result<CString, Unreadable> {
     if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') {
         return Err(Unreadable::Torn);
