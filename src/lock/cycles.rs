@@ -1,5 +1,5 @@
-//! Who waits for whom, across lock files. Only a thread that holds a lock can be waited for, so only such a thread
-//! comes here, and only when it begins to wait.
+//! Cycles of threads across lock files. Only a thread that holds a lock can be waited for, so only such threads are
+//! listed here, and only when they begin to wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
@@ -29,10 +29,10 @@ impl<F> Waits<F> {
 
     /// Whether a chain of threads, each waiting for the next, leads from a thread back to itself.
     ///
-    /// The lock files are looked at one after the other, and others move on meanwhile. But a thread that is found in a
-    /// queue has been there since before the search began, because nobody comes or goes in this list while it lasts; so
-    /// it has let go of nothing, and the links of a chain that is found have all been there at the same time. And none
-    /// is missed: whoever comes last finds all others of the cycle, in this list and in their queues.
+    /// The search looks at one lock file after the other, and other threads run meanwhile. But nobody enters or leaves
+    /// this list during the search. So a listed thread that is found in a queue has been there since before the search
+    /// began, and has released nothing. All links of a chain that is found existed at the same time. And no cycle is
+    /// missed: the last thread to begin its wait finds all others of the cycle in this list and in their queues.
     fn lead_back_to(&self, thread: Thread) -> bool {
         let (mut seen, mut todo) = (BTreeSet::new(), vec![thread]);
         while let Some(Place { file, mode, ticket }) = todo.pop().and_then(|next| self.0.get(&next)) {
@@ -50,8 +50,8 @@ impl<F> Waits<F> {
 }
 
 impl<K: Kernel> Table<K> {
-    /// For a thread that holds something and is in the queue of what it waits for. False: it would wait for itself. No lock
-    /// file's mutex may be held, because the search takes one after the other.
+    /// For a thread that holds a lock and is in the queue of another. False: it would wait for itself. The thread must
+    /// not have locked a lock file's mutex, because the search locks one after the other.
     pub(super) fn begin_to_wait(&self, request: &Request<'_, K::File>, ticket: u64) -> bool {
         let place = Place { file: request.file.clone(), mode: request.mode, ticket };
         let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);

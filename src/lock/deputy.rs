@@ -1,23 +1,23 @@
-//! Deputies: threads of the crate that sleep in F_SETLKW for those who must be able to end their wait.
+//! Deputies: threads of this crate that wait in F_SETLKW for callers with a deadline.
 //!
-//! F_SETLKW knows no limit ([fcntl_locking(2)]), and to ask again and again (F_SETLK) loses against everybody who
-//! stands in the kernel's own queue. So a call that waits with a limit sleeps in this process, and a deputy stands in
-//! the kernel's queue for it, and for all who come to the lock file meanwhile. What it is granted goes to the first of
-//! them. If none of them is left it is let go at once.
+//! F_SETLKW knows no time limit ([fcntl_locking(2)]). Polling with F_SETLK loses against everybody who waits in the
+//! kernel's queue. So a call with a deadline sleeps in this process, and a deputy waits in the kernel's queue for it
+//! and for all later waiters of the lock file. The first waiter gets the lock that the deputy is granted. If no waiter
+//! is left, the lock is released at once.
 //!
-//! A deputy cannot be called back: it sleeps until the lock is free, though nobody may want it any more, and serves
-//! whoever comes meanwhile. Only a reader does not wait for one that was sent for a writer: readers elsewhere keep that
-//! one, but not the reader. Then the deputy is disowned, until the next writer waits for it again. If it comes back
-//! before that, the process may have a lock in the kernel that is more than the table knows of (never less, because its
-//! lock is exclusive), and it makes that what it should be. So there are two for a lock file at the most, one for a
-//! writer and one for readers.
+//! A deputy cannot be called back. It waits until the lock is free, even if nobody wants it any more, and serves any
+//! caller that comes meanwhile. Only a reader does not wait for a writer's deputy: readers of other processes keep the
+//! deputy waiting, but not the reader. Then the deputy is disowned, until the next writer waits for it again. If it
+//! comes back before that, the process may hold more in the kernel than the table knows (never less, because the
+//! deputy's lock is exclusive). Then the deputy corrects the kernel's lock. So a lock file has at most two deputies,
+//! one for a writer and one for readers.
 //!
-//! A deputy comes into the kernel's queue later than a thread that calls F_SETLKW itself, and among many processes that costs
-//! turns: of 8 with 90 % reads, those with a limit get 0.4 of the turns of the others, as they do if they call F_SETLKW
-//! themselves 0.1 ms late; if they call it 0.01 ms late, 0.5. A deputy that is kept for the next wait has to be woken, and gets
-//! no more.
+//! A deputy enters the kernel's queue later than a thread that calls F_SETLKW itself. Among many processes that costs
+//! turns: with 8 processes and 90 % reads, those with a deadline get 0.4 of the turns of the others. Without deputies,
+//! processes that call F_SETLKW 0.1 ms late get 0.4, too, and those that call it 0.01 ms late get 0.5. Keeping a deputy
+//! for the next wait gains nothing, because it has to be woken.
 //!
-//! A deputy costs a thread and no descriptor of its own, keeps the lock file open, and is not there in a child made by fork.
+//! A deputy costs a thread, but no descriptor. It keeps the lock file open. A child made by fork does not have it.
 //!
 //! [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
 
@@ -31,16 +31,16 @@ use super::lock_file::{LockFile, Phase};
 use super::request::{Errand, Request};
 use crate::sys::LockMode;
 
-/// How many a process has at the most. Beyond that a wait with a limit polls.
+/// The most deputies of a process. If there are so many, a wait with a deadline polls.
 const MOST: usize = 64;
 
 impl<K: Kernel> Table<K> {
-    /// Sends a deputy, for a thread whose turn it is: until it comes back the others find [`Phase::Deputed`]. False: there
-    /// can be none.
+    /// Sends a deputy, for a thread whose turn it is. Until it comes back the phase is [`Phase::Deputed`]. False: no
+    /// deputy could be sent.
     pub(super) fn send_deputy(&self, request: &Request<'_, K::File>) -> bool {
         let (file, mode) = (request.file, request.mode);
         let mut state = file.state();
-        // One that was disowned is still there.
+        // A deputy that was disowned is still waiting.
         if let Some(number) = state.writers.filter(|_| mode == LockMode::Exclusive) {
             state.phase = Phase::Deputed(mode);
             state.awaited = number;
@@ -51,7 +51,7 @@ impl<K: Kernel> Table<K> {
         if self.deputies.fetch_update(Relaxed, Relaxed, |now| (now < MOST).then_some(now + 1)).is_err() {
             return false;
         }
-        // It is a user of the lock file, which may be left by all others before it comes back.
+        // The deputy is a user of the lock file, because all others may leave it before the deputy comes back.
         self.files().enter(file.key());
         let mut state = file.state();
         state.errands += 1;
@@ -74,7 +74,7 @@ impl<K: Kernel> Table<K> {
         sent
     }
 
-    /// What a deputy does.
+    /// The work of a deputy.
     pub(in super::super) fn wait_as_deputy(&self, errand: Errand<K::File>) {
         let Errand { file, mode, number } = errand;
         let open = file.state().file.clone();
@@ -82,12 +82,12 @@ impl<K: Kernel> Table<K> {
         let now = self.kernel.now();
         let mut state = file.state();
         state.writers.take_if(|writers| *writers == number);
-        // Whoever is next asks by F_SETLK, and hears what is wrong if that fails, too.
+        // After an error the next waiter calls F_SETLK, and reports the error if that fails, too.
         state.no_deputies |= matches!(granted, Some(Err(_)));
         let has_it = matches!(granted, Some(Ok(true)));
         if state.phase == Phase::Deputed(mode) && state.awaited == number {
-            // It may have been granted the lock while it was disowned, and a reader of this process has let go of that before
-            // it was waited for again. The call does not wait, and nobody else makes one meanwhile.
+            // The deputy may have been granted the lock while it was disowned, and a reader of this process may have
+            // released it since. So it asks again. This call does not block, and no other thread makes one meanwhile.
             let is_stale = mode == LockMode::Exclusive && std::mem::take(&mut state.again);
             let still = |open: &K::File| matches!(self.kernel.try_lock(open, mode), Ok(true));
             let has_it = has_it && (!is_stale || open.as_deref().is_some_and(still));
@@ -99,7 +99,7 @@ impl<K: Kernel> Table<K> {
             }
             state.wake();
             drop(self.let_go_if_unwanted(state, &file));
-            // The one that was woken is mostly put on this processor, and would wait there until this thread has ended.
+            // The kernel usually puts the woken thread on this processor, where it would wait until this thread ends.
             self.kernel.give_way(now);
         } else {
             if let Some(open) = open.as_ref().filter(|_| has_it) {
@@ -111,20 +111,20 @@ impl<K: Kernel> Table<K> {
         self.dismiss(&file);
     }
 
-    /// Brings what the process has in the kernel into line with the table, after a disowned deputy was granted the
-    /// exclusive lock. These calls do not wait, and another thread's must not come between them and the look at the
-    /// table: they are made under the mutex.
+    /// Corrects what the process holds in the kernel, after a disowned deputy was granted the exclusive lock. The calls
+    /// do not block. They are made under the mutex, because no other thread's call may come between the look at the
+    /// table and these calls.
     fn make_up<'a>(&self, mut state: Guard<'a, K>, open: &K::File) -> Guard<'a, K> {
         let bell = Arc::new(Condvar::new());
         state.disowned.push(bell.clone());
-        // Such a call ends, because no other process has the lock.
+        // This ends, because no other process has the lock.
         while matches!(state.phase, Phase::Busy | Phase::Deputed(_)) {
             state = bell.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.disowned.retain(|other| !Arc::ptr_eq(other, &bell));
         match state.phase {
             Phase::Held(LockMode::Shared) | Phase::Brought(LockMode::Shared) => {
-                // If that fails, others wait for longer than they need to.
+                // If this fails, the lock stays exclusive, and other processes wait longer than necessary.
                 let _ = self.kernel.try_lock(open, LockMode::Shared);
             }
             Phase::Free if self.kernel.unlock(open).is_err() => self.kernel.close_copy(open),

@@ -1,7 +1,7 @@
 //! The lock directory and the lock files on disk.
 //!
-//! The directory is named by its absolute path at every use and not kept open: whoever replaces it must not leave
-//! running processes with a lock directory of their own.
+//! Every use names the directory by its absolute path. It is not kept open: if somebody replaces it, running processes
+//! must not go on with the old directory.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
@@ -18,8 +18,8 @@ use crate::protocol::temporary_name::{Owner, TemporaryName};
 use crate::protocol::{git_ignore, lock_contents};
 use crate::sys::{self, Errno, Fd, FileKind, Links, Meta};
 
-/// How often a lock file is looked for again after it was taken away between two steps. Somebody who removes lock
-/// files in a loop, or a file system that contradicts itself, must not hang the caller.
+/// How often a lock file is opened again after it was removed between two steps. The limit is for a program that
+/// removes lock files in a loop, and for a file system that contradicts itself: neither must hang the caller.
 const ATTEMPTS: usize = 1000;
 
 const SET_GROUP_ID: u32 = 0o2000;
@@ -28,16 +28,16 @@ const READ_WRITE: u32 = 0o666;
 const OWNER_READ_WRITE: u32 = 0o600;
 pub(super) const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
 
-/// Where the lock files are.
+/// The directory of the lock files.
 #[derive(Debug)]
 pub(crate) struct LockDir {
     path: PathBuf,
     /// The exact mode of new lock files, if the builder has set one.
     file_mode: Option<u32>,
-    /// What locks are named below, a real path.
+    /// The lock root, a real path: locks are named after the part of a path below it.
     root: Option<PathBuf>,
     prepared: AtomicBool,
-    /// It will still be there after a power cut.
+    /// The directory survives a power cut.
     durable: AtomicBool,
 }
 
@@ -47,7 +47,7 @@ struct Sharing {
     mode: u32,
     /// The group that the mode is meant for.
     group: u32,
-    /// The builder says so, not the directory.
+    /// The mode was set with the builder, and does not come from the directory.
     exact: bool,
 }
 
@@ -67,18 +67,18 @@ impl LockDir {
         &self.path
     }
 
-    /// What the lock of a canonical path is named after. `given` is how the caller has spelled it.
+    /// The path that a lock is named after. `given` is the caller's spelling, for error messages.
     pub(crate) fn named_after<'a>(&self, canonical: &'a Path, given: &Path) -> Result<&'a Path> {
         named_after(canonical, self.root.as_deref()).ok_or_else(|| self.outside(canonical, given))
     }
 
-    /// What stands for a directory in an intent: its real path, or the part of it below the root.
+    /// The name of a directory in an intent: its real path, or the part below the lock root.
     pub(crate) fn named_dir(&self, real: &Path) -> PathBuf {
         self.root.as_deref().and_then(|root| real.strip_prefix(root).ok()).unwrap_or(real).to_owned()
     }
 
-    /// The opposite of [`named_dir`](Self::named_dir), or of [`named_after`](Self::named_after). `None`: it was named
-    /// below a root, and this directory has none, or the other way round.
+    /// The opposite of [`named_dir`](Self::named_dir) and [`named_after`](Self::named_after). `None`: the name is below
+    /// a lock root and this directory has none, or the other way round.
     pub(crate) fn real(&self, named: &Path) -> Option<PathBuf> {
         match &self.root {
             Some(root) if named.is_relative() => Some(root.join(named)),
@@ -87,7 +87,7 @@ impl LockDir {
         }
     }
 
-    /// The same; an error says why not.
+    /// The same, with an error that says why.
     pub(super) fn real_path(&self, named: &Path) -> Result<PathBuf> {
         self.real(named).ok_or_else(|| {
             let why = "whoever has decided to change it names locks below another lock root, or below none";
@@ -95,12 +95,12 @@ impl LockDir {
         })
     }
 
-    /// The path of an intent in it.
+    /// The path of an intent in this directory.
     pub(super) fn path_of(&self, intent: &CStr) -> PathBuf {
         self.path.join(OsStr::from_bytes(intent.to_bytes()))
     }
 
-    /// Opens it, to be synced.
+    /// Opens the directory, to be synced.
     pub(super) fn open_itself(&self) -> Result<Fd> {
         let failed = |error| Error::io(&self.path, Step::SyncLocks, error);
         sys::open_dir(sys::cwd(), &self.path, Links::Follow).map_err(failed)
@@ -110,7 +110,7 @@ impl LockDir {
         sys::sync_dir(open).map_err(|error| Error::io(&self.path, Step::SyncLocks, error))
     }
 
-    /// What the change of an intent in it, of which `path` is a file, could not be finished for.
+    /// The error for an intent that could not be finished. `path` is one of its files.
     pub(super) fn unfinished(&self, path: &Path, intent: &CStr, source: Error) -> Error {
         Error::Unfinished { path: path.to_owned(), intent: self.path_of(intent), source: Box::new(source) }
     }
@@ -126,21 +126,21 @@ impl LockDir {
         Error::OutsideLockRoot { path: given.to_owned(), real: canonical.to_owned(), root }
     }
 
-    /// Whether an open directory is this one. A lock file in it is not to be handled as data: to open and close it would
-    /// drop the locks on it, to replace it would split them.
+    /// Whether an open directory is this one. A lock file in it must not be used as data: to open and close it would
+    /// drop the locks on it, and to replace it would split them.
     pub(crate) fn is(&self, dir: BorrowedFd<'_>) -> bool {
         sys::stat_open(dir).is_ok_and(|dir| self.is_that(&dir))
     }
 
-    /// The same of one that was looked at.
+    /// The same for a directory that was looked at.
     pub(crate) fn is_that(&self, dir: &Meta) -> bool {
         sys::stat_follow(sys::cwd(), &self.path).is_ok_and(|own| own.identity() == dir.identity())
     }
 
-    /// Opens the lock file of the canonical path `guarded`, making it and the directory if need be.
+    /// Opens the lock file of the canonical path `guarded`. It makes the file and the directory if they are missing.
     ///
-    /// For writing, because an exclusive record lock needs that; if that is not allowed, for reading, which is
-    /// enough for a shared one.
+    /// It opens for writing, because an exclusive record lock needs that. If that is not allowed, it opens for reading,
+    /// which is enough for a shared lock.
     pub(super) fn open(&self, file: &CStr, guarded: &Path) -> Result<(Key, OpenLock)> {
         for _ in 0..ATTEMPTS {
             match self.open_existing(file)? {
@@ -168,14 +168,14 @@ impl LockDir {
             Ok(fd) => OpenLock::new(path_of(file), fd).map(Some),
             Err(Errno::NOENT | Errno::STALE) => Ok(None),
             Err(error) => match sys::stat(sys::cwd(), file) {
-                // Better than ELOOP, EISDIR or ENXIO.
+                // A clearer error than ELOOP, EISDIR or ENXIO.
                 Ok(Meta { special: Some(kind), .. }) => Err(Error::NotRegularFile { path: path_of(file).into(), kind }),
                 _ => Err(Error::io(path_of(file), Step::OpenLock, error)),
             },
         }
     }
 
-    /// Opens a lock file that exists, not for reading only.
+    /// Opens an existing lock file for reading and writing.
     pub(super) fn open_for_writing(&self, file: &CStr) -> Result<Option<(Key, OpenLock)>> {
         match sys::open_read_write(sys::cwd(), file) {
             Ok(fd) => OpenLock::new(path_of(file), fd).map(Some),
@@ -184,16 +184,16 @@ impl LockDir {
         }
     }
 
-    /// ENOENT: there is no lock directory, or somebody has swept it this moment.
+    /// ENOENT: the lock directory is missing, or somebody has just swept the temporary file.
     fn make_lock_file(&self, file: &CStr, guarded: &Path) -> sys::Result<Fd> {
-        // O_EXCL, because with O_CREAT alone fs.protected_regular refuses an existing file of somebody else in
-        // a sticky directory (`may_create_in_sticky` in fs/namei.c).
+        // O_EXCL, because with O_CREAT alone, fs.protected_regular refuses another user's existing file in a sticky
+        // directory (`may_create_in_sticky` in fs/namei.c).
         let Some(sharing) = self.sharing()? else {
             let fd = sys::create_new(sys::cwd(), file, 0o666)?;
             self.label(&fd, file, guarded);
             return Ok(fd);
         };
-        // Nobody may meet a lock file that does not let him in yet.
+        // A lock file must have its final rights when it gets its name.
         let temporary = self.temporary_of(file)?;
         match make_whole(&temporary, sharing.mode, file, |fd| sharing.apply(fd))? {
             Some(fd) => Ok(fd),
@@ -204,20 +204,20 @@ impl LockDir {
         }
     }
 
-    /// Writes into a new lock file what it guards. For people, who may have to do without: where the disk is full, for
-    /// example, an empty lock file is as good, and part of a path has another lock file, so that it is not taken for one.
-    /// Whoever has locked and marked the file by now has written behind it.
+    /// Writes the guarded path into a new lock file. The text helps people only, and an empty lock file works as well,
+    /// so errors are ignored. A path that was written in part has another hash, so it is not taken for the path.
+    /// Another process may have locked and marked the file by now, but the mark is behind this text.
     fn label(&self, new: &Fd, file: &CStr, guarded: &Path) {
         let name = path_of(file).file_name().unwrap_or_default();
         let text =
             named_after(guarded, self.root.as_deref()).and_then(|path| lock_contents::text(path, name.as_bytes()));
-        // Nobody is to be ended by SIGXFSZ for a text that helps people only.
+        // Checked first: a write past the limit would end the process with SIGXFSZ.
         if let Some(text) = text.filter(|text| text.len() as u64 <= sys::file_size_limit()) {
             let _ = sys::write_at(new, &text, 0);
         }
     }
 
-    /// Whom new lock files are to let in; `None`: it is the umask's business.
+    /// Who may use new lock files. `None`: the umask decides.
     fn sharing(&self) -> sys::Result<Option<Sharing>> {
         let dir = sys::stat_follow(sys::cwd(), &self.path)?;
         let shared = dir.mode & (SET_GROUP_ID | GROUP_OR_OTHERS_WRITE) != 0;
@@ -229,13 +229,13 @@ impl LockDir {
         Ok(Some(Sharing { mode, group: dir.gid, exact }))
     }
 
-    /// Makes an intent in the open lock directory, for all who use the lock files to read. Nobody else must write to it: it
-    /// is carried out with the rights of whoever finds it, if its owner is trusted.
+    /// Makes an intent in the open lock directory. All users of the lock files may read it. Only its owner may write to
+    /// it, because a process that finds the intent carries it out with its own rights if it trusts the owner.
     pub(super) fn make_intent(&self, at: BorrowedFd<'_>, name: &CStr) -> sys::Result<Fd> {
         let Some(sharing) = self.sharing()? else { return sys::create_new(at, name, 0o644) };
         let sharing = Sharing { mode: sharing.mode & !GROUP_OR_OTHERS_WRITE, ..sharing };
         let file = sys::create_new(at, name, sharing.mode)?;
-        // The same for what the directory's default access control list gives it.
+        // Exact, to remove write permission that comes from the directory's default access control list.
         let sharing = Sharing { exact: true, ..sharing };
         match sharing.apply(&file) {
             Ok(()) => Ok(file),
@@ -246,8 +246,8 @@ impl LockDir {
         }
     }
 
-    /// Has the directory survive a power cut, once: it, and those above it, may have been made a moment ago, and nobody may
-    /// have synced them into the directories above. What may not be opened others have made.
+    /// Makes the lock directory survive a power cut, once. It and the directories above may be new, and nobody may have
+    /// synced them into their parent directories. A parent that this process may not open was made by others.
     pub(super) fn make_durable(&self) -> Result<()> {
         if self.durable.load(Relaxed) {
             return Ok(());
@@ -272,7 +272,7 @@ impl LockDir {
         CString::new(temporary.into_os_string().into_vec()).map_err(|_| Errno::INVAL)
     }
 
-    /// Which file has this name now.
+    /// Looks which file has this name now.
     pub(super) fn identify(&self, file: &CStr) -> Result<Option<Meta>> {
         match sys::stat(sys::cwd(), file) {
             Ok(meta) => Ok(Some(meta)),
@@ -285,8 +285,9 @@ impl LockDir {
         Ok(self.identify(file)?.map(|meta| meta.identity()))
     }
 
-    /// The same, as the server says, for a lock directory on NFS. Its own name is in the directory above, which may
-    /// have another one of that name by now; a change of names further above is seen when the kernel's time is over.
+    /// The same for a lock directory on NFS, from the server. The lock directory's name is in its parent directory, and
+    /// may lead to another directory by now, so both are refreshed. A change of names further above is seen when the
+    /// client's cache expires.
     pub(super) fn identify_anew(&self, file: &CStr) -> Result<Option<Meta>> {
         for dir in self.path.parent().into_iter().chain([&*self.path]) {
             match sys::refresh(sys::cwd(), &c_path(dir)?, Links::Follow) {
@@ -298,7 +299,7 @@ impl LockDir {
         self.identify(file)
     }
 
-    /// Removes a lock file. Its exclusive lock is held.
+    /// Removes a lock file. The caller holds its exclusive lock.
     pub(super) fn remove(&self, file: &CStr) -> Result<()> {
         match sys::unlink(sys::cwd(), file) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -306,14 +307,14 @@ impl LockDir {
         }
     }
 
-    /// The paths of all lock files, sorted. None if there is no lock directory.
+    /// The paths of all lock files, sorted. Empty if there is no lock directory.
     pub(super) fn list(&self) -> Result<Vec<PathBuf>> {
         self.list_names(is_lock_name)
     }
 
-    /// The paths of what processes that were killed while they made a lock file or the `.gitignore` have left. Should
-    /// one of them be alive, and its file be removed, it makes the lock file anew; the directory goes without a
-    /// `.gitignore` until the next process comes.
+    /// The paths of temporary files from processes that were killed while they made a lock file or the `.gitignore`. If
+    /// such a process is alive and its file is removed, it makes the lock file again. A missing `.gitignore` is made by
+    /// the next process.
     pub(crate) fn left_behind(&self) -> Result<Vec<PathBuf>> {
         self.list_names(|name| git_ignore::is_temporary_name(name) || is_temporary_lock(name))
     }
@@ -341,12 +342,12 @@ impl LockDir {
         Ok(files)
     }
 
-    /// Makes the directory, and puts a `.gitignore` into it that hides everything in it, itself too.
+    /// Makes the directory, and puts a `.gitignore` into it that hides everything there, itself too.
     ///
-    /// A directory that holds anything but lock files is somebody else's, who may not want all of it hidden.
+    /// A directory with other files than lock files belongs to somebody else, who may not want all of it hidden.
     fn prepare(&self) -> Result<()> {
         self.make_dir(&self.path)?;
-        // It is a convenience. Where it cannot be had that is no reason to refuse a lock; the next process tries again.
+        // The `.gitignore` is a convenience, so an error must not refuse the lock. The next process tries again.
         let _ = self.hide_from_git();
         self.prepared.store(true, Relaxed);
         Ok(())
@@ -383,7 +384,7 @@ impl LockDir {
                 }
             }
             (Ok(()) | Err(Errno::EXIST), _) => Ok(()),
-            // An existing directory answers EROFS on a read-only file system.
+            // For an existing directory on a read-only file system, mkdir reports EROFS.
             (Err(error), _) => match sys::stat_follow(sys::cwd(), path) {
                 Ok(meta) if meta.special == Some(FileKind::Directory) => Ok(()),
                 _ => Err(Error::io(&self.path, Step::CreateLockDirectory, error)),
@@ -393,10 +394,10 @@ impl LockDir {
 }
 
 impl Sharing {
-    /// Group first, mode after: until then nobody but the owner may have rights that he is not to have.
+    /// The group is set before the mode. Otherwise the mode's group bits would apply to the wrong group for a moment.
     fn apply(self, file: &Fd) -> sys::Result<()> {
-        // What the directory's default access control list gives lock files is what its owner wants, unless the mode is
-        // to be exact.
+        // A default access control list of the directory says what its owner wants for lock files. It applies, unless
+        // the mode has to be exact.
         let listed = sys::open_attribute(file, sys::ACCESS_LIST).is_ok();
         match listed {
             true if self.exact => sys::remove_attribute(file, sys::ACCESS_LIST)?,
@@ -406,14 +407,14 @@ impl Sharing {
         let new = sys::stat_open(file)?;
         let mut mode = self.mode;
         let others = mode & 0o007;
-        // The bits of its group that others do not have.
+        // The bits that the group has and others do not.
         let groups = mode & 0o070 & !(others << 3);
         if groups != 0 && new.gid != self.group {
             match sys::set_owner(file, None, Some(self.group)) {
                 Ok(()) => {}
                 Err(error) if !is_refused(error) => return Err(error),
                 Err(_) if self.exact => {}
-                // The writer's own group is not the one that the directory is shared with.
+                // The file's group is the writer's own, not the one that the directory is shared with.
                 Err(_) => mode &= !groups,
             }
         }
@@ -421,15 +422,15 @@ impl Sharing {
             return Ok(());
         }
         match sys::set_mode(file, mode) {
-            // A file system without modes, for example.
+            // For example, the file system has no modes.
             Err(error) if is_refused(error) && !self.exact => Ok(()),
             result => result,
         }
     }
 }
 
-/// Makes a file under a temporary name, and then gives it its own by a link, so that nobody meets it half made. A link never
-/// takes the place of a file that is there (EEXIST). `None`: the file system has no hard links (link(2)).
+/// Makes a file under a temporary name, and gives it its final name with a link, so that nobody sees it incomplete. A
+/// link never replaces an existing file (EEXIST). `None`: the file system has no hard links (link(2)).
 fn make_whole(
     temporary: &CStr,
     mode: u32,
@@ -439,21 +440,21 @@ fn make_whole(
     let file = sys::create_new(sys::cwd(), temporary, mode)?;
     let made = finish(&file).and_then(|()| match sys::link(sys::cwd(), temporary, name) {
         Ok(()) => Ok(Some(file)),
-        // EACCES: a security module lets no links be made.
+        // EACCES: a security module forbids links.
         Err(Errno::PERM | Errno::ACCESS | Errno::NOTSUP | Errno::NOSYS | Errno::MLINK) => Ok(None),
         Err(error) => Err(error),
     });
-    // If that fails it is swept some day.
+    // If this fails, a later sweep removes the file.
     let _ = sys::unlink(sys::cwd(), temporary);
     made
 }
 
-/// Whether the caller may not do it, or nobody can there (chown(2), chmod(2)).
+/// Whether the caller may not do this, or the file system cannot (chown(2), chmod(2)).
 fn is_refused(error: Errno) -> bool {
     matches!(error, Errno::PERM | Errno::INVAL | Errno::NOTSUP | Errno::NOSYS)
 }
 
-/// Whether a name is that under which a lock file or an intent is made.
+/// Whether this is the temporary name of a lock file or an intent.
 fn is_temporary_lock(name: &[u8]) -> bool {
     Owner::of(name).is_some_and(|owner| is_lock_name(owner.name) || is_intent_name(owner.name))
 }
@@ -465,7 +466,7 @@ pub(super) struct OpenLock {
     pub(super) home: Home,
 }
 
-/// The file system that a lock file is in.
+/// The file system of a lock file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Home {
     pub(crate) device: u64,
@@ -473,14 +474,14 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Whether a file on this device is known, without asking further, to be in a file system of this machine.
+    /// Whether a file on this device is known to be in a local file system, without a system call.
     pub(crate) fn is_local(self, device: u64) -> bool {
         if device == self.device { !self.nfs } else { sys::is_on_disk(device) }
     }
 }
 
 impl OpenLock {
-    /// With its identity. Anything but a regular file is not a lock file.
+    /// Also returns the identity. An error if it is not a regular file.
     fn new(path: &Path, fd: Fd) -> Result<(Key, Self)> {
         let meta = sys::stat_open(&fd).map_err(|error| Error::io(path, Step::OpenLock, error))?;
         if let Some(kind) = meta.special {
@@ -488,7 +489,8 @@ impl OpenLock {
         }
         let home = Home { device: meta.dev, nfs: sys::is_nfs(fd.as_fd(), Some(meta.dev)) };
         if home.nfs {
-            // So that the server is asked whether the lock is still there. Without it a loss is not noticed.
+            // O_DIRECT makes each read ask the server whether the lock still exists. Without it, nobody notices a lost
+            // lock.
             let _ = sys::read_directly(fd.as_fd());
         }
         Ok((meta.identity(), OpenLock { fd, home }))
@@ -501,7 +503,7 @@ impl AsFd for OpenLock {
     }
 }
 
-/// A path as the system calls want it.
+/// A path for system calls.
 pub(crate) fn c_path(path: &Path) -> Result<CString> {
     let reason = "it contains a zero byte";
     CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::InvalidPath { path: path.to_owned(), reason })

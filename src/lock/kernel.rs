@@ -1,4 +1,4 @@
-//! Asking the kernel for a lock, for one thread of the queue at a time.
+//! Asks the kernel for a lock, for one waiter at a time.
 
 use std::time::{Duration, Instant};
 
@@ -12,15 +12,15 @@ use crate::sys::LockMode;
 const POLL_FIRST: Duration = Duration::from_micros(50);
 const POLL_LAST: Duration = Duration::from_millis(2);
 
-/// For how long the kernel must insist on EDEADLK, with the same process in the way, before it is believed. See
+/// How long the kernel must repeat EDEADLK, with the same process as holder, before the table reports a deadlock. See
 /// [`Table::wait_in_kernel`].
 pub(super) const DEADLOCK_PERSISTS: Duration = Duration::from_secs(30);
 const DEADLOCK_RETRY: Duration = Duration::from_millis(20);
-/// How often the others in the queue are told of it, once it has been believed.
+/// How often the other waiters are told of a reported deadlock.
 const DEADLOCK_TOLD: Duration = Duration::from_millis(100);
 
 pub(super) type Guard<'a, K> = MutexGuard<'a, State<<K as Kernel>::File>>;
-/// The mutex guard goes in and comes out again, with an answer.
+/// A function takes the mutex guard, and returns it together with its answer.
 pub(super) type Answered<'a, K, T> = (Guard<'a, K>, T);
 pub(super) type Refused<K> = Refusal<<K as Kernel>::Error>;
 
@@ -28,38 +28,38 @@ pub(super) type Refused<K> = Refusal<<K as Kernel>::Error>;
 pub(in super::super) trait Kernel {
     /// An open lock file.
     type File;
-    /// Why a lock could not be had.
+    /// Why the kernel refused a lock.
     type Error;
-    /// Waits in the kernel. `Ok(false)`: it sees a deadlock (EDEADLK).
+    /// Waits in the kernel. `Ok(false)`: the kernel reports a deadlock (EDEADLK).
     fn lock(&self, file: &Self::File, mode: LockMode) -> Result<bool, Self::Error>;
-    /// `Ok(false)`: another process is in the way.
+    /// `Ok(false)`: another process holds the lock.
     fn try_lock(&self, file: &Self::File, mode: LockMode) -> Result<bool, Self::Error>;
     fn unlock(&self, file: &Self::File) -> Result<(), Self::Error>;
-    /// Lets go in a way of last resort: by closing a copy of the descriptor.
+    /// The last resort to release the locks: closes a copy of the descriptor.
     fn close_copy(&self, file: &Self::File);
-    /// Whether no other process is in the way.
+    /// Whether no other process holds the lock in a mode that excludes this one.
     fn is_free(&self, file: &Self::File, mode: LockMode) -> bool;
-    /// A process that is in the way.
+    /// A process that holds the lock.
     fn holder(&self, file: &Self::File, mode: LockMode) -> Option<u32>;
     fn now(&self) -> Instant;
     fn sleep(&self, time: Duration);
-    /// Lets others run at least once, and until then.
+    /// Lets other threads run, at least once and until this time.
     fn give_way(&self, until: Instant);
-    /// How often a thread looks again before it goes to sleep.
+    /// How often a thread looks at the state again before it sleeps.
     const LOOKS: u32;
-    /// Lets half a microsecond or so pass.
+    /// Waits for about half a microsecond.
     fn relax(&self);
     /// Whether an open file is the lock file of this key.
     fn is(&self, file: &Self::File, key: Key) -> bool;
-    /// The table has this lock file open from now on.
+    /// The table has opened this lock file.
     fn opened(&self, _: Key) {}
-    /// It has closed it.
+    /// The table has closed this lock file.
     fn closed(&self, _: Key) {}
 }
 
 impl<K: Kernel> Table<K> {
-    /// Takes the kernel's lock, for a thread whose turn it is. The others find it [`Phase::Busy`] meanwhile. `None`: a
-    /// deputy waits for it, or it is time to look whether the wait is over.
+    /// Takes the kernel's lock, for a thread whose turn it is. The phase is [`Phase::Busy`] meanwhile. `None`: a deputy
+    /// waits for the lock, or the caller has to check whether its wait is over.
     pub(super) fn ask_kernel<'a>(
         &'a self,
         mut state: Guard<'a, K>,
@@ -77,7 +77,7 @@ impl<K: Kernel> Table<K> {
         if let Some(until) = pause {
             self.kernel.give_way(until);
         }
-        // Whoever must be able to end its wait cannot sleep in F_SETLKW, which knows no limit.
+        // F_SETLKW knows no time limit, so a thread that has to end its wait cannot sleep in it.
         let own_end = match wait {
             Wait::Until(deadline) => Some(on_wait.map_or(deadline, |on_wait| on_wait.at.min(deadline))),
             Wait::Forever => on_wait.map(|on_wait| on_wait.at),
@@ -116,12 +116,12 @@ impl<K: Kernel> Table<K> {
         (state, result)
     }
 
-    /// Whether the kernel says that no other process is in the way.
+    /// Whether the kernel says that no other process holds the lock.
     pub(super) fn is_free(&self, state: &State<K::File>, request: &Request<'_, K::File>) -> bool {
         state.file.as_ref().is_some_and(|open| self.kernel.is_free(open, request.mode))
     }
 
-    /// F_SETLK again and again, with growing pauses, until `deadline`.
+    /// Tries F_SETLK again and again until `deadline`, with growing pauses.
     fn poll(&self, open: &K::File, mode: LockMode, deadline: Instant) -> Result<bool, K::Error> {
         let mut interval = POLL_FIRST;
         loop {
@@ -137,23 +137,23 @@ impl<K: Kernel> Table<K> {
         }
     }
 
-    /// F_SETLKW, and what to make of its EDEADLK. For a thread that holds so many locks, or for a deputy (`None`).
+    /// Waits in F_SETLKW, and judges its EDEADLK. `holds` is how many locks the thread holds. `None`: it is a deputy.
     ///
     /// The kernel looks for cycles of processes, not of threads (`posix_locks_deadlock` in fs/locks.c):
     ///
     /// 1. this process, thread 1: holds A
     /// 2. another process: holds B, waits for A
-    /// 3. this process, thread 2: waits for B, and is told EDEADLK.
+    /// 3. this process, thread 2: waits for B, and gets EDEADLK.
     ///
-    /// No thread waits for itself, and thread 1 will let go of A. So a thread that holds nothing goes on, by
-    /// polling. A thread that does hold something may be part of a real cycle, or be in the place of process 2 with
-    /// a false one (if step 2 comes last). In a real one nothing moves any more, so the kernel has to say it again
-    /// for a long time, with the same process in the way. A false report breaks a promise, a late one does not.
+    /// No thread waits for itself here, and thread 1 will release A. So a thread that holds nothing goes on by polling.
+    /// A thread that holds a lock may be part of a real cycle. Or it is in the place of process 2 in a false cycle, if
+    /// step 2 comes last. In a real cycle nothing changes any more. So the kernel has to repeat EDEADLK for a long
+    /// time, with the same process as holder. A false report breaks a promise, a late one does not.
     ///
-    /// The kernel does not see who else waits in the queue. One of them may hold what the cycle is
-    /// about, so they are told, too, since when it has lasted.
+    /// The kernel does not know the other waiters in the queue. One of them may hold the lock that closes the cycle, so
+    /// they are told, too, and since when it has lasted.
     ///
-    /// `Ok(false)`: nobody waits for what the deputy waits for.
+    /// `Ok(false)`: nobody waits for this deputy any more.
     pub(super) fn wait_in_kernel(
         &self,
         file: &LockFile<K::File>,

@@ -1,7 +1,6 @@
-//! One lock file that somebody in this process uses, and all that is about it alone: who holds its lock, who waits for
-//! it, and since when. Its mutex guards that. No system call is made under it but those that wait for nobody and are
-//! rare: the closing of the file by its last user, F_GETLK, and what brings the kernel into line after a deputy that
-//! came too late.
+//! The state of one lock file that this process uses: who holds its lock, who waits for it, and since when. One mutex
+//! guards it. Under that mutex, only rare system calls that do not block are made: the last user's close of the file,
+//! F_GETLK, and the calls of a disowned deputy (`deputy.rs`).
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -11,14 +10,14 @@ use super::super::sync::{Condvar, Mutex, MutexGuard};
 use super::turn::Turn;
 use crate::sys::LockMode;
 
-/// After so long without the kernel's word the next one is about another deadlock: the thread has slept in F_SETLKW
-/// meanwhile, or has not run.
+/// If the kernel does not repeat EDEADLK within this time, the next EDEADLK is about another deadlock. The thread has
+/// slept in F_SETLKW meanwhile, or has not run.
 const DEADLOCK_FORGOTTEN: Duration = Duration::from_millis(500);
 
 /// Device and inode of a lock file.
 pub(in super::super) type Key = (u64, u64);
 
-/// A thread, by a number of its own.
+/// The number of a thread.
 pub(in super::super) type Thread = u64;
 
 /// How long to wait for a lock.
@@ -47,48 +46,49 @@ pub(in super::super) struct LockFile<F> {
 
 #[derive(Debug)]
 pub(super) struct State<F> {
-    /// `None` after an unlock has failed: closing the file was the way to let go.
+    /// `None` after an unlock failed: then the file was closed to release the lock.
     pub(super) file: Option<Arc<F>>,
-    /// Descriptors of the same file that were opened by mistake, or given back after `file` had been closed. Closing
-    /// one drops the process's locks on the file, so they wait until nobody uses it.
+    /// Other descriptors of the same file: opened by mistake, or given back after `file` was closed. To close one drops
+    /// the process's locks on the file, so they stay open until nobody uses the file.
     pub(super) spare: Vec<Arc<F>>,
     pub(super) phase: Phase,
     holds: Vec<Hold>,
-    /// Who waits for it, in the order of arrival. Readers may go in past readers.
+    /// The waiters in the order of arrival. Readers may pass readers.
     pub(super) queue: Vec<Waiter>,
     last_ticket: u64,
-    /// The kernel tells the thread that asks it of a deadlock.
+    /// What the thread that waits in the kernel was told about a deadlock.
     pub(super) stuck: Option<Stuck>,
     pub(super) turn: Option<Turn>,
-    /// F_SETLKW has failed for a deputy: those who wait with a limit poll instead.
+    /// F_SETLKW has failed for a deputy, so waiters with a deadline poll instead.
     pub(super) no_deputies: bool,
-    /// How many deputies have been sent, which is the number of the last one.
+    /// How many deputies were sent. It is also the number of the last one.
     pub(super) errands: u64,
-    /// The one that is waited for, in [`Phase::Deputed`].
+    /// The number of the deputy that is waited for, in [`Phase::Deputed`].
     pub(super) awaited: u64,
-    /// The one that a writer has sent, if it has not come back. It is not waited for while readers come and go.
+    /// The number of a writer's deputy that has not come back. Readers do not wait for it.
     pub(super) writers: Option<u64>,
-    /// It was disowned, and is waited for again: what it was granted meanwhile may have been let go since.
+    /// The writer's deputy was disowned and is waited for again. A lock that it was granted in between may have been
+    /// released since.
     pub(super) again: bool,
-    /// What wakes deputies that have come back, were not waited for, and wait until nobody is in a system call.
+    /// Wakes disowned deputies that have come back and wait until no thread is in a system call.
     pub(super) disowned: Vec<Arc<Condvar>>,
 }
 
-/// What the process has of a lock, in the kernel's eyes.
+/// What the process holds of a lock in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Free,
-    /// One thread is in a system call that will change it.
+    /// One thread is in a system call that will change the phase.
     Busy,
-    /// A deputy sleeps in F_SETLKW for this.
+    /// A deputy waits in F_SETLKW for this mode.
     Deputed(LockMode),
-    /// A deputy has it, for the first in the queue. Nobody is inside.
+    /// A deputy was granted the lock, for the first waiter. No thread holds it.
     Brought(LockMode),
-    /// Somebody is inside.
+    /// Threads hold the lock.
     Held(LockMode),
 }
 
-/// Nothing has moved `since` then, as of when it was `confirmed`.
+/// A deadlock: nothing has changed from `since` until it was last `confirmed`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stuck {
     pub(super) since: Instant,
@@ -98,7 +98,7 @@ pub(super) struct Stuck {
 #[derive(Debug)]
 struct Hold {
     thread: Thread,
-    /// How many locks the thread held before.
+    /// How many locks the thread held before this one.
     before: usize,
     label: Arc<Path>,
 }
@@ -108,12 +108,13 @@ pub(super) struct Waiter {
     pub(super) mode: LockMode,
     pub(super) wait: Wait,
     pub(super) ticket: u64,
-    /// Of its own, so that only the first in the queue is woken; and since when it waits. None until it has to.
+    /// A condition variable of its own, so that only the first waiter is woken, and the time since when it waits.
+    /// `None` until it has to wait.
     pub(super) asleep: Option<(Arc<Condvar>, Instant)>,
 }
 
 impl Stuck {
-    /// Whether it is still so, as far as anybody knows.
+    /// Whether the deadlock was confirmed lately.
     pub(super) fn is_so(self, now: Instant) -> bool {
         now.saturating_duration_since(self.confirmed) < DEADLOCK_FORGOTTEN
     }
@@ -145,11 +146,11 @@ impl<F> LockFile<F> {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State<F>> {
-        // No code of a caller runs under the mutex, so a panic cannot have left it half changed.
+        // No code of a caller runs under the mutex, so a panic cannot have left the state inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For a child made by fork, where a thread that exists in the parent only may have it for ever.
+    /// For a child made by fork, where the mutex may stay locked for ever by a thread that exists only in the parent.
     pub(super) fn state_if_idle(&self) -> Option<MutexGuard<'_, State<F>>> {
         self.state.try_lock().ok()
     }
@@ -164,7 +165,7 @@ impl<F> State<F> {
         ticket
     }
 
-    /// Puts a waiter that has left back in its place.
+    /// Puts a waiter that left the queue back in its place.
     pub(super) fn come_back(&mut self, mode: LockMode, wait: Wait, ticket: u64) {
         let place = self.queue.partition_point(|waiter| waiter.ticket < ticket);
         self.queue.insert(place, Waiter { mode, wait, ticket, asleep: None });
@@ -175,8 +176,9 @@ impl<F> State<F> {
         self.wake();
     }
 
-    /// Whether it is this waiter's turn: nobody is before it, or readers only that need not be waited for to wake up. At the
-    /// end of the process's turn they are, because only the first gives way to other processes.
+    /// Whether it is this waiter's turn: no waiter is before it, or only readers are before it and it is a reader. At
+    /// the end of the process's turn a reader waits for the readers before it, because only the first waiter gives way
+    /// to other processes.
     pub(super) fn is_next(&self, mode: LockMode, ticket: u64, now: Instant) -> bool {
         let before = || self.before(ticket);
         before().next().is_none()
@@ -189,14 +191,14 @@ impl<F> State<F> {
         self.queue.iter().filter(move |waiter| waiter.ticket < ticket)
     }
 
-    /// What wakes a waiter, and since when it waits.
+    /// The condition variable of a waiter, and the time since when it waits.
     pub(super) fn asleep(&mut self, ticket: u64, now: Instant) -> Option<(Arc<Condvar>, Instant)> {
         let waiter = self.queue.iter_mut().find(|waiter| waiter.ticket == ticket)?;
         Some(waiter.asleep.get_or_insert_with(|| (Arc::new(Condvar::new()), now)).clone())
     }
 
-    /// The holders that a waiter waits for, itself or by way of those before it in the queue: a writer waits for all that
-    /// are before it, a reader for the writers. Nobody, if it is in the queue no more.
+    /// The holders that a waiter waits for, directly or because of waiters before it in the queue. A writer waits for
+    /// all that are before it, a reader for the writers. Empty if it is no longer in the queue.
     pub(super) fn in_the_way(&self, ticket: u64, mode: LockMode) -> Vec<Thread> {
         let writer = |waiter: &Waiter| waiter.mode == LockMode::Exclusive && waiter.wait != Wait::Never;
         let waits = self.queue.iter().any(|waiter| waiter.ticket == ticket);
@@ -209,19 +211,19 @@ impl<F> State<F> {
         self.turn.is_some_and(|turn| turn.is_over(now))
     }
 
-    /// The kernel has granted the lock, to somebody who goes in or to a deputy.
+    /// The kernel has granted the lock to a thread or to a deputy.
     pub(super) fn granted(&mut self, phase: Phase, now: Instant, paused: bool) {
         self.phase = phase;
         self.stuck = None;
         self.turn = Some(Turn::next(self.turn, now, paused));
     }
 
-    /// Puts down that `thread` holds the lock once more.
+    /// Records one more hold of `thread`.
     pub(super) fn hold(&mut self, thread: Thread, before: usize, label: &Arc<Path>) {
         self.holds.push(Hold { thread, before, label: label.clone() });
     }
 
-    /// The opposite of [`hold`](Self::hold). False: it holds nothing.
+    /// Removes a hold. False: the thread has none.
     pub(super) fn let_go(&mut self, thread: Thread, label: &Arc<Path>) -> bool {
         let held = self.holds.iter().rposition(|hold| hold.thread == thread && Arc::ptr_eq(&hold.label, label));
         held.map(|held| self.holds.swap_remove(held)).is_some()
@@ -235,26 +237,26 @@ impl<F> State<F> {
         self.holds.iter().any(|hold| hold.thread == thread)
     }
 
-    /// What `thread` holds here, each with the number of locks that it held before.
+    /// The holds of `thread`, each with the number of locks that it held before.
     pub(super) fn held_by(&self, thread: Thread) -> impl Iterator<Item = (usize, Arc<Path>)> {
         self.holds.iter().filter(move |hold| hold.thread == thread).map(|hold| (hold.before, hold.label.clone()))
     }
 
-    /// Takes back the descriptor that somebody had in use.
+    /// Takes back a descriptor that a thread has used.
     pub(super) fn give_back(&mut self, open: Option<Arc<F>>) {
         let other = |open: &Arc<F>| self.file.as_ref().is_none_or(|file| !Arc::ptr_eq(file, open));
-        // It may be the last that keeps the file open, and to close it now would drop the lock that others have.
+        // It may be the last reference to that descriptor. Closing it now would drop the locks that others hold.
         let kept = open.filter(other);
         self.spare.extend(kept);
     }
 
-    /// Closes every descriptor that nobody has in use, which cannot fail.
+    /// Closes every descriptor that no thread uses. Ignores errors.
     pub(super) fn close(&mut self) {
         self.file = None;
         self.spare.clear();
     }
 
-    /// Wakes the first in the queue: what the first cannot do now, nobody behind it can. When it has gone in or given up, it
+    /// Wakes the first waiter. If it cannot go on, no waiter behind it can. When it holds the lock or gives up, it
     /// wakes the next.
     pub(super) fn wake(&self) {
         if let Some((bell, _)) = self.queue.first().and_then(|waiter| waiter.asleep.as_ref()) {

@@ -11,7 +11,7 @@ mod table;
 pub(crate) mod upkeep;
 pub(crate) mod work;
 
-/// What the table is built on. `tests/table_model` has the same names from the model checker loom.
+/// The types that the table is built on. `tests/table_model` replaces them with those of the model checker loom.
 mod sync {
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
 }
@@ -40,7 +40,7 @@ use crate::protocol::lock_contents::is_marked;
 use crate::protocol::lock_name::{SUFFIX, hash_in, lock_name};
 use crate::sys::{self, Errno, LockMode};
 
-/// How often a lock is taken at once, if its file was another one by then; and how often after that, with pauses.
+/// How often a lock is taken without a pause if its lock file was replaced meanwhile, and how often in all.
 const AT_ONCE: usize = 10;
 const ATTEMPTS: usize = 1000;
 const PAUSE: Duration = Duration::from_millis(2);
@@ -54,11 +54,11 @@ pub(crate) struct Lock {
     file: CString,
     /// The path that it guards.
     guarded: Arc<Path>,
-    /// The number of the process that uses `entered`; 0: none yet. A child made by fork must not touch it, because
-    /// another thread may have been using it at the time of the fork.
+    /// The number of the process that uses `entered`. 0: none yet. A child made by fork must not touch `entered`,
+    /// because another thread of the parent may have locked it at the time of the fork.
     user: AtomicU32,
     entered: Mutex<Option<Arc<User>>>,
-    /// Nobody has written under it yet.
+    /// Nobody has written under this lock yet.
     is_new: AtomicBool,
 }
 
@@ -69,7 +69,7 @@ impl Lock {
         Self::new(dir, dir.path().join(name), canonical.clone())
     }
 
-    /// The lock of a path of which only the [`path_hash`] is known; `guarded` is what errors will say.
+    /// The lock of a path of which only the [`path_hash`] is known. Error messages name `guarded`.
     pub(crate) fn of_hash(dir: &Arc<LockDir>, hash: &[u8], guarded: Arc<Path>) -> Result<Self> {
         let name = [hash, SUFFIX.as_bytes()].concat();
         Self::new(dir, dir.path().join(OsStr::from_bytes(&name)), guarded)
@@ -98,7 +98,7 @@ impl Lock {
         &self.guarded
     }
 
-    /// Whether this is the first write under this lock, of whoever keeps it: a handle, or the calls by one path.
+    /// Whether this is the first write with this `Lock`. A handle has its own, and calls by one path share one.
     pub(crate) fn take_first_write(&self) -> bool {
         self.is_new.load(Relaxed) && self.is_new.swap(false, Relaxed)
     }
@@ -115,11 +115,11 @@ impl Lock {
         self.take(mode, patience).map_err(|error| self.explained(error))
     }
 
-    /// Takes the lock, and finishes what somebody has decided about the file and has not finished.
+    /// Takes the lock. If an earlier change of the file is not finished, finishes it first.
     fn take(&self, mode: LockMode, patience: &Patience<'_>) -> Result<Held> {
         let taken = &BTreeSet::new();
         let held = self.take_as_it_is(taken, mode, patience)?;
-        // The look at the name has told the size.
+        // The check of the lock file's name has read the size, too.
         if !is_marked(held.size) {
             return Ok(held);
         }
@@ -128,7 +128,8 @@ impl Lock {
         held.pop().ok_or_else(|| self.never_the_same())
     }
 
-    /// For a call that has `taken` other locks already. One of them may be this one: two paths can have the same lock file.
+    /// Takes the lock and ignores its mark. `taken` are the locks that the call has taken already. This lock may be one
+    /// of them, because two paths can have the same lock file.
     fn take_as_it_is(&self, taken: &BTreeSet<Key>, mode: LockMode, patience: &Patience<'_>) -> Result<Held> {
         let process = Process::current();
         let caller = Caller::of(process);
@@ -144,12 +145,12 @@ impl Lock {
                     self.forget(&user);
                     continue;
                 }
-                // Removed on the server.
+                // The lock file was removed on the server.
                 Err(Refusal::Kernel(Errno::STALE)) => {
                     self.forget(&user);
                     continue;
                 }
-                // Opened for reading only, because more was not allowed then.
+                // The lock file was opened for reading only, because nothing more was allowed then.
                 Err(Refusal::Kernel(Errno::BADF)) if !reopened => {
                     reopened = process.table.reopen(&user.file, || self.dir.open_for_writing(&self.file))?;
                     if !reopened {
@@ -160,7 +161,7 @@ impl Lock {
                 Err(refusal) => return Err(self.refused(refusal, &user, &caller, mode, patience)),
             }
             let mut held = Held::new(user, caller, self.guarded.clone());
-            // The file may have been pruned while we waited, and the next caller would lock another one.
+            // The file may have been pruned while this thread waited. The next caller would lock another file.
             let found =
                 if held.user.home.nfs { self.dir.identify_anew(&self.file) } else { self.dir.identify(&self.file) };
             if let Some(found) = found?.filter(|found| found.identity() == held.user.file.key()) {
@@ -171,7 +172,6 @@ impl Lock {
         }
     }
 
-    /// Asks the table.
     fn ask(
         &self,
         user: &Arc<User>,
@@ -208,7 +208,7 @@ impl Lock {
             return Ok(());
         }
         let answer = table.acquire(&request);
-        // The call is out of the queue now.
+        // The panic goes on only now, because this call has left the queue.
         if let Some(panic) = panicked.take() {
             resume_unwind(panic);
         }
@@ -220,7 +220,7 @@ impl Lock {
         Waiting { path: self.guarded.to_path_buf(), lock: self.path.clone(), holder, since }
     }
 
-    /// An error that says whose lock file it is, if that is what keeps the caller out.
+    /// If the caller may not open the lock file, says in the error who owns it.
     fn explained(&self, error: Error) -> Error {
         match error {
             Error::Io { step: Step::OpenLock, source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
@@ -237,10 +237,10 @@ impl Lock {
         }
     }
 
-    /// Before each attempt to take the lock. That the lock file was removed before it was locked happens, and may
-    /// happen a few times in a row, whatever the deadline. After that somebody removes lock files in a loop, or the
-    /// file system (FUSE, for example) has another inode number for a file at each look, so that no lock is ever seen
-    /// to be the right one.
+    /// Called before each attempt to take the lock. A lock file may be removed before it is locked. That can happen a
+    /// few times in a row, and is no reason to give up, whatever the deadline. If it goes on, somebody removes lock
+    /// files in a loop, or the file system (FUSE, for example) reports a new inode number at each look, so that the
+    /// check after the lock always fails.
     fn pause_or_give_up(&self, attempts: usize, patience: &Patience<'_>) -> Result<()> {
         if attempts < AT_ONCE {
             return Ok(());
@@ -272,7 +272,7 @@ impl Lock {
         Error::Timeout { path, lock, waited: patience.timeout, holder, by_thread }
     }
 
-    /// The lock file in the table of `process`.
+    /// Enters the lock file into the table of `process`.
     fn enter(&self, process: &'static Process) -> Result<Arc<User>> {
         let enter = || {
             User::enter(process, || self.dir.key_of(&self.file), || self.dir.open(&self.file, &self.guarded))
@@ -285,22 +285,23 @@ impl Lock {
         Ok(mine.insert(enter()?).clone())
     }
 
-    /// What this lock has in the table, unless it is another process's.
+    /// What this lock has entered into the table. `None`: another process uses `entered`.
     fn mine(&self, process: &'static Process) -> Option<MutexGuard<'_, Option<Arc<User>>>> {
-        // The first process that comes is the one: none of its threads can have had the mutex before a fork.
+        // The first process to come here gets it. Before a fork, no thread of a later process can have locked the
+        // mutex.
         match self.user.compare_exchange(0, process.number(), Relaxed, Relaxed) {
             Err(user) if user != process.number() => None,
             _ => Some(self.entered.lock().unwrap_or_else(PoisonError::into_inner)),
         }
     }
 
-    /// Leaves a lock file that is not the right one any more.
+    /// Leaves a lock file that was replaced.
     fn forget(&self, user: &Arc<User>) {
         let forgotten = self.mine(user.process).and_then(|mut mine| {
-            // Another thread may have entered the right one by now.
+            // Another thread may have entered the new file already.
             mine.take_if(|entered| Arc::ptr_eq(entered, user))
         });
-        // Not under the mutex: the last one closes the file.
+        // Dropped without the mutex, because the last user closes the file.
         drop(forgotten);
     }
 
@@ -314,7 +315,7 @@ impl Lock {
     ) -> Error {
         let path = self.guarded.to_path_buf();
         match refusal {
-            // `Gone` never comes here, and after `GaveUp` a panic goes on.
+            // `Gone` was handled before, and after `GaveUp` the panic goes on.
             Refusal::WouldBlock | Refusal::Gone | Refusal::GaveUp => {
                 Error::WouldBlock { path, lock: self.path.clone() }
             }
@@ -329,8 +330,8 @@ impl Lock {
     }
 }
 
-/// Takes all of these locks, or none of them, in the order of the lock files' paths: whoever does the same cannot be
-/// in a cycle with this call. The answer is in the order of `locks`.
+/// Takes all of these locks or none. It takes them in the order of the lock files' paths, so that calls that do the
+/// same cannot wait for each other in a cycle. The result is in the order of `locks`.
 pub(crate) fn acquire_all(locks: &[&Lock], mode: LockMode, patience: &Patience<'_>) -> Result<Vec<Held>> {
     let held = take_all(locks, mode, patience)?;
     if !held.iter().any(|held| is_marked(held.size)) {
@@ -339,7 +340,7 @@ pub(crate) fn acquire_all(locks: &[&Lock], mode: LockMode, patience: &Patience<'
     finish_first(locks, held, || take_all(locks, mode, patience), mode, patience)
 }
 
-/// The same, whatever is to be finished about the files.
+/// The same, but ignores the marks.
 fn take_all(locks: &[&Lock], mode: LockMode, patience: &Patience<'_>) -> Result<Vec<Held>> {
     let mut order: Vec<usize> = (0..locks.len()).collect();
     order.sort_by_key(|n| &locks[*n].path);
@@ -353,7 +354,7 @@ fn take_all(locks: &[&Lock], mode: LockMode, patience: &Patience<'_>) -> Result<
     Ok(held.into_iter().map(|(_, held)| held).collect())
 }
 
-/// Finishes what the marks of these lock files speak of, and takes the locks again, until there is nothing to finish.
+/// Finishes the changes that the marks name, and takes the locks again, until no mark is left.
 fn finish_first(
     locks: &[&Lock],
     mut held: Vec<Held>,
@@ -370,7 +371,7 @@ fn finish_first(
                 return Err(lock.timeout(patience, None, false));
             }
         }
-        // Usually it is finished now, and this attempt is the last.
+        // Usually the change is finished now, and these are the last locks.
         if attempt >= AT_ONCE {
             std::thread::sleep(PAUSE);
         }
@@ -388,7 +389,7 @@ pub(crate) struct Held {
     caller: Caller,
     guarded: Arc<Path>,
     released: bool,
-    /// Of the lock file, when the lock was taken.
+    /// The size of the lock file when the lock was taken.
     size: u64,
 }
 
@@ -398,8 +399,8 @@ impl Held {
         Held { user, caller, guarded, released: false, size: 0 }
     }
 
-    /// Lets go without a look at the process's number: only for the thread that took the lock, if no code of a caller has
-    /// run since, which could have forked.
+    /// Releases the lock without a check for a fork. Only for the thread that took the lock, and only if no code of the
+    /// caller has run since, because that code could have forked.
     pub(crate) fn release(mut self) {
         self.let_go();
     }
@@ -410,7 +411,7 @@ impl Held {
         self.caller.holds_one_less();
     }
 
-    /// An error in a child made by fork, which has a copy of this and no lock.
+    /// An error in a child made by fork: it has a copy of this value, but not the lock.
     pub(crate) fn check(&self) -> Result<()> {
         if self.user.process.is_current() { Ok(()) } else { Err(Error::Forked { path: self.guarded.to_path_buf() }) }
     }
@@ -427,8 +428,8 @@ impl Held {
         self.user.home
     }
 
-    /// An error if the lock was lost while it was held, which happens on NFS only. `replaced`: what it was to protect
-    /// has been done.
+    /// An error if the lock was lost while it was held, which can happen only on NFS. `replaced`: whether the file was
+    /// changed already.
     pub(crate) fn check_kept(&self, replaced: bool) -> Result<()> {
         self.user.lost().map_or(Ok(()), |error| {
             Err(Error::LockLost { path: self.guarded.to_path_buf(), replaced, source: error.into() })

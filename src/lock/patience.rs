@@ -1,4 +1,4 @@
-//! How long a call waits for its locks, and whom it tells.
+//! How long a call waits for its locks, and the callback for a call that waits.
 
 use std::cell::Cell;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::table::Wait;
 
-/// Of a shorter wait nobody is told, unless the builder says otherwise.
+/// The callback is called after this time, unless the builder sets another.
 const MOMENT: Duration = Duration::from_millis(100);
 
 /// A call that waits for a lock: the argument of [`Builder::on_wait`](crate::Builder::on_wait).
@@ -72,14 +72,14 @@ impl Waiting {
     }
 }
 
-/// What is called when a call has to wait.
+/// The callback for a call that has to wait.
 #[derive(Clone)]
 pub(crate) struct OnWait {
     call: Arc<dyn Fn(&Waiting) + Send + Sync>,
     after: Duration,
 }
 
-// A panic in it leaves nothing of this crate's half done.
+// A panic in the callback leaves nothing of this crate inconsistent.
 impl UnwindSafe for OnWait {}
 impl RefUnwindSafe for OnWait {}
 
@@ -100,12 +100,12 @@ impl fmt::Debug for OnWait {
 }
 
 thread_local! {
-    /// Whether this thread is telling somebody that it waits. What it waits for meanwhile it tells nobody, or that
-    /// might go on for ever.
+    /// Whether this thread is in the callback. Calls that wait in the callback do not call it again, because that could
+    /// go on for ever.
     static TELLS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// How long a call waits for its locks, all together.
+/// How long a call waits for all its locks together.
 #[derive(Debug)]
 pub(crate) struct Patience<'a> {
     wait: Wait,
@@ -119,9 +119,9 @@ impl<'a> Patience<'a> {
         Patience { wait: Wait::Never, timeout: Duration::ZERO, on_wait: Cell::new(None) }
     }
 
-    /// Waits for `timeout` from now on, or for ever if there is none.
+    /// Waits for `timeout` from now on. `None`: for ever.
     pub(crate) fn new(timeout: Option<Duration>, on_wait: Option<&'a OnWait>) -> Self {
-        // A deadline beyond the clock's end is none.
+        // A deadline past the end of the clock is none.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         Patience {
             wait: deadline.map_or(Wait::Forever, Wait::Until),
@@ -130,7 +130,7 @@ impl<'a> Patience<'a> {
         }
     }
 
-    /// Whether it tries only.
+    /// Whether the call only tries.
     pub(super) fn is_none(&self) -> bool {
         self.wait == Wait::Never
     }
@@ -139,12 +139,12 @@ impl<'a> Patience<'a> {
         self.wait
     }
 
-    /// When somebody is to be told that the call waits, who has not been told yet.
+    /// When the callback is due. `None`: it was called already, or there is none.
     pub(super) fn tell_at(&self) -> Option<Instant> {
         self.on_wait.get().filter(|_| !TELLS.get()).and_then(|(on_wait, since)| since.checked_add(on_wait.after))
     }
 
-    /// Tells it, once.
+    /// Calls the callback, once.
     pub(super) fn tell(&self, waiting: impl FnOnce(Instant) -> Waiting) {
         struct Told;
         impl Drop for Told {

@@ -1,8 +1,8 @@
-//! One table a process, across `fork(2)`.
+//! One table for each process, across `fork(2)`.
 //!
-//! A child made by fork has a copy of its parent's table and none of its locks ([fork(2)]), and a mutex that another
-//! thread of the parent was holding stays locked in it for ever. So a process that finds the table of its parent
-//! leaves it alone and starts one of its own, which is chained to it.
+//! A child made by fork has a copy of its parent's table, but none of its locks ([fork(2)]). A mutex that another
+//! thread of the parent had locked stays locked in the child for ever. So a process that finds its parent's table does
+//! not use it. It makes a table of its own and links it to the parent's.
 //!
 //! [fork(2)]: https://man7.org/linux/man-pages/man2/fork.2.html
 
@@ -24,19 +24,19 @@ pub(super) struct Process {
     /// 0: not known yet.
     pid: AtomicU32,
     pub(super) table: Table<Posix>,
-    /// The number of the last child in which a thread has begun to make a table of its own. 0: none.
+    /// The pid of the last child in which a thread has begun to make its own table. 0: none.
     heir: AtomicU32,
     child: OnceLock<Box<Process>>,
 }
 
-/// Not the table, which is what all files have in common.
+/// Without the table, because all files share it.
 impl std::fmt::Debug for Process {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Process").field("pid", &self.pid).finish_non_exhaustive()
     }
 }
 
-/// Ready before anybody can fork.
+/// Static, so that it exists before any fork.
 static FIRST: Process = Process::new(0);
 
 impl Process {
@@ -46,7 +46,7 @@ impl Process {
         Process { pid: AtomicU32::new(pid), table, heir: AtomicU32::new(0), child: OnceLock::new() }
     }
 
-    /// The process that calls.
+    /// The calling process.
     pub(super) fn current() -> &'static Process {
         let pid = sys::pid();
         let process = Self::latest();
@@ -59,18 +59,18 @@ impl Process {
 
     /// The first call in a child made by fork.
     ///
-    /// One of its threads makes the table, and the others wait for it. But not by the `OnceLock`: should the child fork
-    /// meanwhile, the grandchild's copy would wait for a thread that it does not have. (So it would if the fork came
-    /// while the finished table is put in its place, which takes no system call.)
+    /// One of its threads makes the table, and the others wait for it. They do not wait in the `OnceLock`: if the child
+    /// forked meanwhile, the grandchild's copy would wait for a thread that it does not have. (This hazard remains for
+    /// a fork while `set` stores the finished table, which takes no system call.)
     fn child_of(&'static self, pid: u32) -> &'static Process {
         let heir = self.heir.swap(pid, Relaxed);
         if heir != pid {
-            // This process has no locks yet that closing a descriptor could drop.
+            // This process holds no locks yet, so closing a descriptor drops none.
             self.table.close_all_if_idle();
-            // It may be there, made by a child that forked this one.
+            // The child may exist already: this process is a grandchild, and its parent has made it.
             let _ = self.child.set(Box::new(Process::new(pid)));
         }
-        // The thread that makes it waits for nobody.
+        // The thread that makes the table waits for nobody, so this ends.
         loop {
             match self.child.get() {
                 Some(_) => return Process::current(),
@@ -79,8 +79,8 @@ impl Process {
         }
     }
 
-    /// The process that calls, or, if that is a child made by fork that has not called before, the one it was forked
-    /// from. No system call.
+    /// The calling process. In a child made by fork that has not called `current` yet: the process that it was forked
+    /// from. Makes no system call.
     fn latest() -> &'static Process {
         let mut process = &FIRST;
         while let Some(child) = process.child.get() {
@@ -89,24 +89,24 @@ impl Process {
         process
     }
 
-    /// Its number.
+    /// The process's pid.
     pub(super) fn number(&self) -> u32 {
         self.pid.load(Relaxed)
     }
 
-    /// Whether this is the process that calls, and not the one it was forked from.
+    /// Whether this is the calling process, and not the one that it was forked from.
     pub(super) fn is_current(&self) -> bool {
         self.number() == sys::pid()
     }
 
-    /// False: the system has no more threads for this process.
+    /// False: the system allows this process no more threads.
     pub(super) fn start_deputy(&'static self, errand: Errand<OpenLock>) -> bool {
         let deputy = thread::Builder::new().name("atomic-file-adapter".into());
         deputy.spawn(move || self.table.wait_as_deputy(errand)).is_ok()
     }
 }
 
-/// A user of a lock file in the table of its process, until it is dropped: a handle, and every guard.
+/// A user of a lock file in the table of its process: a handle or a guard. Dropping it leaves the table.
 #[derive(Debug)]
 pub(super) struct User {
     pub(super) process: &'static Process,
@@ -121,16 +121,16 @@ impl User {
         open: impl FnOnce() -> Result<(Key, OpenLock)>,
     ) -> Result<Self> {
         let file = process.table.enter(identify, open)?;
-        // Closed meanwhile, because an unlock failed: whoever asks for the lock is told and enters again.
+        // The file was closed meanwhile, because an unlock failed. The request for the lock reports that, and the
+        // caller enters again.
         let home =
             process.table.with_file(&file, |file| file.home).unwrap_or(Home { device: file.key().0, nfs: false });
         Ok(User { process, file, home })
     }
 
-    /// Whether the server has taken the lock away, because it has not heard from this machine for longer than its
-    /// lease; an error says so. What is read with a lock that is gone fails with EIO (`nfs4_set_rw_stateid` in
-    /// fs/nfs/nfs4proc.c; NFS_LOCK_LOST), and what is read directly is asked of the server. ESTALE: the lock file is
-    /// gone itself, and whoever comes next locks another one.
+    /// The error if the server has taken the lock away, because it has not heard from this machine for longer than its
+    /// lease. A read with a lost lock fails with EIO (`nfs4_set_rw_stateid` in fs/nfs/nfs4proc.c; NFS_LOCK_LOST), and a
+    /// direct read asks the server. ESTALE: the lock file itself is gone, and the next caller locks another one.
     pub(super) fn lost(&self) -> Option<Errno> {
         if !self.home.nfs {
             return None;
@@ -141,7 +141,7 @@ impl User {
         }
     }
 
-    /// A process that keeps this one from the lock; this one itself, if one of its threads does.
+    /// A process that holds the lock. It is this process if one of its threads holds it.
     pub(super) fn holder(&self, mode: LockMode, by_thread: bool) -> Option<u32> {
         if by_thread {
             return Some(self.process.number());
@@ -160,11 +160,11 @@ impl Drop for User {
 }
 
 thread_local! {
-    /// How many locks this thread holds, and of which process: a child made by fork has a copy and holds none.
+    /// How many locks this thread holds, and in which process. A child made by fork has a copy, but holds none.
     static HOLDS: Cell<(u32, usize)> = const { Cell::new((0, 0)) };
 }
 
-/// The thread that calls. A lock that it takes belongs to it: guards do not go to other threads.
+/// The calling thread. Its locks belong to it, because guards are not `Send`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caller {
     pub(super) thread: Thread,
@@ -193,11 +193,12 @@ impl Caller {
     }
 }
 
-/// Whether this process has the lock file of this identity open, so that to close another descriptor of it would drop
+/// Whether this process has the lock file with this identity open. If so, closing another descriptor of it would drop
 /// the lock.
 ///
-/// No system call where the answer is no. A child made by fork that has not called before asks what it inherited; where
-/// that says yes, or was being changed by a thread that exists in the parent only, it asks what is its own.
+/// If the answer is no, there is no system call. A child made by fork that has not called before looks into the
+/// inherited list. If the answer there is yes, or a thread of the parent was changing the list, the child looks into
+/// its own.
 pub(crate) fn is_open_lock_file(file: Key) -> bool {
     match Process::latest().table.kernel().knows(file) {
         Some(false) => false,
@@ -208,15 +209,15 @@ pub(crate) fn is_open_lock_file(file: Key) -> bool {
 /// The kernel's record locks.
 #[derive(Debug)]
 pub(super) struct Posix {
-    /// The lock files in the table. Apart from its state, so that whoever looks at a file of another kind waits for
-    /// nobody who changes that.
+    /// The lock files that the table has open. It has a lock of its own, so that a look at another file does not wait
+    /// for threads that use the table.
     open: RwLock<BTreeSet<Key>>,
 }
 
 impl Posix {
-    /// Whether this lock file is in the table. `None`: that is being changed.
+    /// Whether the table has this lock file open. `None`: the list is being changed.
     fn knows(&self, file: Key) -> Option<bool> {
-        /// A change takes less, unless the thread that makes it has to wait for a processor.
+        /// Enough for one change, unless the thread that makes it waits for a processor.
         const LOOKS: usize = 1000;
         (0..LOOKS).find_map(|_| match self.open.try_read() {
             Ok(open) => Some(open.contains(&file)),
@@ -269,8 +270,7 @@ impl Kernel for Posix {
     }
 
     fn give_way(&self, until: Instant) {
-        // A sleep takes half as long again as it is meant to (the timer slack of prctl(2)), and the thread is to be
-        // back in time.
+        // A sleep takes half as long again (the timer slack of prctl(2)), and the thread has to be back in time.
         loop {
             thread::yield_now();
             if Instant::now() >= until {

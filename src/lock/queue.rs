@@ -1,4 +1,4 @@
-//! Taking a lock and letting go of it: the way of a thread through the queue of a lock file.
+//! Taking and releasing a lock: the way of a thread through the queue of a lock file.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -10,7 +10,7 @@ use super::lock_file::{LockFile, Phase, State, Thread, Wait};
 use super::request::{OnWait, Refusal, Request, Told, Visit};
 use crate::sys::LockMode;
 
-/// For how long a call that may wait no longer waits all the same for what is about to be free.
+/// How long a call whose time is over still waits for a lock that is about to be free.
 const SOON_FREE: Duration = Duration::from_millis(20);
 
 impl<K: Kernel> Table<K> {
@@ -18,7 +18,7 @@ impl<K: Kernel> Table<K> {
     pub(in super::super) fn acquire(&self, request: &Request<'_, K::File>) -> Result<(), Refused<K>> {
         let Request { file, mode, wait, thread, holds, label, on_wait, .. } = *request;
         let mut state = file.state();
-        // It keeps out nobody whom the thread does not keep out already. Behind a writer in the queue it would wait for
+        // One more shared hold excludes no other thread. Behind a writer in the queue, this thread would wait for
         // itself.
         let shared = (mode, state.phase) == (LockMode::Shared, Phase::Held(LockMode::Shared));
         if holds > 0 && shared && state.is_held_by(thread) {
@@ -33,7 +33,7 @@ impl<K: Kernel> Table<K> {
         state.leave_queue(ticket);
         match result {
             Ok(()) => state.hold(thread, visit.holds, label),
-            // A deputy may have brought it too late.
+            // A deputy may have been granted the lock too late.
             Err(_) => state = self.let_go_if_unwanted(state, file),
         }
         drop(state);
@@ -43,12 +43,12 @@ impl<K: Kernel> Table<K> {
         result
     }
 
-    /// One more hold of a lock that `thread` has: it is let go with the last one.
+    /// Adds a hold of a lock that `thread` has already. The lock is released with the last hold.
     pub(in super::super) fn hold_again(&self, request: &Request<'_, K::File>) {
         request.file.state().hold(request.thread, request.holds, request.label);
     }
 
-    /// Lets go of what [`acquire`](Self::acquire) granted to `thread`.
+    /// Releases what [`acquire`](Self::acquire) granted to `thread`.
     pub(in super::super) fn release(&self, file: &LockFile<K::File>, thread: Thread, label: &Arc<Path>) {
         let mut state = file.state();
         if state.let_go(thread, label) && !state.is_held() {
@@ -57,7 +57,7 @@ impl<K: Kernel> Table<K> {
         state.wake();
     }
 
-    /// `None`: this is a child made by fork, and the mutexes are not to be touched.
+    /// `None`: this is a child made by fork, which must not touch the mutexes.
     fn pass_queue<'a>(
         &'a self,
         mut state: Guard<'a, K>,
@@ -68,7 +68,7 @@ impl<K: Kernel> Table<K> {
         loop {
             let now = self.kernel.now();
             let held = state.is_held();
-            // All that were inside have left.
+            // All holders have left.
             visit.drain = visit.drain.filter(|_| state.phase == Phase::Held(LockMode::Shared));
             if state.is_next(mode, visit.ticket, now) {
                 let answer;
@@ -77,8 +77,8 @@ impl<K: Kernel> Table<K> {
                     return Some((state, result));
                 }
             }
-            // To sleep and to be woken takes longer than most of what others do here. A deputy sleeps longer, and who
-            // only tries waits for no holder.
+            // To sleep and be woken takes longer than most holders keep a lock, so the thread looks again a few times
+            // first. A deputy waits longer than that, and a call that only tries does not wait for a holder.
             let is_long =
                 matches!(state.phase, Phase::Deputed(_)) || visit.drain.is_some() || (held && wait == Wait::Never);
             if visit.looks < K::LOOKS && !is_long {
@@ -96,7 +96,7 @@ impl<K: Kernel> Table<K> {
         }
     }
 
-    /// For whoever is next. `None`: something is in the way.
+    /// For the next waiter. `None`: the lock is not free.
     fn go_in<'a>(
         &'a self,
         mut state: Guard<'a, K>,
@@ -111,12 +111,13 @@ impl<K: Kernel> Table<K> {
                 state.phase = Phase::Held(mode);
                 (state, Some(Ok(())))
             }
-            // It was brought for somebody who has given up.
+            // The deputy was sent for a waiter that has given up.
             Phase::Brought(_) => {
                 state = self.let_go(state, file);
                 self.ask_kernel(state, request, visit, now)
             }
-            // Somebody who has given up wanted more than this reader, which need not wait for readers elsewhere.
+            // The deputy was sent for a writer that has given up. A reader need not wait for the readers of other
+            // processes.
             Phase::Deputed(LockMode::Exclusive) if mode == LockMode::Shared => {
                 state.phase = Phase::Free;
                 self.ask_kernel(state, request, visit, now)
@@ -146,11 +147,11 @@ impl<K: Kernel> Table<K> {
         let Request { file, mode, wait, thread, .. } = *request;
         let now = self.kernel.now();
         if wait != Wait::Never {
-            // A reader, too: it would not let others in.
+            // A reader, too: it would keep others out.
             if state.is_held_by(thread) {
                 return Some((state, Some(Refusal::Deadlock)));
             }
-            // Nobody can wait for a thread that holds nothing.
+            // A thread that holds nothing cannot be part of a cycle.
             if visit.holds > 0 && !visit.is_listed {
                 drop(state);
                 visit.is_listed = self.begin_to_wait(request, visit.ticket);
@@ -166,8 +167,8 @@ impl<K: Kernel> Table<K> {
             visit.late.get_or_insert(now + SOON_FREE);
         } else if let Some(OnWait { tell, .. }) = visit.on_wait.take_if(|on_wait| on_wait.at <= now) {
             let by_thread = state.is_held();
-            // It is for the caller to say how long that takes, and what it locks meanwhile: nobody is to wait for this
-            // thread.
+            // The callback may take long, and may take locks itself. So this thread leaves the queue first, and nobody
+            // waits for it.
             state.leave_queue(visit.ticket);
             drop(self.let_go_if_unwanted(state, file));
             if std::mem::take(&mut visit.is_listed) {
@@ -193,7 +194,8 @@ impl<K: Kernel> Table<K> {
                 bell.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
             }
         };
-        // What the thread that asks was told may be about this thread, unless this one ends its wait by itself.
+        // The EDEADLK of the thread that waits in the kernel may be about this thread, unless this thread ends its wait
+        // by itself.
         let stuck = state.stuck.filter(|_| wait == Wait::Forever && visit.holds > 0);
         let is_stuck = stuck.is_some_and(|stuck| {
             let now = self.kernel.now();
@@ -202,13 +204,14 @@ impl<K: Kernel> Table<K> {
         Some((state, is_stuck.then_some(Refusal::Deadlock)))
     }
 
-    /// Whether nobody has the lock, nor wants it before this call: a deputy is about to bring it, or a thread to let it go.
+    /// Whether nobody holds the lock or comes before this call: a deputy is about to bring it, or a thread is about to
+    /// release it.
     fn is_about_to_be_free(&self, state: &State<K::File>, request: &Request<'_, K::File>, visit: &Visit<'_>) -> bool {
         let is_next = state.before(visit.ticket).next().is_none();
         is_next && !matches!(state.phase, Phase::Held(_)) && self.is_free(state, request)
     }
 
-    /// Lets go of the kernel's lock. Nobody is inside.
+    /// Releases the kernel's lock. No thread holds it any more.
     pub(super) fn let_go<'a>(&'a self, mut state: Guard<'a, K>, file: &'a LockFile<K::File>) -> Guard<'a, K> {
         let open = state.file.clone();
         state.phase = Phase::Busy;
@@ -216,7 +219,7 @@ impl<K: Kernel> Table<K> {
         let unlocked = open.as_ref().map(|open| self.kernel.unlock(open));
         let now = self.kernel.now();
         state = file.state();
-        // Before it is closed, so that nobody else has it in use.
+        // Given back before the file is closed, so that no other reference is left.
         state.give_back(open);
         state.phase = Phase::Free;
         state.turn = state.turn.map(|turn| turn.released(now));
@@ -226,11 +229,11 @@ impl<K: Kernel> Table<K> {
         state
     }
 
-    /// Lets go by closing the lock file, after an unlock has failed. Nobody is inside.
+    /// Releases the lock by closing the lock file, after an unlock failed. No thread holds it.
     pub(super) fn close(&self, state: &mut State<K::File>) {
         let open = state.file.clone();
         state.close();
-        // A deputy that has the descriptor in use keeps it open.
+        // A deputy that uses the descriptor keeps it open.
         if let Some(open) = open {
             if Arc::strong_count(&open) > 1 {
                 self.kernel.close_copy(&open);
@@ -238,7 +241,7 @@ impl<K: Kernel> Table<K> {
         }
     }
 
-    /// Lets go of what a deputy has brought, if nobody is there any more to take it.
+    /// Releases what a deputy was granted, if no waiter is left.
     pub(super) fn let_go_if_unwanted<'a>(
         &'a self,
         mut state: Guard<'a, K>,

@@ -1,5 +1,5 @@
-//! The locks of the paths that were used last, with their lock files open: verbs that are given a path need not open and
-//! close the lock file each time.
+//! The locks of the paths that were used last. Their lock files stay open, so that calls by path need not open and
+//! close them each time.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -10,27 +10,27 @@ use crate::error::Result;
 /// How many lock files an adapter keeps open.
 const KEPT: usize = 16;
 
-/// The last used is last.
+/// The last used lock is the last element.
 #[derive(Debug, Default)]
 pub(crate) struct Recent(Mutex<Vec<Arc<Lock>>>);
 
 impl Recent {
-    /// The lock of a canonical path that was used lately. Another spelling of that path has none.
+    /// The lock of a canonical path that was used lately. Another spelling of the path does not find it.
     pub(crate) fn get(&self, canonical: &Path) -> Option<Arc<Lock>> {
-        // Not waited for: in a child made by fork it may be locked for ever, by a thread that exists in the parent only.
+        // Not waited for: in a child made by fork, a thread that exists only in the parent may have locked it for ever.
         let mut recent = self.0.try_lock().ok()?;
         let found = recent.iter().position(|lock| lock.guarded.as_os_str() == canonical.as_os_str())?;
         recent[found..].rotate_left(1);
         recent.last().cloned()
     }
 
-    /// Forgets a lock that is not what its path needs any more.
+    /// Forgets a lock that its path no longer needs.
     pub(crate) fn forget(&self, lock: &Arc<Lock>) {
         let Ok(mut recent) = self.0.try_lock() else { return };
         let found = recent.iter().position(|other| Arc::ptr_eq(other, lock));
         let forgotten = found.map(|found| recent.remove(found));
         drop(recent);
-        // To drop it may close a file, which others need not wait for.
+        // Dropped without the mutex, because the drop may close a file.
         drop(forgotten);
     }
 
@@ -45,7 +45,7 @@ impl Recent {
         let oldest = if recent.len() == KEPT { Some(recent.remove(0)) } else { None };
         recent.push(lock.clone());
         drop(recent);
-        // To drop it may close a file, which others need not wait for.
+        // Dropped without the mutex, because the drop may close a file.
         drop(oldest);
         Ok(lock)
     }

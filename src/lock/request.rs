@@ -1,4 +1,4 @@
-//! What callers ask of the table, how far it is done, and what they are told.
+//! What a caller asks of the table, how far the call has come, and the answer.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,38 +7,39 @@ use std::time::Instant;
 use super::lock_file::{LockFile, Thread, Wait};
 use crate::sys::LockMode;
 
-/// Who wants which lock, how, and for how long.
+/// Which lock a caller wants, in which mode, and for how long it waits.
 pub(in super::super) struct Request<'a, F> {
-    /// The caller is in the table as a user of it, and stays so until the lock is let go.
+    /// The caller is a user of this file in the table, until the lock is released.
     pub(in super::super) file: &'a Arc<LockFile<F>>,
     pub(in super::super) mode: LockMode,
     pub(in super::super) wait: Wait,
     pub(in super::super) thread: Thread,
-    /// How many locks the thread holds, before somebody is told that it waits.
+    /// How many locks the thread holds when the call begins.
     pub(in super::super) holds: usize,
-    /// What is locked, for the error of somebody who meets a deadlock.
+    /// The path that is locked, for the error of a thread that finds a deadlock.
     pub(in super::super) label: &'a Arc<Path>,
-    /// Whom to tell that the call waits.
+    /// The callback for a call that waits.
     pub(in super::super) on_wait: Option<OnWait<'a>>,
-    /// Starts a thread that calls [`Table::wait_as_deputy`](super::Table::wait_as_deputy). False: there can be none.
+    /// Starts a thread that calls [`Table::wait_as_deputy`](super::Table::wait_as_deputy). False: no thread could be
+    /// started.
     pub(in super::super) start_deputy: &'a dyn Fn(Errand<F>) -> bool,
 }
 
-/// What is called if the wait lasts until `at`, by the thread that waits, under no mutex and out of the queue.
+/// The callback for a wait that lasts until `at`. The waiting thread calls it without a mutex and outside the queue.
 #[derive(Clone, Copy)]
 pub(in super::super) struct OnWait<'a> {
     pub(in super::super) at: Instant,
-    /// It is told whether a thread of this process holds the lock.
+    /// The argument: whether a thread of this process holds the lock.
     pub(in super::super) tell: &'a dyn Fn(bool) -> Told,
 }
 
-/// What to do after somebody was told of the wait.
+/// What to do after the callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Told {
-    /// The thread holds so many locks now.
+    /// Go on. The thread holds so many locks now.
     GoOn(usize),
     GiveUp,
-    /// This is a child, made by fork meanwhile: the table is not its own.
+    /// The callback has forked, and this is the child: the table belongs to the parent.
     InAChild,
 }
 
@@ -46,11 +47,11 @@ pub(in super::super) enum Told {
 #[derive(Debug, PartialEq, Eq)]
 pub(in super::super) enum Refusal<E> {
     WouldBlock,
-    /// True: a thread of this process is in the way.
+    /// True: a thread of this process holds the lock.
     TimedOut(bool),
-    /// What the thread holds, [`Table::held_by`](super::Table::held_by) says.
+    /// [`Table::held_by`](super::Table::held_by) tells what the thread holds.
     Deadlock,
-    /// The lock file had to be closed, because an unlock failed: enter it again.
+    /// The lock file was closed because an unlock failed. The caller has to enter it again.
     Gone,
     /// [`Told::GiveUp`]
     GaveUp,
@@ -59,24 +60,24 @@ pub(in super::super) enum Refusal<E> {
     Kernel(E),
 }
 
-/// What a call has done in the queue so far.
+/// The progress of a call in the queue.
 pub(super) struct Visit<'a> {
     pub(super) ticket: u64,
     /// How many locks the thread holds.
     pub(super) holds: usize,
-    /// Whom it has yet to tell that it waits.
+    /// The callback, until it was called.
     pub(super) on_wait: Option<OnWait<'a>>,
-    /// How often it has looked again.
+    /// How often the call has looked again.
     pub(super) looks: u32,
-    /// Until when it gives way to other processes.
+    /// Until when the call gives way to other processes.
     pub(super) drain: Option<Instant>,
-    /// Whether it is in the list of those who hold something and wait.
+    /// Whether the call is in the list of threads that hold a lock and wait (`cycles.rs`).
     pub(super) is_listed: bool,
-    /// Until when it waits, though it may wait no longer.
+    /// Until when the call still waits although its time is over.
     pub(super) late: Option<Instant>,
 }
 
-/// What a deputy is sent for.
+/// The task of a deputy.
 #[derive(Debug)]
 pub(in super::super) struct Errand<F> {
     pub(super) file: Arc<LockFile<F>>,

@@ -1,22 +1,23 @@
-//! The threads of this process taking turns at lock files: a state machine, apart from the system calls.
+//! The table, in which the threads of this process take turns at lock files. It is a state machine without system calls
+//! of its own.
 //!
-//! The kernel's record locks belong to processes ([fcntl_locking(2)], "Advisory record locking"): it grants every
-//! thread of a process whatever one of them holds, and drops all of the process's locks on a file when any
-//! descriptor of that file is closed. So there is one table a process. It holds one descriptor a lock file, keyed by
-//! the file's device and inode, so that two spellings of one lock directory meet here; it admits threads in the
-//! order of their arrival, except that readers do not wait for readers, and lets one at a time ask the kernel.
+//! The kernel's record locks belong to processes ([fcntl_locking(2)], "Advisory record locking"). The kernel grants
+//! every thread of a process what one of them holds, and drops all of the process's locks on a file when any descriptor
+//! of that file is closed. So each process has one table. The table keeps one descriptor for each lock file. Its key is
+//! the file's device and inode number, so two spellings of one lock directory meet here. Threads take a lock in the
+//! order of their arrival, except that readers do not wait for readers. One thread at a time asks the kernel.
 //!
-//! What is about one lock file has a mutex of its own (`lock_file.rs`), and whoever has a handle needs no other. Two
-//! more are the table's: which lock files there are, which it takes to open or leave one; and who holds something and
-//! waits (`cycles.rs`). With a lock file's mutex one of those two may be taken, and with that of `cycles.rs` a lock
-//! file's, which that one's never is.
+//! Each lock file has a mutex for its state (`lock_file.rs`), and a caller with a handle needs no other. The table has
+//! two more: one for the list of lock files, to open or leave one, and one for the threads that hold a lock and wait
+//! for another (`cycles.rs`). A thread that has locked a lock file's mutex may lock the list's mutex. A thread that has
+//! locked the mutex of `cycles.rs` may lock a lock file's mutex, but never the other way round.
 //!
-//! A lock file is closed under its own mutex, after its last user has left: whoever opens the same file again meanwhile
-//! cannot lock it before, and closing it after that would drop the new lock.
+//! After its last user has left, a lock file is closed under its own mutex. Another thread may open the same file
+//! meanwhile. It must not lock the file before it is closed, because closing it would drop the new lock.
 //!
 //! [fcntl_locking(2)]: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
 
-// By their paths, because tests and fuzz targets put this file into crates of their own.
+// By their paths, because tests and fuzz targets include this file in crates of their own.
 #[path = "cycles.rs"]
 mod cycles;
 #[path = "deputy.rs"]
@@ -56,20 +57,20 @@ pub(super) struct Table<K: Kernel> {
     deputies: AtomicUsize,
 }
 
-/// Which lock files there are.
+/// The lock files in use.
 #[derive(Debug)]
 pub(super) struct Files<F> {
     entered: BTreeMap<Key, Entry<F>>,
-    /// The turns of lock files that were closed a moment ago. Handles that are used once come and go, turns must not, or a
-    /// process that makes a new handle for each call would shut others out. There are as many as can be closed while a turn
-    /// can go on.
+    /// The turns of lock files that were closed a moment ago. A process may make a new handle for each call. If its
+    /// turns were forgotten when the handle is dropped, it would shut other processes out. The list is short, because a
+    /// turn cannot go on for long after the release.
     left: Vec<(Key, Turn)>,
 }
 
 #[derive(Debug)]
 struct Entry<F> {
     file: Arc<LockFile<F>>,
-    /// Handles that will come back, guards, and a deputy.
+    /// The number of users: handles that will come back, guards, and a deputy.
     users: usize,
 }
 
@@ -78,7 +79,7 @@ impl<F> Files<F> {
         Files { entered: BTreeMap::new(), left: Vec::new() }
     }
 
-    /// One more user of a lock file that has some.
+    /// Adds a user of a lock file that has users.
     fn enter(&mut self, key: Key) -> Option<Arc<LockFile<F>>> {
         let entry = self.entered.get_mut(&key)?;
         entry.users += 1;
@@ -94,7 +95,7 @@ impl<F> Files<F> {
         entry.file.clone()
     }
 
-    /// True: that was the last one.
+    /// True: that was the last user.
     fn leave(&mut self, key: Key) -> bool {
         self.entered.get_mut(&key).is_some_and(|entry| {
             entry.users -= 1;
@@ -109,12 +110,11 @@ impl<F> Files<F> {
 }
 
 impl<K: Kernel> Table<K> {
-    /// The mutexes are made by the caller, so that they can be made before `main` as well as by a model checker.
+    /// The caller makes the mutexes, because they are made before `main` here, and at run time by the model checker.
     pub(super) const fn new(kernel: K, files: Mutex<Files<K::File>>, waits: Mutex<Waits<K::File>>) -> Self {
         Table { kernel, files, waits, deputies: AtomicUsize::new(0) }
     }
 
-    /// What the table is built on.
     pub(super) fn kernel(&self) -> &K {
         &self.kernel
     }
@@ -123,9 +123,9 @@ impl<K: Kernel> Table<K> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters a user of a lock file into the table; [`leave`](Self::leave) takes it out again. `identify` looks
-    /// which file it is without opening it, which is what keeps the table from opening a file twice; it is asked
-    /// only if there is a file that could be the same.
+    /// Adds a user of a lock file; [`leave`](Self::leave) removes it. `identify` tells which file it is without opening
+    /// it, so that the table does not open a file twice. It is called only if the table has a file that could be the
+    /// same.
     pub(super) fn enter<E>(
         &self,
         identify: impl FnOnce() -> Result<Option<Key>, E>,
@@ -137,14 +137,14 @@ impl<K: Kernel> Table<K> {
             return Ok(file.clone());
         }
         let opened = open().map(|(key, file)| self.keep(key, Arc::new(file)));
-        // It has been closed by its last user, or because an unlock failed.
+        // The last user has closed it, or it was closed because an unlock failed.
         if let Some(closed) = entered {
             self.leave(&closed);
         }
         opened
     }
 
-    /// Enters a user with a descriptor. One too many must not be closed, either.
+    /// Adds a user with a descriptor. If the file is open already, this descriptor must not be closed.
     fn keep(&self, key: Key, open: Arc<K::File>) -> Arc<LockFile<K::File>> {
         let file = self.files().enter_new(key);
         let mut state = file.state();
@@ -160,8 +160,8 @@ impl<K: Kernel> Table<K> {
         file
     }
 
-    /// Puts another descriptor in the place of one that does not allow enough. The old one stays open. False: the name
-    /// leads to another file by now, or to none.
+    /// Replaces a descriptor that is open for reading only. The old one stays open. False: the name leads to another
+    /// file by now, or to none.
     pub(super) fn reopen<E>(
         &self,
         file: &Arc<LockFile<K::File>>,
@@ -183,13 +183,13 @@ impl<K: Kernel> Table<K> {
         Ok(same)
     }
 
-    /// Takes a user out of the table. The last one closes the lock file.
+    /// Removes a user. The last one closes the lock file.
     pub(super) fn leave(&self, file: &Arc<LockFile<K::File>>) {
         let key = file.key();
         if !self.files().leave(key) {
             return;
         }
-        // From here on nobody can take the lock; whoever enters waits, and then finds the file closed.
+        // From here on nobody can take the lock. A new user waits for this mutex, and then finds the file closed.
         let mut state = file.state();
         if !self.files().is_unused(file) {
             return;
@@ -205,7 +205,7 @@ impl<K: Kernel> Table<K> {
         }
     }
 
-    /// How this process holds the lock.
+    /// The mode in which this process holds the lock.
     pub(super) fn held(&self, file: &LockFile<K::File>) -> Option<LockMode> {
         match file.state().phase {
             Phase::Held(mode) => Some(mode),
@@ -213,7 +213,8 @@ impl<K: Kernel> Table<K> {
         }
     }
 
-    /// What a thread holds, in the order in which it took it. Looks through everything: for errors.
+    /// The locks of a thread, in the order in which it took them. This searches the whole table, so it is for errors
+    /// only.
     pub(super) fn held_by(&self, thread: Thread) -> Vec<Arc<Path>> {
         let files: Vec<_> = self.files().entered.values().map(|entry| entry.file.clone()).collect();
         let mut held: Vec<_> = files.iter().flat_map(|file| file.state().held_by(thread).collect::<Vec<_>>()).collect();
@@ -221,7 +222,7 @@ impl<K: Kernel> Table<K> {
         held.into_iter().map(|(_, label)| label).collect()
     }
 
-    /// Calls `ask` with the open lock file, of which the caller is a user.
+    /// Calls `ask` with the open lock file. The caller is a user of it.
     pub(super) fn with_file<T>(&self, file: &LockFile<K::File>, ask: impl FnOnce(&K::File) -> T) -> Option<T> {
         let open = file.state().file.clone()?;
         let answer = ask(&open);
@@ -229,16 +230,17 @@ impl<K: Kernel> Table<K> {
         Some(answer)
     }
 
-    /// Closes every lock file, if nobody is using the table: for a child that has inherited it by fork.
+    /// Closes every lock file, if no thread is using the table. For a child made by fork, which has inherited the
+    /// table.
     ///
-    /// The kernel copies the descriptors before the memory (`copy_process` in kernel/fork.c), so what another thread of
-    /// the parent opened in between is in this table only. Its number may be that of a file of the child's own by now,
-    /// which is not ours to close.
+    /// The kernel copies the descriptors before the memory (`copy_process` in kernel/fork.c). So a descriptor that
+    /// another thread of the parent opened in between is in this table, but not open in the child. Its number may be
+    /// that of a file of the child by now, which must not be closed.
     pub(super) fn close_all_if_idle(&self) {
         let Ok(mut files) = self.files.try_lock() else { return };
         for (key, entry) in mem::take(&mut files.entered) {
             let Some(mut state) = entry.file.state_if_idle() else {
-                // Another thread of the parent was using it. Not even to be dropped, which would close its descriptors.
+                // A thread of the parent was using it. It is not dropped, because that would close its descriptors.
                 mem::forget(entry.file);
                 continue;
             };

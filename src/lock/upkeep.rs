@@ -1,4 +1,4 @@
-//! Looking through all lock files: removing those that nobody holds, and telling who holds the others.
+//! Works on all lock files: removes those that nobody holds, and tells who holds the others.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -23,11 +23,12 @@ pub(crate) fn prune(dir: &Arc<LockDir>) -> Result<Vec<PathBuf>> {
     removed.into_result()
 }
 
-/// False: somebody holds it.
+/// False: the lock is held.
 fn prune_one(dir: &Arc<LockDir>, path: &Path) -> Result<bool> {
     let lock = Lock::new(dir, path.to_owned(), path.into())?;
     match lock.acquire(LockMode::Exclusive, &Patience::none()) {
-        // While the lock is held: whoever has opened the file waits for it, and will find that it is gone.
+        // Removed while the lock is held. A process that has opened the file waits for its lock, and then sees that the
+        // file was removed.
         Ok(held) => {
             held.check_kept(false)?;
             dir.remove(&lock.file).map(|()| true)
@@ -37,25 +38,25 @@ fn prune_one(dir: &Arc<LockDir>, path: &Path) -> Result<bool> {
     }
 }
 
-/// What a look at a lock file tells.
+/// What a look at a lock file shows.
 pub(crate) struct Seen {
-    /// How it is held and by whom, if it is.
+    /// The holder and the mode, if the lock is held.
     pub(crate) holder: Option<Holder>,
-    /// What it is named after, if that is in it.
+    /// The path that the lock is named after, if the file contains it.
     pub(crate) guards: Option<PathBuf>,
-    /// The intent that it is marked with.
+    /// The intent in its mark.
     pub(crate) intent: Option<PathBuf>,
-    /// The processes that wait for it, if the system tells.
+    /// The processes that wait for the lock. `None`: the system does not tell.
     pub(crate) waiters: Option<Vec<u32>>,
     inode: u64,
 }
 
-/// All lock files; an error for what is no lock file or may not be opened.
+/// All lock files. An error for a file that is no lock file, or that may not be opened.
 pub(crate) fn list(dir: &Arc<LockDir>) -> Result<Vec<(PathBuf, Result<Seen>)>> {
     look_at(dir, dir.list()?)
 }
 
-/// The same of one lock file, if there is such a one.
+/// The same for one lock file, if it exists.
 pub(crate) fn list_one(dir: &Arc<LockDir>, path: PathBuf) -> Result<Option<(PathBuf, Result<Seen>)>> {
     Ok(look_at(dir, vec![path])?.pop())
 }
@@ -71,7 +72,7 @@ fn look_at(dir: &Arc<LockDir>, paths: Vec<PathBuf>) -> Result<Vec<(PathBuf, Resu
     }
     let mut seen: Vec<&mut Seen> = found.iter_mut().filter_map(|(_, seen)| seen.as_mut().ok()).collect();
     if !seen.is_empty() {
-        // One look for all of them.
+        // One look for all lock files.
         let waiters = sys::waiters(&c_path(dir.path())?);
         for seen in &mut seen {
             seen.waiters = waiters.as_ref().map(|waiters| waiters_of(seen.inode, waiters));
@@ -80,7 +81,7 @@ fn look_at(dir: &Arc<LockDir>, paths: Vec<PathBuf>) -> Result<Vec<(PathBuf, Resu
     Ok(found)
 }
 
-/// Each of them once, although several of its threads may wait.
+/// Each process once, even if several of its threads wait.
 fn waiters_of(inode: u64, waiters: &[(u64, u32)]) -> Vec<u32> {
     let here = waiters.iter().filter(|(waited_for, _)| *waited_for == inode).map(|(_, pid)| *pid);
     here.collect::<BTreeSet<u32>>().into_iter().collect()
@@ -90,7 +91,7 @@ fn look(dir: &Arc<LockDir>, path: &Path) -> Result<Seen> {
     let process = Process::current();
     let file = c_path(path)?;
     let failed = |error| Error::io(path, Step::OpenLock, error);
-    // Through the table, because closing a descriptor of our own would drop the locks that this process holds.
+    // Through the table, because closing another descriptor would drop the locks of this process.
     let gone = || failed(Errno::NOENT);
     let user = User::enter(process, || dir.key_of(&file), || dir.open_existing(&file)?.ok_or_else(gone))?;
     let ask = |file: &OpenLock| -> sys::Result<Seen> {
@@ -105,7 +106,7 @@ fn look(dir: &Arc<LockDir>, path: &Path) -> Result<Seen> {
         let intent = intent.map(|name| dir.path_of(&name));
         Ok(Seen { holder, guards, intent, waiters: None, inode })
     };
-    // Closed meanwhile, because an unlock failed.
+    // The file was closed meanwhile, because an unlock failed.
     let nothing = || Ok(Seen { holder: None, guards: None, intent: None, waiters: None, inode: 0 });
     process.table.with_file(&user.file, ask).unwrap_or_else(nothing).map_err(failed)
 }
