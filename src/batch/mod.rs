@@ -18,11 +18,12 @@ use crate::version::remove::{check_removable, sync_removal, unlink};
 use crate::version::replace::Replacement;
 use crate::version::together::sync_together;
 
-/// As many files are in work at a time, at the most.
+/// The most files that are written at a time.
 const AT_A_TIME: u64 = 128;
 
-/// As many descriptors the process must be allowed for each file in work. It needs three, for its lock file, its directory
-/// and its temporary file, and a fourth if its directory was missing; half of them are left to others.
+/// How many descriptors the process must be allowed for each file in work. A file needs three: its lock file, its
+/// directory and its temporary file. It needs a fourth if its directory was missing. Half of the descriptors are left
+/// to the rest of the program.
 const DESCRIPTORS: u64 = 8;
 
 /// Writes and deletes of any number of files, which share their syncs. From [`AtomicFileAdapter::batch`].
@@ -115,7 +116,7 @@ impl Batch {
     }
 
     fn add(&mut self, path: &Path, contents: Option<Vec<u8>>) -> &mut Self {
-        // An empty path is refused later, and must not become that of a directory.
+        // An empty path must not become that of the current directory. It is refused later.
         let absolute = if path.is_absolute() || path.as_os_str().is_empty() {
             Ok(path.to_owned())
         } else {
@@ -169,7 +170,7 @@ fn at_a_time() -> usize {
 }
 
 fn commit(config: &Arc<Config>, changes: &mut [Change], replaced: &mut Vec<PathBuf>) -> Result<()> {
-    // By canonical path, so that a later change of one file takes the place of an earlier one.
+    // Keyed by canonical path, so that a later change of a file replaces an earlier one.
     let mut latest: HashMap<Arc<Path>, usize> = HashMap::new();
     let mut files: Vec<AtomicFile> = Vec::new();
     let mut versions: Vec<Version> = Vec::new();
@@ -177,7 +178,7 @@ fn commit(config: &Arc<Config>, changes: &mut [Change], replaced: &mut Vec<PathB
         let file = AtomicFile::new(config, &change.path)?;
         let new = mem::take(&mut change.contents);
         if new.is_some() {
-            // Now, so that the next file finds its directory and need not make it, and sync it, again.
+            // The directory is made now, so that the next file in it finds it and does not make and sync it again.
             file.place().make_dir(config.replace.durability == Durability::Full)?;
         }
         match latest.get(file.path()) {
@@ -197,17 +198,17 @@ fn commit(config: &Arc<Config>, changes: &mut [Change], replaced: &mut Vec<PathB
     sync_new(config, &new)?;
     let mut dirs = Vec::new();
     let renamed = rename_all(config, &files, &guards, new, &mut dirs, replaced);
-    // Also if a rename has failed: what was replaced must be durable.
+    // Also after a failed rename, because the files that were replaced must be durable.
     let synced = sync_dirs(config, &dirs);
     renamed.and(synced)?;
     guards.iter().try_for_each(|guard| guard.held().check_kept(true))
 }
 
-/// What the changes of one file come to.
+/// The result of all changes of one file.
 struct Version {
-    /// `None`: the file is to be removed.
+    /// `None`: the file has to be removed.
     contents: Option<Vec<u8>>,
-    /// It was to be removed before, so the mode of the old version goes with it.
+    /// An earlier change of the batch removes the file, so the new version does not get the old mode.
     anew: bool,
 }
 
@@ -222,7 +223,7 @@ impl Version {
     }
 }
 
-/// Does what can fail before the first rename: writes the new version, if there is to be one.
+/// Does everything that can fail before the first rename. If there is a new version, writes it.
 fn prepare<'a>(
     config: &Config,
     file: &AtomicFile,
@@ -247,7 +248,7 @@ fn sync_new(config: &Config, new: &[Option<Replacement<'_>>]) -> Result<()> {
     sync_together(unsynced, config.replace)
 }
 
-/// A directory in which something was changed, or is to be as if it had been.
+/// A directory that has to be synced, because something in it was changed, or may have been changed without a sync.
 struct ChangedDir<'a> {
     dir: &'a Dir,
     identity: Option<(u64, u64)>,
@@ -255,7 +256,7 @@ struct ChangedDir<'a> {
     file: &'a AtomicFile,
 }
 
-/// Puts the new versions in place, and removes what is to be removed.
+/// Renames the new versions over the files, and removes the files that have to be removed.
 fn rename_all<'a>(
     config: &Config,
     files: &'a [AtomicFile],
@@ -285,7 +286,7 @@ fn rename_all<'a>(
     Ok(())
 }
 
-/// Syncs each directory, all of them even if one fails.
+/// Syncs each directory. If one sync fails, it goes on with the others.
 fn sync_dirs(config: &Config, dirs: &[ChangedDir<'_>]) -> Result<()> {
     let sync = |ChangedDir { dir, file, .. }: &ChangedDir<'_>| {
         sync_removal(dir, file.path(), config.replace, file.0.temporary_name())

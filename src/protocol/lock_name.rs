@@ -5,15 +5,15 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-/// How the name of every lock file ends.
+/// The end of every lock file's name.
 pub(crate) const SUFFIX: &str = ".lock";
 
-/// Digits of a [`path_hash`].
+/// The number of digits of a [`path_hash`].
 pub(crate) const PATH_HASH_LEN: usize = 16;
 
-/// What the lock of a canonical path is named after: the whole path, or, where programs have agreed upon a `root`, the
-/// part of it below that, with no slash before it, so that it is not the name of any absolute path. `None`: it is not
-/// below the root.
+/// The path that the lock of a canonical path is named after. It is the whole path. If programs have agreed upon a lock
+/// root, it is the part below the root, without a slash at the start, so that it never equals an absolute path. `None`:
+/// the path is not below the root.
 pub(crate) fn named_after<'a>(canonical: &'a Path, root: Option<&Path>) -> Option<&'a Path> {
     match root {
         None => Some(canonical),
@@ -36,18 +36,18 @@ pub(crate) fn hash_in(lock_name: &[u8]) -> &[u8] {
     lock_name.strip_suffix(SUFFIX.as_bytes()).unwrap_or(lock_name)
 }
 
-/// Whether a name may lead to a lock file, also where the case of a name does not matter.
+/// Whether a name may lead to a lock file, even on a file system that ignores case.
 pub(crate) fn is_like_lock_name(name: &[u8]) -> bool {
     is_lock_name(&name.to_ascii_lowercase())
 }
 
-/// Whether a name in a lock directory is one of ours.
+/// Whether a name in a lock directory is that of a lock file.
 pub(crate) fn is_lock_name(name: &[u8]) -> bool {
     let Some(digits) = name.strip_suffix(SUFFIX.as_bytes()) else { return false };
     is_path_hash(digits)
 }
 
-/// Whether this may be a [`path_hash`].
+/// Whether this can be a [`path_hash`].
 pub(crate) fn is_path_hash(digits: &[u8]) -> bool {
     digits.len() == PATH_HASH_LEN && digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -1,9 +1,9 @@
 //! The names of temporary files.
 //!
-//! `.{name}.{random}{check}.tmp` beside the file `name`, with seven random digits and three that are a check over all
-//! before them. A name so long that this would pass NAME_MAX is cut, and told from its like by the hash of its path, which
-//! is also its lock file's name: `.{cut}~{hash}.{random}{check}.tmp`. So whoever finds one can tell which lock its writer
-//! holds, and takes a file that somebody has named `.notes.javascript.tmp` for one of ours once in 32768 times.
+//! `.{name}.{random}{check}.tmp` in the directory of the file `name`, with seven random digits, and three check digits
+//! over everything before them. If a name would be longer than NAME_MAX, it is cut, and the hash of the file's path is
+//! added, which is also in its lock file's name: `.{cut}~{hash}.{random}{check}.tmp`. So the name tells which lock the
+//! writer holds. A user's own file `.notes.javascript.tmp` is taken for a temporary file once in 32768 times.
 
 use std::cell::Cell;
 use std::collections::hash_map::RandomState;
@@ -23,19 +23,20 @@ const CHECK_LEN: usize = 3;
 const SUFFIX: &[u8] = b".tmp";
 const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
-/// How long a name may be that need not be cut.
+/// The longest name that need not be cut.
 const ROOM: usize = NAME_MAX - b"..".len() - RANDOM_LEN - CHECK_LEN - SUFFIX.len();
-/// As many bytes of a UTF-8 character as a cut may fall behind.
+/// A UTF-8 character has up to so many bytes after its first. They are cut off together with it.
 const PART_OF_CHARACTER: usize = 3;
 
 thread_local! {
-    /// The random part that this thread's names have, until one of them is taken. A name that was there before is found
-    /// again sooner than a new one by most file systems, and no two threads are to meet at one.
+    /// The random part of this thread's names. It is used again until one of its names exists already, because most
+    /// file systems find a name that existed before faster than a new one. Each thread has its own, so that two threads
+    /// do not use one name.
     static RANDOM: Cell<u64> = Cell::new(random());
 }
 
 fn random() -> u64 {
-    // Seeded by the operating system, once a thread, and different at every call.
+    // RandomState is seeded by the operating system once for each thread, and differs at every call.
     RandomState::new().build_hasher().finish()
 }
 
@@ -46,19 +47,19 @@ fn write_digits(mut number: u64, digits: &mut [u8]) {
     }
 }
 
-/// So many digits, as they are in a temporary name, that nobody has had before.
+/// Random digits as in a temporary name, which nobody has used before.
 pub(crate) fn random_digits<const N: usize>() -> [u8; N] {
     let mut digits = [0; N];
     write_digits(random(), &mut digits);
     digits
 }
 
-/// Whether they may be such digits.
+/// Whether these can be such digits.
 pub(crate) fn are_digits(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| DIGITS.contains(byte))
 }
 
-/// On the stack: a warm write allocates nothing.
+/// On the stack, so that a usual write allocates nothing.
 pub(crate) struct TemporaryName {
     bytes: [u8; NAME_MAX + 1],
     len: usize,
@@ -71,7 +72,7 @@ impl std::fmt::Debug for TemporaryName {
 }
 
 impl TemporaryName {
-    /// For the file `name`, whose lock file's name has this `hash`.
+    /// The name for the file `name`. `hash` is from its lock file's name.
     pub(crate) fn new(name: &CStr, hash: &[u8]) -> Self {
         let name = name.to_bytes();
         let mut temporary = TemporaryName { bytes: [0; NAME_MAX + 1], len: 0 };
@@ -106,7 +107,7 @@ impl TemporaryName {
         self.len += bytes.len();
     }
 
-    /// Another random part, for this name and for all that this thread makes from now on.
+    /// Takes another random part, for this name and for all later names of this thread.
     pub(crate) fn change(&mut self) {
         RANDOM.set(random());
         self.set_random(RANDOM.get());
@@ -121,7 +122,7 @@ impl TemporaryName {
     }
 
     pub(crate) fn get(&self) -> &CStr {
-        // `bytes` is one longer than the longest name and zero behind it.
+        // `bytes` is one byte longer than the longest name, and zero after the name.
         CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
     }
 }
@@ -132,17 +133,17 @@ fn check_of(before: &[u8]) -> [u8; CHECK_LEN] {
     [10, 5, 0].map(|shift| DIGITS[(hash >> shift & 31) as usize])
 }
 
-/// Whose temporary file a name may be.
+/// The file that a temporary file may belong to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Owner<'a> {
-    /// The file of this name.
+    /// The name of that file.
     pub(crate) name: &'a [u8],
-    /// The file whose path has this hash.
+    /// The hash of that file's path.
     pub(crate) hash: Option<&'a [u8]>,
 }
 
 impl<'a> Owner<'a> {
-    /// `None` if it is no temporary file's name.
+    /// `None`: this is not a temporary file's name.
     pub(crate) fn of(temporary: &'a [u8]) -> Option<Self> {
         let rest = temporary.strip_suffix(SUFFIX)?;
         let (checked, check) = rest.split_last_chunk()?;

@@ -1,7 +1,7 @@
-//! Who may do what with a file: its permission bits and, if it has one, its access control list, as one list of entries.
+//! The rights of a file as one list of entries: its permission bits, and its access control list if it has one.
 //!
-//! [acl(5)] has the rules. A plain mode is a list of three entries. Where there are more, there is a mask, and the
-//! group bits of `st_mode` are the mask and not the entry of the owning group.
+//! [acl(5)] has the rules. A plain mode is a list of three entries. A list with more entries has a mask. Then the group
+//! bits of `st_mode` are the mask, and not the entry of the owning group.
 //!
 //! [acl(5)]: https://man7.org/linux/man-pages/man5/acl.5.html
 
@@ -20,7 +20,7 @@ const OTHER: u16 = 0x20;
 /// The id of an entry that has none (ACL_UNDEFINED_ID).
 const NO_ID: u32 = u32::MAX;
 
-/// Three bits for everybody whom [acl(5)] tells apart. Nothing is allocated for a plain mode.
+/// Three bits for each class of [acl(5)]. A plain mode needs no allocation.
 ///
 /// [acl(5)]: https://man7.org/linux/man-pages/man5/acl.5.html
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(crate) struct Acl {
     users: Vec<Named>,
     group: u16,
     groups: Vec<Named>,
-    /// What it does not have is taken from `users`, `group` and `groups`.
+    /// Bits that the mask does not have are removed from `users`, `group` and `groups`.
     mask: Option<u16>,
     other: u16,
 }
@@ -41,13 +41,13 @@ struct Named {
 }
 
 impl Acl {
-    /// What a plain mode stands for.
+    /// The list of a plain mode.
     pub(crate) fn of_mode(mode: u32) -> Self {
         let bits = |shift: u32| (mode >> shift & 0o7) as u16;
         Acl { owner: bits(6), users: Vec::new(), group: bits(3), groups: Vec::new(), mask: None, other: bits(0) }
     }
 
-    /// `None`: it is not as the kernel writes it.
+    /// `None`: the attribute is not in the kernel's format.
     pub(crate) fn parse(attribute: &[u8]) -> Option<Self> {
         let (version, entries) = attribute.split_first_chunk()?;
         let (mut users, mut groups) = (Vec::new(), Vec::new());
@@ -70,7 +70,7 @@ impl Acl {
         (u32::from_le_bytes(*version) == VERSION).then_some(acl)
     }
 
-    /// As the kernel reads it.
+    /// The attribute in the kernel's format.
     pub(crate) fn to_attribute(&self) -> Vec<u8> {
         let named = |tag, named: &[Named]| named.iter().map(|it| (tag, it.may, it.id)).collect::<Vec<_>>();
         let entries = [
@@ -90,13 +90,13 @@ impl Acl {
         attribute
     }
 
-    /// The permission bits that `st_mode` has of it.
+    /// The permission bits of `st_mode` for this list.
     pub(crate) fn mode(&self) -> u32 {
         mode(self.owner, self.mask.unwrap_or(self.group), self.other)
     }
 
-    /// A plain mode that lets nobody in whom this keeps out, whoever is the owner and which group the file has: all but the
-    /// owner may do what everybody may.
+    /// A plain mode that lets in nobody whom this list keeps out, whoever owns the file and whatever its group is. All
+    /// but the owner get only the rights that everybody has.
     pub(crate) fn for_everybody(&self) -> u32 {
         let named = self.users.iter().chain(&self.groups).map(|it| it.may);
         let masked = named.chain([self.group]).map(|may| may & self.mask.unwrap_or(0o7));
@@ -104,19 +104,19 @@ impl Acl {
         mode(self.owner, all, all)
     }
 
-    /// The same for a file that belongs to somebody else. Its former owner becomes one of the others, or of a group,
-    /// and must not get what the owner had not.
+    /// The list for a file that has another owner. The former owner is now one of the others or in a group, and must
+    /// not get rights that the owner did not have.
     pub(crate) fn without_owner(mut self) -> Self {
         let entries = self.users.iter_mut().chain(&mut self.groups).map(|it| &mut it.may);
         entries.chain([&mut self.group, &mut self.other]).for_each(|may| *may &= self.owner);
         self
     }
 
-    /// The same for a file that has another group. Its members may have been among the others or in a named group, and the
-    /// members of the former group are among the others now.
+    /// The list for a file that has another group. Members of the new group may have been among the others or in a
+    /// named group before. Members of the former group are among the others now.
     pub(crate) fn without_group(mut self) -> Self {
-        // What the mask takes away is taken away for good. The mask itself stays as it is: where it allows nothing, Linux
-        // does not look at the list, and who is named in it has the rights of others (`acl_permission_check` in fs/namei.c).
+        // The bits that the mask removes are removed for good. The mask itself stays. If it allows nothing, Linux does
+        // not look at the list, and named users have the rights of others (`acl_permission_check` in fs/namei.c).
         let mask = self.mask.unwrap_or(0o7);
         let named = self.users.iter_mut().chain(&mut self.groups).map(|it| &mut it.may);
         named.chain([&mut self.group]).for_each(|may| *may &= mask);

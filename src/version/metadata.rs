@@ -1,14 +1,15 @@
 //! What the new version takes over from the old one: owner, group, mode, access control list and attributes.
 //!
-//! The rule: the new version lets in whom the old one let in, and nobody else, from the moment at which the temporary
-//! file is made. Where the system does not allow the writer to make it so, the version is narrower and never wider.
-//! What makes that more than a copy of the mode:
+//! The rule: the new version lets in the users whom the old one let in, and nobody else, from the creation of the
+//! temporary file on. If the system does not allow the writer to copy a right, the new version has fewer rights, never
+//! more. Copying the mode is not enough:
 //!
-//! - Where the old version has an access control list, its group bits are the list's mask ([acl(5)]).
+//! - If the old version has an access control list, its group bits are the list's mask ([acl(5)]).
 //! - A default access control list of the directory gives the temporary file entries that the old version does not have.
 //!   Such entries get no more than the group bits with which it is made ([acl(5)], "Object creation and default ACLs").
-//! - The temporary file belongs to the writer and to the writer's group at first. So it is made with what owner, group and
-//!   others of the old one *all* may do, or for its owner alone: then it does not matter who is in which of the three.
+//! - At first the temporary file belongs to the writer and to the writer's group. So its mode at creation has only the
+//! rights that owner, group and others of the old version *all* have, or it is for its owner alone. Then it does not
+//! matter which of the three a user belongs to.
 //!
 //! [acl(5)]: https://man7.org/linux/man-pages/man5/acl.5.html
 
@@ -27,24 +28,24 @@ const SET_USER_ID: u32 = 0o4000;
 const SET_GROUP_ID: u32 = 0o2000;
 const PERMISSIONS: u32 = 0o777;
 
-/// The version that is there now, as far as the next one takes after it.
+/// The current version, as far as the next one depends on it.
 #[derive(Debug)]
 pub(crate) struct Old {
     meta: Meta,
     access: Access,
     attributes: Vec<Attribute>,
-    /// Whether the file system has attributes, so that the temporary file may have got some, too.
+    /// Whether the file system has attributes. If so, the temporary file may have inherited some.
     may_inherit: bool,
 }
 
-/// What says who may do what.
+/// The rights of a file.
 #[derive(Debug)]
 enum Access {
     /// The mode alone.
     Mode,
-    /// An access control list, and as the attribute that it is.
+    /// An access control list, parsed and as an attribute.
     List(Acl, Vec<u8>),
-    /// There may be a list, which this process may not see.
+    /// There may be a list that this process must not see.
     Unknown,
 }
 
@@ -55,7 +56,7 @@ struct Attribute {
 }
 
 impl Attribute {
-    /// Gives it to the temporary file. `needed`: that this process may not do that is an error, too.
+    /// Sets it on the temporary file. `needed`: it is an error if this process has no permission to set it.
     fn set(&self, file: &Fd, needed: bool, path: &Path) -> Result<()> {
         match sys::set_attribute(file, &self.name, &self.value) {
             Err(error) if needed || !is_refusal(error) => Err(Error::io(path, Step::SetAttributes, error)),
@@ -65,10 +66,10 @@ impl Attribute {
 }
 
 impl Old {
-    /// Looks at what has this name. `None`: there is nothing.
+    /// Looks at the file of this name. `None`: there is none.
     pub(crate) fn look(dir: &Dir, name: &CStr, path: &Path) -> Result<Option<Self>> {
         let Some(mut meta) = stat_regular(dir, name, path)? else { return Ok(None) };
-        // What the kernel remembers of its mode may be what let more in than the file does now.
+        // The mode in the kernel's cache may be an older one with more rights.
         match dir.freshen_file(name) {
             Ok(false) => {}
             Ok(true) => {
@@ -86,7 +87,8 @@ impl Old {
                 old.may_inherit = false;
                 return Ok(Some(old));
             }
-            // ENOENT: removed meanwhile, by somebody without the lock. What its group bits meant nobody can tell any more.
+            // ENOENT: the file was removed meanwhile, by a program without the lock. Nobody can tell any more what its
+            // group bits meant.
             Err(Errno::ACCESS | Errno::PERM | Errno::NOENT) => {
                 old.access = Access::Unknown;
                 return Ok(Some(old));
@@ -103,9 +105,10 @@ impl Old {
                     old.access = Acl::parse(&value).map_or(Access::Unknown, |acl| Access::List(acl, value));
                 }
                 Ok(value) => old.attributes.push(Attribute { name: attribute.to_owned(), value }),
-                // A file system that is mounted without them lists them all the same, and heeds the mode only.
+                // A file system that is mounted without access control lists lists them all the same, and applies only
+                // the mode.
                 Err(Errno::NOTSUP | sys::NO_ATTRIBUTE) => {}
-                // `user` attributes are for those who may read the file (xattr(7)).
+                // Only users who may read the file may read its `user` attributes (xattr(7)).
                 Err(Errno::ACCESS | Errno::PERM) if !is_list => {}
                 Err(error) => return Err(failed(error)),
             }
@@ -113,7 +116,7 @@ impl Old {
         Ok(Some(old))
     }
 
-    /// Who may do what.
+    /// The rights of the old version.
     fn acl(&self) -> Acl {
         match &self.access {
             Access::Mode => Acl::of_mode(self.meta.mode),
@@ -123,28 +126,28 @@ impl Old {
     }
 }
 
-/// The mode with which the temporary file is made: nobody may open it whom the new version will keep out.
+/// The mode with which the temporary file is made. It lets in nobody whom the new version will keep out.
 pub(crate) fn mode_at_first(old: Option<&Old>, options: Options) -> u32 {
     match old {
         None => options.new_file_mode.unwrap_or(0o666) & PERMISSIONS,
-        // Of a warm write, whose mode then need not be changed.
+        // The usual case, in which the mode need not be changed later.
         Some(Old { meta, access: Access::Mode, attributes, .. }) if attributes.is_empty() => {
             Acl::of_mode(meta.mode).for_everybody()
         }
-        // To set an attribute takes the right to write (xattr(7)).
+        // Setting an attribute needs write permission (xattr(7)).
         Some(_) => 0o600,
     }
 }
 
-/// What has to be done as soon as the temporary file is there: takes away what it got from the directory, and gives it the
-/// labels and attributes of the old version. `path` is for errors.
+/// Called as soon as the temporary file exists. Removes the rights that it inherited from the directory, and sets the
+/// labels and attributes of the old version. `path` is for error messages.
 pub(crate) fn begin(file: &Fd, old: &Old, path: &Path) -> Result<()> {
     if !old.may_inherit {
         return Ok(());
     }
     let inherited = match sys::list_open_attributes(file) {
         Ok(names) => names,
-        // A sandbox. The file stays its owner's alone, and what it has inherited has no effect without group bits.
+        // A sandbox. The file stays its owner's alone, and inherited entries have no effect without group bits.
         Err(Errno::ACCESS | Errno::PERM) if matches!(old.access, Access::Unknown) => return Ok(()),
         Err(error) => return Err(Error::io(path, Step::ReadAttributes, error)),
     };
@@ -154,7 +157,7 @@ pub(crate) fn begin(file: &Fd, old: &Old, path: &Path) -> Result<()> {
     }
     for attribute in old.attributes.iter().filter(|it| it.name.as_c_str() != CAPABILITY) {
         let Attribute { name, value } = attribute;
-        // Where the system gives labels, they say who gets in, too; a wrong one is no small thing then.
+        // If the system uses labels, they decide who gets in, too, so a wrong label is an error.
         let label_counts = is_label(name) && has(name);
         if label_counts && sys::open_attribute(file, name).as_ref() == Ok(value) {
             continue;
@@ -164,8 +167,9 @@ pub(crate) fn begin(file: &Fd, old: &Old, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Gives the temporary file the owner, the group, the access control list and the mode of the file that it replaces. After
-/// all has been written, because a write takes setuid bits and capabilities away; owner first, for the same reason.
+/// Gives the temporary file the owner, group, access control list and mode of the file that it replaces. This comes
+/// after all writes, because a write clears setuid bits and capabilities. A change of owner clears them, too, so the
+/// owner is set first.
 pub(crate) fn finish(file: &Fd, old: Option<&Old>, options: Options, path: &Path) -> Result<()> {
     let Some(old) = old else {
         return options.new_file_mode.map_or(Ok(()), |mode| set_mode(file, mode, path));
@@ -174,7 +178,7 @@ pub(crate) fn finish(file: &Fd, old: Option<&Old>, options: Options, path: &Path
     let kept = keep_owner(file, &old.meta, &new, path)?;
     let mut special = old.meta.mode & !PERMISSIONS;
     let mut acl = old.acl();
-    // The file is the writer's then, or of the writer's group, and must not run with rights that it does not have.
+    // If the owner or group could not be kept, the file must not run with rights that the writer does not have.
     if !kept.owner {
         special &= !SET_USER_ID;
         acl = acl.without_owner();
@@ -190,7 +194,7 @@ pub(crate) fn finish(file: &Fd, old: Option<&Old>, options: Options, path: &Path
             sys::set_attribute(file, sys::ACCESS_LIST, &if exact { attribute.clone() } else { acl.to_attribute() });
         match set {
             Ok(()) => {}
-            // EINVAL: an id that does not exist in this user namespace.
+            // EINVAL: an id does not exist in this user namespace.
             Err(error) if is_refusal(error) || error == Errno::INVAL => permissions = acl.for_everybody(),
             Err(error) => return Err(Error::io(path, Step::SetAttributes, error)),
         }
@@ -204,7 +208,7 @@ pub(crate) fn finish(file: &Fd, old: Option<&Old>, options: Options, path: &Path
     if as_made { Ok(()) } else { set_mode(file, mode, path) }
 }
 
-/// Changes the mode of the version that is there. False: there is none.
+/// Changes the mode of the current version. False: there is none.
 pub(crate) fn set_mode_in_place(place: &Place, mode: u32, options: Options) -> Result<bool> {
     let Some((file, _)) = read::open_current(place)? else { return Ok(false) };
     set_mode(&file, mode, place.path())?;
@@ -212,22 +216,22 @@ pub(crate) fn set_mode_in_place(place: &Place, mode: u32, options: Options) -> R
     Ok(true)
 }
 
-/// What the new version has of the old one's owner and group.
+/// Whether the new version has the owner and the group of the old one.
 struct Kept {
     owner: bool,
     group: bool,
-    /// Both, without a change.
+    /// It has both already, so nothing had to be changed.
     unchanged: bool,
 }
 
-/// Only root may give a file away, but an owner may hand it to a group that he is in.
+/// Only root may give a file to another user, but an owner may give it to a group that he is in.
 fn keep_owner(file: &Fd, old: &Meta, new: &Meta, path: &Path) -> Result<Kept> {
-    // An id that this user namespace does not map looks like that of somebody else, to whom the file must not go.
+    // An id that this user namespace does not map looks like another user's id. The file must not go to that user.
     let (uid_is_lost, gid_is_lost) = (sys::is_unmapped_uid(old.uid), sys::is_unmapped_gid(old.gid));
     let uid = (old.uid != new.uid && !uid_is_lost).then_some(old.uid);
     let gid = (old.gid != new.gid && !gid_is_lost).then_some(old.gid);
     let mut kept = Kept { owner: !uid_is_lost, group: !gid_is_lost, unchanged: uid.is_none() && gid.is_none() };
-    // Made to be written, it may give its owner more than the old one did, which the owner to come must not find.
+    // The temporary file's mode may give its owner more than the old version did. The new owner must not get that.
     let too_much = new.mode & !old.mode & 0o700;
     if uid.is_some() && too_much != 0 {
         set_mode(file, new.mode & !too_much, path)?;
@@ -239,12 +243,12 @@ fn keep_owner(file: &Fd, old: &Meta, new: &Meta, path: &Path) -> Result<Kept> {
     Ok(kept)
 }
 
-/// Changes the owner; false if that is not allowed.
+/// Changes the owner. False: this is not allowed.
 fn set_owner(file: &Fd, uid: Option<u32>, gid: Option<u32>, path: &Path) -> Result<bool> {
     match sys::set_owner(file, uid, gid) {
         Ok(()) => Ok(true),
-        // EINVAL: an id that does not exist in this user namespace (chown(2)); EOVERFLOW: nor in that of the mount
-        // (`notify_change` in fs/attr.c). The others: a file system without owners.
+        // EINVAL: an id does not exist in this user namespace (chown(2)). EOVERFLOW: it does not exist in that of the
+        // mount (`notify_change` in fs/attr.c). The others: the file system has no owners.
         Err(Errno::PERM | Errno::INVAL | Errno::OVERFLOW | Errno::NOTSUP | Errno::NOSYS) => Ok(false),
         Err(error) => Err(Error::io(path, Step::SetOwner, error)),
     }
@@ -254,12 +258,12 @@ fn set_mode(file: &Fd, mode: u32, path: &Path) -> Result<()> {
     sys::set_mode(file, mode).map_err(|error| Error::io(path, Step::SetMode, error))
 }
 
-/// An attribute that cannot be set by this process or on this file system.
+/// Whether this process, or this file system, cannot set an attribute.
 fn is_refusal(error: Errno) -> bool {
     matches!(error, Errno::PERM | Errno::ACCESS | Errno::NOTSUP | Errno::NOSYS)
 }
 
-/// A program's capabilities (capabilities(7)). As with setuid bits, a write or a change of owner takes them away.
+/// A program's capabilities (capabilities(7)). A write or a change of owner clears them, as it clears setuid bits.
 const CAPABILITY: &CStr = c"security.capability";
 
 /// The labels of SELinux and Smack.
@@ -267,9 +271,9 @@ fn is_label(name: &CStr) -> bool {
     name == c"security.selinux" || name.to_bytes().starts_with(b"security.SMACK64")
 }
 
-/// What belongs to the file and not to its contents, as the hashes of IMA and EVM do (`security.ima`, `security.evm`),
-/// or to the file system, as those of overlayfs (`trusted.overlay.*`). Apple's systems have no such classes of names
-/// (xattr(7)).
+/// Attributes that belong to the file. Others belong to its contents, as the hashes of IMA and EVM do (`security.ima`,
+/// `security.evm`), or to the file system, as those of overlayfs (`trusted.overlay.*`). Apple's systems have no such
+/// classes of names (xattr(7)).
 fn is_carried_over(name: &CStr) -> bool {
     cfg!(apple_backend) || name.to_bytes().starts_with(b"user.") || is_label(name) || name == CAPABILITY
 }

@@ -1,4 +1,4 @@
-//! One version of a file: reading it, replacing it, removing it, and what all of them ask of it and of its directory.
+//! One version of a file: reading, replacing and removing it, and the checks that all of these share.
 
 mod acl;
 pub(crate) mod metadata;
@@ -19,9 +19,9 @@ use crate::path::Dir;
 use crate::settings::{Durability, Options};
 use crate::sys::{self, Errno, Fd, Meta};
 
-/// Looks at what has this name; an error if it is not a regular file, or one that must not be opened: to open a lock
-/// file of this process as data and to close it would drop the lock. (A link that is put there between this look and
-/// the opening is not seen.)
+/// Looks at the file of this name. An error if it is not a regular file, or if it is a lock file of this process:
+/// opening it as data and closing it would drop the lock. (A link that is put there between this look and the open is
+/// not seen.)
 pub(crate) fn stat_regular(dir: &Dir, name: &CStr, path: &Path) -> Result<Option<Meta>> {
     match dir.stat(name) {
         Ok(meta) if meta.special.is_none() && is_open_lock_file(meta.identity()) => {
@@ -41,15 +41,15 @@ pub(crate) fn check_regular(meta: Meta, path: &Path) -> Result<Meta> {
     }
 }
 
-/// A directory that may be searched and written but not read cannot be opened for syncing. Better to know before
-/// the rename than after.
+/// A directory that may be searched and written but not read cannot be opened for a sync. That is checked before the
+/// rename.
 pub(crate) fn check_syncable(dir: &Dir, path: &Path, full: bool) -> Result<()> {
     if full && !dir.syncable { Err(Error::io(path, Step::SyncDirectory, Errno::ACCESS)) } else { Ok(()) }
 }
 
 /// The error of a rename over a file, or of its removal. A file that something is mounted on can be neither replaced
-/// nor removed (`vfs_rename` and `vfs_unlink` in fs/namei.c), which EBUSY alone tells nobody whose container has been
-/// given a single file. Some network file systems say EBUSY for reasons of their own, so the name is looked at.
+/// nor removed (`vfs_rename` and `vfs_unlink` in fs/namei.c). A container with a bind-mounted file has this case, and
+/// EBUSY alone does not explain it. Some network file systems report EBUSY for other reasons, so the name is checked.
 pub(crate) fn failed_at(dir: &Dir, name: &CStr, path: &Path, step: Step, error: Errno) -> Error {
     if error == Errno::BUSY && sys::is_mount_point(dir.as_fd(), name) {
         return Error::io(path, step, io::Error::new(io::ErrorKind::ResourceBusy, sys::MOUNT_POINT));
@@ -57,7 +57,7 @@ pub(crate) fn failed_at(dir: &Dir, name: &CStr, path: &Path, step: Step, error: 
     Error::io(path, step, error)
 }
 
-/// The last step of a change of a file.
+/// Syncs a changed file.
 pub(crate) fn sync(file: &Fd, path: &Path, options: Options) -> Result<()> {
     match options.durability {
         Durability::Full => sys::sync(file),
@@ -67,7 +67,7 @@ pub(crate) fn sync(file: &Fd, path: &Path, options: Options) -> Result<()> {
     .map_err(|error| Error::io(path, Step::Sync, error))
 }
 
-/// The last step of a change in a directory.
+/// Syncs a directory after its last change.
 pub(crate) fn sync_dir(dir: &Dir, path: &Path, options: Options) -> Result<()> {
     match options.durability {
         Durability::Full => {

@@ -66,19 +66,19 @@ pub struct Replacement<'lock> {
     path: &'lock Path,
     name: &'lock CStr,
     options: Options,
-    /// The version that the new one takes after.
+    /// The version whose owner, mode and attributes the new one gets.
     old: Option<Old>,
-    /// Before `file`, so that it is removed first and closed after.
+    /// Declared before `file`, so that it is dropped first: the name is removed before the file is closed.
     temporary: Temporary<'lock>,
     file: Fd,
     written: u64,
-    /// Up to where the kernel has been told to write back.
+    /// Up to this offset the kernel was told to start the write-back.
     sent: u64,
-    /// A write has failed, so the contents are not what the caller meant them to be.
+    /// A write has failed, so a part of the contents is missing.
     is_incomplete: bool,
 }
 
-/// The name of a temporary file, which is removed unless it has become, or is to become, the file's.
+/// The name of a temporary file. It is removed on drop, unless the file was renamed or somebody else will rename it.
 #[derive(Debug)]
 struct Temporary<'lock> {
     held: &'lock Held,
@@ -87,7 +87,7 @@ struct Temporary<'lock> {
     is_kept: bool,
 }
 
-/// A new version of which all is written, and which somebody else will rename or remove.
+/// A new version that is completely written. Other code will rename it or remove it.
 #[derive(Debug)]
 pub(crate) struct Staged {
     pub(crate) file: Fd,
@@ -95,12 +95,12 @@ pub(crate) struct Staged {
     pub(crate) meta: Meta,
 }
 
-/// So much is written before the kernel is told to write it back, while more is written: a large file takes two thirds
-/// of the time on ext4 so. A file that is no larger is left to its sync.
+/// After so many bytes the kernel is told to start the write-back, while more is written. A large file then takes two
+/// thirds of the time on ext4. A smaller file is left to its sync.
 const PIECE: usize = 8 << 20;
 
-/// As many as glibc's mkstemp tries (ATTEMPTS_MIN in sysdeps/posix/tempname.c). Names are never so unlucky: somebody makes
-/// them all, or the file system says EEXIST to everything.
+/// The number of names that glibc's mkstemp tries (ATTEMPTS_MIN in sysdeps/posix/tempname.c). So many random names are
+/// taken only if somebody makes all of them, or if the file system reports EEXIST for every name.
 const NAMES_TRIED: u32 = 62 * 62 * 62;
 
 fn all_taken(path: &Path) -> io::Error {
@@ -110,8 +110,8 @@ fn all_taken(path: &Path) -> io::Error {
 }
 
 impl<'lock> Replacement<'lock> {
-    /// Whoever calls has seen that `held` is held by this process. `temporary` is made of what its lock file is called.
-    /// `anew`: as if the file had been removed before.
+    /// The caller has checked that this process holds `held`. `temporary` contains the hash of the lock file's name.
+    /// `anew`: the new version gets nothing from the old one, as if the old one had been removed first.
     pub(crate) fn begin(
         held: &'lock Held,
         place: &'lock Place,
@@ -134,7 +134,7 @@ impl<'lock> Replacement<'lock> {
         let file = loop {
             match sys::create_new(dir.as_fd(), temporary.get(), mode) {
                 Ok(file) => break file,
-                // mkstemp(3) does the same. Whose file it is does not matter; it is not ours.
+                // mkstemp(3) does the same. The file belongs to somebody else.
                 Err(Errno::EXIST) => taken += 1,
                 Err(error) => return Err(Error::io(path, Step::CreateTemporary, error)),
             }
@@ -153,7 +153,7 @@ impl<'lock> Replacement<'lock> {
         Ok(replacement)
     }
 
-    /// Whether there is a file to be replaced, not a new one to be made.
+    /// Whether this replaces a file. Otherwise it makes a new one.
     pub(crate) fn replaces(&self) -> bool {
         self.old.is_some()
     }
@@ -213,11 +213,11 @@ impl<'lock> Replacement<'lock> {
         self.sync()?;
         self.rename()?;
         let synced = sync_dir(self.temporary.dir, self.path, self.options);
-        // The worse of the two is told.
+        // A lost lock is worse than a failed sync, so it is reported first.
         self.temporary.held.check_kept(true).and(synced)
     }
 
-    // The steps one by one, for those who commit many.
+    // The single steps, for a caller that commits many files.
 
     /// Writes all of `contents`.
     pub(crate) fn fill(&mut self, mut contents: &[u8]) -> Result<()> {
@@ -228,7 +228,7 @@ impl<'lock> Replacement<'lock> {
         Ok(())
     }
 
-    /// Gives the temporary file the owner, the group, the access control list and the mode of the file that it replaces.
+    /// Gives the temporary file the owner, group, access control list and mode of the file that it replaces.
     pub(crate) fn set_owner_and_mode(&self) -> Result<()> {
         metadata::finish(&self.file, self.old.as_ref(), self.options, self.path)
     }
@@ -237,13 +237,14 @@ impl<'lock> Replacement<'lock> {
         sync(&self.file, self.path, self.options)
     }
 
-    /// The temporary file, for a sync together with others.
+    /// The temporary file, to be synced together with others.
     pub(crate) fn unsynced(&self) -> Result<Unsynced<'_>> {
         let meta = sys::stat_open(&self.file).map_err(|error| self.failed(Step::Stat, error))?;
         Ok(Unsynced { device: meta.dev, what: What::File(&self.file), path: self.path })
     }
 
-    /// Not with a lock that was lost. Afterwards that is looked at again, by whoever calls.
+    /// Renames the temporary file over the target, unless the lock was lost. The caller checks the lock again
+    /// afterwards.
     pub(crate) fn rename(&mut self) -> Result<()> {
         let Temporary { held, dir, ref name, .. } = self.temporary;
         held.check_kept(false)?;
@@ -253,7 +254,7 @@ impl<'lock> Replacement<'lock> {
         Ok(())
     }
 
-    /// Leaves it to somebody else to rename or to remove the temporary file.
+    /// Leaves the temporary file to the caller, who renames or removes it.
     pub(crate) fn stage(self) -> Result<Staged> {
         let meta = sys::stat_open(&self.file).map_err(|error| self.failed(Step::Stat, error))?;
         let Replacement { mut temporary, file, .. } = self;
@@ -298,9 +299,9 @@ impl Write for Replacement<'_> {
 
 impl Drop for Temporary<'_> {
     fn drop(&mut self) {
-        // A child made by fork has a copy of this; the temporary file is its parent's.
+        // A child made by fork has a copy of this value. The temporary file belongs to its parent.
         if !self.is_kept && self.held.check().is_ok() {
-            // There is nobody to tell, and an error to come or a panic under way to be told already.
+            // Drop cannot return an error, and another error or a panic is reported already.
             let _ = sys::unlink(self.dir.as_fd(), self.name.get());
         }
     }

@@ -15,8 +15,8 @@ use crate::protocol::temporary_name::Owner;
 use crate::settings::Config;
 use crate::sys::{self, Errno, Links, LockMode};
 
-/// Removes the temporary files of the file `path`, or of all files in the directory `path`, whose owner's lock is free,
-/// and what was left in the lock directory.
+/// Removes the temporary files of the file `path`, or of all files in the directory `path`, if the lock of their file
+/// is free. Also removes what was left in the lock directory.
 pub(crate) fn sweep(config: &Config, path: &Path) -> Result<Vec<PathBuf>> {
     let lock_dir = &config.lock_dir;
     let mut removed = Removed::default();
@@ -44,20 +44,21 @@ pub(crate) fn sweep(config: &Config, path: &Path) -> Result<Vec<PathBuf>> {
     removed.into_result()
 }
 
-/// So many names of a directory are looked at before a write: what fits into one or two reads of the directory. All 100,000 names
-/// of a large one take longer than the write.
+/// How many names of a directory are looked at before a write. So many fit into one or two reads of the directory. All
+/// names of a directory with 100,000 would take longer than the write.
 const NAMES: usize = 1000;
 
-/// In seconds. A writer with another lock directory is not excluded by the lock, and would lose its temporary file; but it has
-/// written to that a moment ago, most probably.
+/// In seconds. The lock does not exclude a writer with another lock directory, which would lose its temporary file. But
+/// such a writer has most probably written to the file within this time.
 const ABANDONED: i64 = 3600;
 
-/// Removes what killed writers of a file have left beside it, for somebody who has its exclusive lock and has just made `own`,
-/// and no other temporary file under that lock. That it fails or finds nothing in the first [`NAMES`] names is no error: then it
-/// is for [`sweep`].
+/// Removes the temporary files that killed writers of this file left beside it. The caller holds the file's exclusive
+/// lock, and `own` is the only temporary file that it has made. Errors are ignored, and only the first [`NAMES`] names
+/// are looked at: [`sweep`] removes the rest.
 ///
-/// A name that may be that of two files is left, because that takes both locks. So is everything while there is an intent,
-/// which may be about one of these files although its mark is gone (a lock file was removed by hand).
+/// A name that may belong to two files is left, because removing it takes both locks. If there is any intent,
+/// everything is left: the intent may name one of these files although its mark is gone (if somebody removed a lock
+/// file by hand).
 pub(crate) fn remove_own_litter(lock_dir: &Arc<LockDir>, place: &Place, held: &Held, own: &CStr) {
     let Ok(Some(dir)) = place.dir() else { return };
     let Ok(names) = sys::open_dir(dir.as_fd(), c".", Links::Follow).and_then(sys::list) else { return };
@@ -69,7 +70,7 @@ pub(crate) fn remove_own_litter(lock_dir: &Arc<LockDir>, place: &Place, held: &H
     if left.is_empty() {
         return;
     }
-    // Both by the clock of the file system, which may be a server's.
+    // Both times are from the clock of the file system, which may be a server's.
     let modified = |name: &CStr| sys::stat(dir.as_fd(), name).map(|meta| meta.modified);
     let Ok(now) = modified(own) else { return };
     left.retain(|name| modified(name).is_ok_and(|then| now.saturating_sub(then) >= ABANDONED));
@@ -78,12 +79,12 @@ pub(crate) fn remove_own_litter(lock_dir: &Arc<LockDir>, place: &Place, held: &H
         return;
     }
     for name in left {
-        // There is nobody to tell.
+        // Errors are ignored: nobody asked for this removal.
         let _ = remove_regular(dir.as_fd(), &name, place.path());
     }
 }
 
-/// Goes on with the rest where something is in the way: what belongs to somebody else must not save it.
+/// If a file cannot be removed, goes on with the rest.
 fn sweep_dir(
     lock_dir: &Arc<LockDir>,
     dir: &Dir,
@@ -97,7 +98,7 @@ fn sweep_dir(
         Err(error) => return removed.failed.push(failed(error)),
     };
     for name in names {
-        // The kernel has no more to say after an error.
+        // After an error the kernel returns no more names.
         let name = match name {
             Ok(name) => name,
             Err(error) => return removed.failed.push(failed(error)),
@@ -109,7 +110,7 @@ fn sweep_dir(
     }
 }
 
-/// Removes a temporary file, unless somebody may be using it: a writer holds its lock from before it makes the file until
+/// Removes a temporary file if no writer may be using it. A writer holds its lock from before it makes the file until
 /// after it has renamed or removed it.
 fn remove_if_left(
     lock_dir: &Arc<LockDir>,
@@ -132,7 +133,8 @@ fn remove_if_left(
     remove_regular(dir.as_fd(), name, path)
 }
 
-/// Removes what was left in the lock directory: an intent that was not decided only if nobody is about to decide it.
+/// Removes a leftover of the lock directory. An intent that was not decided is removed only if no process is about to
+/// decide it.
 fn remove_if_no_intent(lock_dir: &Arc<LockDir>, name: &CStr, path: &Path) -> Result<bool> {
     let owner = path.file_name().and_then(|name| Owner::of(name.as_bytes())).map(|owner| owner.name);
     let Some(intent) = owner.filter(|name| is_intent_name(name)) else {
@@ -146,7 +148,7 @@ fn remove_if_no_intent(lock_dir: &Arc<LockDir>, name: &CStr, path: &Path) -> Res
     }
 }
 
-/// We never make anything else. False: it is something else, or it is gone.
+/// Removes a regular file, because this crate makes no others. False: it is not a regular file, or it is gone.
 fn remove_regular(dir: BorrowedFd<'_>, name: &CStr, path: &Path) -> Result<bool> {
     match sys::stat(dir, name) {
         Ok(meta) if meta.special.is_some() => return Ok(false),

@@ -1,4 +1,4 @@
-//! Syncing many things at once.
+//! Syncing many files and directories at once.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -10,13 +10,13 @@ use crate::settings::{Durability, Options};
 use crate::sys::{self, Fd};
 use crate::version::sync;
 
-/// From so many in one file system on, all of it is synced at once instead of each.
+/// With so many on one file system, the whole file system is synced instead of each.
 const MANY: usize = 8;
 
-/// Something that is to be synced.
+/// Something that has to be synced.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Unsynced<'a> {
-    /// The file system that it is in.
+    /// The file system that contains it.
     pub(crate) device: u64,
     pub(crate) what: What<'a>,
     /// For errors.
@@ -31,7 +31,7 @@ pub(crate) enum What<'a> {
     LockFile(&'a Held),
 }
 
-/// Syncs all of that, each file system on its own.
+/// Syncs all of them, one file system at a time.
 pub(crate) fn sync_together<'a>(things: impl IntoIterator<Item = Unsynced<'a>>, options: Options) -> Result<()> {
     if options.durability == Durability::None {
         return Ok(());
@@ -48,7 +48,7 @@ pub(crate) fn sync_together<'a>(things: impl IntoIterator<Item = Unsynced<'a>>, 
     Ok(())
 }
 
-/// False where only a sync of each of them will do.
+/// False: each of them has to be synced on its own.
 fn sync_all_at_once(things: &[Unsynced<'_>]) -> Result<bool> {
     let any = things.iter().find_map(|thing| match thing.what {
         What::File(file) => Some((file.as_fd(), thing.path)),
