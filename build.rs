@@ -1,4 +1,4 @@
-//! Turns the target into the one of two cfgs that the code asks for, and refuses any other target.
+//! Turns the target into one of the two cfgs that the code uses, and refuses any other target.
 
 use std::env;
 

@@ -1,4 +1,4 @@
-//! What can go wrong, with the path, the step, and what the operating system said.
+//! Errors, with the path, the step, and the error of the operating system.
 
 use std::fmt;
 use std::io;
@@ -369,7 +369,7 @@ impl Error {
         Error::Io { path: path.to_owned(), step, source: source.into() }
     }
 
-    /// An error that says how many descriptors the call takes, if there are too few.
+    /// If the process has too few descriptors, says in the error how many the call needs.
     pub(crate) fn for_files(self, files: usize) -> Self {
         match self {
             Error::Io { path, step, source } if source.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
@@ -384,8 +384,8 @@ impl Error {
         }
     }
 
-    /// Whether a server has said of a file or directory that it is there no more (ESTALE), which may be about what was
-    /// there before.
+    /// Whether a server has reported that a file or directory no longer exists (ESTALE). The name may have a new file
+    /// by now.
     pub(crate) fn is_stale(&self) -> bool {
         matches!(self, Error::Io { source, .. } if source.raw_os_error() == Some(Errno::STALE.raw_os_error()))
     }
@@ -457,7 +457,7 @@ impl Error {
     }
 }
 
-/// What a call has removed that goes on where something is in its way.
+/// The result of a call that removes many files and goes on after errors.
 #[derive(Debug, Default)]
 pub(crate) struct Removed {
     pub(crate) done: Vec<PathBuf>,
@@ -465,7 +465,7 @@ pub(crate) struct Removed {
 }
 
 impl Removed {
-    /// `Ok(false)`: it is there no more, or need not be removed.
+    /// `Ok(false)`: it is gone already, or need not be removed.
     pub(crate) fn note(&mut self, path: PathBuf, removed: Result<bool>) {
         match removed {
             Ok(true) => self.done.push(path),
@@ -481,14 +481,14 @@ impl Removed {
     }
 }
 
-/// What a person can do about it, where that is not plain from what the system says.
+/// Advice for the user, if the message of the system does not suffice.
 fn advice(step: Step, source: &io::Error) -> Option<&'static str> {
     use Step::*;
     let is_about_locks = matches!(
         step,
         CreateLockDirectory | OpenLock | Lock | ListLocks | RemoveLock | MarkLock | WriteIntent | SyncLocks
     );
-    // An error that was made here says it already.
+    // Errors that this crate makes contain their advice.
     Some(match Errno::from_raw_os_error(source.raw_os_error()?) {
         Errno::NOSPC | Errno::DQUOT if is_about_locks => {
             "make room there, or use another lock directory, the same for all programs (lock_dir, --lock-dir)"
@@ -565,14 +565,14 @@ impl fmt::Display for Error {
                 write!(f, "the lock of {path} is taken ({}); try again later, or wait for it (lock)", lock.display())
             }
             Error::LockFileDenied { path: guarded, lock, owner: Some(owner), mode: Some(mode), source } => {
-                // Upkeep knows lock files only.
+                // Prune and sweep know only the lock file.
                 if guarded != lock {
                     write!(f, "cannot take the lock of {path}: ")?;
                 }
                 write!(
                     f,
-                    "cannot open the lock file {}, which belongs to user {owner} and has mode {mode:04o}: {source}; whoever \
-                     uses the file must be allowed to use its lock file: the owner can chmod or prune it, and a shared lock \
+                    "cannot open the lock file {}, which belongs to user {owner} and has mode {mode:04o}: {source}; every \
+                     user of the file must be allowed to use its lock file: the owner can chmod or prune it, and a shared lock \
                      directory, lock_file_mode or --lock-mode lets others use new ones",
                     lock.display()
                 )

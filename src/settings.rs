@@ -14,18 +14,18 @@ pub(crate) struct Config {
     pub(crate) recent: Recent,
     pub(crate) lock_timeout: Option<Duration>,
     pub(crate) on_wait: Option<OnWait>,
-    /// Whether the paths of callers may have symbolic links in them.
+    /// Whether the callers' paths may contain symbolic links.
     pub(crate) links: Links,
     pub(crate) replace: Options,
-    /// How many more first writes look for what killed writers have left.
+    /// How many first writes will still look for temporary files of killed writers.
     pub(crate) looks: AtomicUsize,
 }
 
-/// A program that writes more files than this, each once, is to be as fast as before.
+/// A program that writes more files than this, each once, must not become slower by the looks.
 pub(crate) const LOOKS_FOR_LITTER: usize = 100;
 
 impl Config {
-    /// Whether one more first write is to look for what killed writers have left.
+    /// Whether this first write looks for temporary files of killed writers.
     pub(crate) fn take_look(&self) -> bool {
         self.looks.fetch_update(Relaxed, Relaxed, |looks| looks.checked_sub(1)).is_ok()
     }
@@ -35,7 +35,7 @@ impl Config {
         Patience::new(self.lock_timeout, self.on_wait.as_ref())
     }
 
-    /// The same for a call that says itself how long.
+    /// The same for a call with its own timeout.
     pub(crate) fn patience_for(&self, timeout: Duration) -> Patience<'_> {
         Patience::new(Some(timeout), self.on_wait.as_ref())
     }
@@ -85,6 +85,6 @@ pub enum Durability {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Options {
     pub(crate) durability: Durability,
-    /// The exact mode of a new file; `None`: 0666 less the umask.
+    /// The exact mode of a new file. `None`: 0666 less the umask.
     pub(crate) new_file_mode: Option<u32>,
 }

@@ -161,7 +161,7 @@ impl AtomicFileAdapter {
         let (files, which) = Many::find(&self.config, paths.iter().map(AsRef::as_ref))?;
         let held = files.lock()?;
         let old = files.read(&held)?;
-        // A file that is there twice has two copies.
+        // A file that occurs twice gets two copies.
         let old: Vec<_> = if which.len() > old.len() { which.iter().map(|n| old[*n].clone()).collect() } else { old };
         let new = change(&old)?;
         if new.len() != old.len() {

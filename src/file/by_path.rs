@@ -1,9 +1,9 @@
-//! Verbs by path: a file that is looked up for one use.
+//! Verbs by path: a file is looked up for one use.
 //!
-//! A canonical path that was used lately, so that its lock is at hand, is not looked at before the lock is taken.
-//! Should a symbolic link have its name by now, the verb meets that in its own first look, under the lock, and has done
-//! nothing then; the lock is let go, and the path is followed as if it had never been used. (It may have been waited
-//! for in vain: to look before that would cost every call.)
+//! If the adapter has used a canonical path lately, it still has the lock, and does not look at the path before it
+//! takes the lock. The path may have become a symbolic link since. Then the verb's own first look under the lock finds
+//! the link before anything was done. The lock is released, and the path is resolved as if it had never been used. (The
+//! wait for the lock may have been in vain. A look before it would cost every call.)
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::settings::Config;
 use crate::sys::{FileKind, LockMode};
 use crate::version::read;
 
-/// Takes the lock of a file and does `verb` under it, one that looks at what has the file's name before it does anything.
+/// Takes the lock of a file and runs `verb` under it. `verb` must look at the file's name before it changes anything.
 pub(crate) fn locked<T>(
     config: &Arc<Config>,
     path: &Path,
@@ -40,7 +40,7 @@ impl Call<'_> {
     fn locked<T>(&self, verb: impl Fn(&Resolved, &Held) -> Result<T>) -> Result<(Resolved, Held, T)> {
         let once = || look_again(|| self.locked_once(&verb));
         match once() {
-            // What the kernel remembered of the name, on NFS, was not true any more; now it is.
+            // On NFS, the kernel's cached name was wrong. It is correct now.
             Err(error) if is_link(&error) => once(),
             done => done,
         }
@@ -65,7 +65,7 @@ impl Call<'_> {
         self.seen(place, verb)
     }
 
-    /// The same for the place of a file that was looked at.
+    /// The same for a place that was looked at.
     fn seen<T>(&self, place: Place, verb: impl Fn(&Resolved, &Held) -> Result<T>) -> Result<(Resolved, Held, T)> {
         let lock = self.config.recent.lock_of(&self.config.lock_dir, place.path())?;
         let file = Resolved { config: self.config.clone(), place, lock };
@@ -73,16 +73,17 @@ impl Call<'_> {
         Ok((file, held, done))
     }
 
-    /// Looks at a path of which not all was looked at before this lock was taken, or `refused`.
+    /// Resolves the path again, because it was not looked at before this lock was taken. `refused` is the error of the
+    /// first attempt.
     fn look_anew(&self, lock: &Arc<Lock>, refused: Option<Error>) -> Result<Place> {
-        // The child of a fork is not to take the lock that its parent waited for.
+        // A child made by fork must not take the lock that its parent waited for.
         if let Some(error @ Error::Forked { .. }) = refused {
             return Err(error);
         }
         let place = place_to_lock(self.config, self.path, |_| false)?;
         match refused {
             Some(error) if place.path() == lock.guarded() => Err(error),
-            // A lock that is not the file's any more is nobody's business.
+            // If the path has another lock by now, the error for the old lock does not count.
             _ => {
                 self.config.recent.forget(lock);
                 Ok(place)
@@ -91,7 +92,7 @@ impl Call<'_> {
     }
 }
 
-/// The same for a verb after which the lock is let go.
+/// The same for a verb after which the lock is released.
 pub(crate) fn under_lock<T>(
     config: &Arc<Config>,
     path: &Path,
@@ -103,17 +104,18 @@ pub(crate) fn under_lock<T>(
     Ok(done)
 }
 
-/// Reads a file; with its canonical path. If `path` is that, and was used lately, it is opened as a whole: under the
-/// lock that is named after it, what it leads to without a link is the file, whichever directories are above it by now.
+/// Reads a file, and returns its canonical path. If `path` is canonical and was used lately, it is opened as a whole:
+/// under the lock that is named after the path, the file at this path is the right one, even if directories above were
+/// replaced.
 pub(crate) fn read(config: &Arc<Config>, path: &Path) -> Result<(Option<Vec<u8>>, Arc<Path>)> {
     let (mode, verb) = (LockMode::Shared, |file: &Resolved, _: &Held| Ok((file.read()?, file.place.path().clone())));
-    // Elsewhere no call tells that there is no link in a path.
+    // Only Linux has a call that refuses a path with links.
     let may_open = cfg!(linux_backend) && is_no_lock(path);
     let Some(lock) = config.recent.get(path).filter(|_| may_open) else { return under_lock(config, path, mode, verb) };
     let call = Call { config, path, mode, patience: &config.patience() };
     let refused = match lock.acquire(mode, call.patience) {
         Ok(held) => {
-            // On NFS what is known of the path's names may not be true any more.
+            // On NFS, the cached names of the path may be wrong.
             let is_local = |device| held.home().is_local(device);
             let read = read::read_at_once(path, is_local).filter(|read| !read.as_ref().is_err_and(Error::is_stale));
             let read = read.map(|read| read.map(Some));
@@ -132,7 +134,7 @@ pub(crate) fn read(config: &Arc<Config>, path: &Path) -> Result<(Option<Vec<u8>>
     Ok(done)
 }
 
-/// Reads what has a canonical path, by its directory. `None`: there is a link in it by now.
+/// Reads the file of a canonical path, through its directory. `None`: the path has a link in it by now.
 fn read_there(config: &Config, path: &Path, held: &Held) -> Option<Result<Option<Vec<u8>>>> {
     let place = place_of(config, path, |canonical| canonical == path).ok().filter(|place| **place.path() == *path)?;
     place.freshen(held.home()).ok()?;
@@ -140,7 +142,7 @@ fn read_there(config: &Config, path: &Path, held: &Held) -> Option<Result<Option
     if read.as_ref().is_err_and(|error| is_link(error) || error.is_stale()) { None } else { Some(read) }
 }
 
-/// Reads a file without its lock, of which nothing is looked at. Without a lock its canonical path says nothing either.
+/// Reads a file without its lock. Nothing is looked at before, because without a lock the canonical path means nothing.
 pub(crate) fn read_unlocked(config: &Config, path: &Path) -> Result<Option<Vec<u8>>> {
     look_again(|| read_unlocked_once(config, path))
 }
@@ -154,7 +156,7 @@ fn read_unlocked_once(config: &Config, path: &Path) -> Result<Option<Vec<u8>>> {
     read::read(&place_of(config, path, |_| false)?)
 }
 
-/// Whether it is none of the lock files, by its name.
+/// Whether the name shows that this is not a lock file.
 fn is_no_lock(path: &Path) -> bool {
     path.file_name().is_some_and(|name| !is_like_lock_name(name.as_bytes()))
 }

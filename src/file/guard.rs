@@ -65,10 +65,10 @@ pub struct ReadGuard(pub(crate) Guard);
 #[must_use = "dropping a guard releases the lock"]
 pub struct WriteGuard(pub(crate) Guard);
 
-/// What the two have in common.
+/// The parts that both guards share.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    // First, so that the lock is released before the last user of the lock file leaves.
+    // First, so that the lock is released before the guard leaves the lock file, whose last user closes it.
     held: Held,
     file: Arc<Resolved>,
     not_send: PhantomData<*const ()>,
@@ -79,7 +79,7 @@ impl Guard {
         Guard { held, file, not_send: PhantomData }
     }
 
-    /// What the guard is for, if it is this process that took the lock.
+    /// The file of the guard. An error in another process than the one that took the lock.
     fn checked(&self) -> Result<&Resolved> {
         self.held.check()?;
         Ok(&self.file)
@@ -282,7 +282,7 @@ impl WriteGuard {
         &self.0.held
     }
 
-    /// The same for a file that is to be as if it had been removed before.
+    /// The same, but the new version gets nothing from the old one, as if that had been removed.
     pub(crate) fn writer_anew(&self) -> Result<Replacement<'_>> {
         self.0.checked()?.writer(&self.0.held, true)
     }

@@ -230,11 +230,11 @@ pub(crate) fn lock_many_shared(config: &Config, files: &[AtomicFile]) -> Result<
 fn acquire_many(config: &Config, files: &[AtomicFile], mode: LockMode) -> Result<impl Iterator<Item = Guard>> {
     let locks: Vec<&Lock> = files.iter().map(|file| &*file.0.lock).collect();
     let held = lock::acquire_all(&locks, mode, &config.patience())?;
-    // A path may be there twice, and what one of its guards is writing is not litter for the other.
+    // A path may occur twice. A temporary file that one of its guards is writing must not be swept for the other.
     for lock in &locks {
         lock.take_first_write();
     }
-    // When all are held, because while one was waited for the directory of another may have changed.
+    // After all locks are taken: while the call waited for one, the directory of another may have changed.
     files.iter().zip(&held).try_for_each(|(file, held)| file.place().freshen(held.home()))?;
     Ok(files.iter().zip(held).map(|(file, held)| Guard::new(held, file.0.clone())))
 }

@@ -48,16 +48,15 @@ use crate::sys::LockMode;
 pub struct AtomicFile(pub(crate) Arc<Resolved>);
 
 impl AtomicFile {
-    /// A handle with a lock of its own.
     pub(crate) fn new(config: &Arc<Config>, path: &Path) -> Result<Self> {
         let mut place = place_to_lock(config, path, |_| false)?;
         if place.is_on_nfs() {
-            // Where the directory's path is not a plain one, opening it has not had the client ask the server: what it
-            // remembers of the name may be another file or link. A directory that cannot be asked is gone, which the next
-            // look finds.
+            // If the directory's path has links or `..`, opening it did not make the NFS client ask the server. The
+            // cached name may lead to another file or link by now. An error is ignored: then the directory is gone, and
+            // the next look finds that out.
             let _ = place.freshen(Home { device: 0, nfs: true });
             place = place_to_lock(config, path, |_| false)?;
-            // So that its first lock counts, and no call has to find out.
+            // Found out here, so that no later call, not even the first, has to.
             let _ = place.is_on_nfs();
         }
         let lock = Arc::new(Lock::of(&config.lock_dir, place.path())?);
@@ -78,7 +77,6 @@ impl AtomicFile {
         self.0.place.path()
     }
 
-    /// Where it is.
     pub(crate) fn place(&self) -> &Place {
         &self.0.place
     }

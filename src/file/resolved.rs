@@ -1,5 +1,5 @@
-//! What a handle and its guards share: the settings, the place of the file and its lock; and what can be done while the
-//! lock is held.
+//! The parts that a handle and its guards share: the settings, the file's place and its lock. And the operations under
+//! the lock.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -27,11 +27,11 @@ pub(crate) struct Resolved {
     pub(crate) lock: Arc<Lock>,
 }
 
-/// The place of a file that is not one of the lock files. What has the canonical path of which `is_known` says yes is
-/// not looked at: it may be a symbolic link.
+/// The place of a file. An error if it is a lock file. If `is_known` is true for the canonical path, the name is not
+/// looked at, and may be a symbolic link.
 pub(crate) fn place_of(config: &Config, path: &Path, mut is_known: impl FnMut(&Path) -> bool) -> Result<Place> {
     let place = look_again(|| Place::resolve_unless(path, config.links, &mut is_known))?;
-    // By its name first, which costs nothing.
+    // The name is checked first, because that needs no system call.
     let name = place.name().to_bytes();
     if (is_like_lock_name(name) || is_intent_name(name))
         && place.dir()?.is_some_and(|dir| config.lock_dir.is(dir.as_fd()))
@@ -44,18 +44,18 @@ pub(crate) fn place_of(config: &Config, path: &Path, mut is_known: impl FnMut(&P
     Ok(place)
 }
 
-/// The same of a file that is to be locked.
+/// The same for a file that will be locked.
 pub(super) fn place_to_lock(config: &Config, path: &Path, is_known: impl FnMut(&Path) -> bool) -> Result<Place> {
     let place = place_of(config, path, is_known)?;
     config.lock_dir.named_after(place.path(), path)?;
     Ok(place)
 }
 
-/// How often something is done that meets ESTALE.
+/// How often a call is repeated after ESTALE.
 const LOOKS: usize = 5;
 
-/// Does something again that has met ESTALE: a server says it of a file or directory that was removed after it was
-/// looked up, and the next look tells what is there now. Of a directory that is gone for good it says it every time.
+/// Repeats a call after ESTALE. A server reports that for a file or directory that was removed after it was looked up,
+/// and the next look finds what is there now. If the directory is gone for good, every look reports it.
 pub(super) fn look_again<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
     for _ in 1..LOOKS {
         match look() {
@@ -67,7 +67,7 @@ pub(super) fn look_again<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
 }
 
 impl Resolved {
-    /// Takes the lock and does one of our own verbs under it.
+    /// Takes the lock and runs an operation of this crate under it.
     pub(crate) fn locked<T>(
         &self,
         mode: LockMode,
@@ -77,15 +77,15 @@ impl Resolved {
         self.under(self.acquire(mode, patience)?, verb)
     }
 
-    /// Takes the lock. What others have done to the file under theirs is seen from then on.
+    /// Takes the lock. After that, the changes that earlier holders made to the file are visible.
     pub(super) fn acquire(&self, mode: LockMode, patience: &Patience<'_>) -> Result<Held> {
         let held = look_again(|| self.lock.acquire(mode, patience))?;
         look_again(|| self.place.freshen(held.home()))?;
         Ok(held)
     }
 
-    /// One of our own verbs under the lock. No code of a caller runs in it that could fork, so that a lock that has
-    /// served is let go without a look whether this is still the process that took it.
+    /// An operation of this crate under the lock. It runs no code of the caller that could fork. So the lock can be
+    /// released without a check whether this is still the process that took it.
     pub(super) fn under<T>(&self, held: Held, verb: impl FnOnce(&Self, &Held) -> Result<T>) -> Result<(Held, T)> {
         match verb(self, &held) {
             Ok(done) => Ok((held, done)),
@@ -96,7 +96,7 @@ impl Resolved {
         }
     }
 
-    /// The second half of an update: `old` is what was read under the lock that is held.
+    /// The second half of an update. `old` was read under the lock, which is still held.
     pub(crate) fn update<E: From<Error>>(
         &self,
         held: Held,
@@ -104,7 +104,7 @@ impl Resolved {
         change: impl FnOnce(Option<&[u8]>) -> Result<Vec<u8>, E>,
     ) -> Result<(), E> {
         let new = change(old.as_deref())?;
-        // The change may have forked, and this may be the child.
+        // `change` may have forked, and this may be the child.
         held.check()?;
         let written = self.write(&held, &new);
         held.release();
@@ -112,7 +112,7 @@ impl Resolved {
     }
 }
 
-/// What can be done while the lock is held.
+/// The operations under the lock.
 impl Resolved {
     pub(crate) fn read(&self) -> Result<Option<Vec<u8>>> {
         look_again(|| read::read(&self.place))
@@ -133,7 +133,7 @@ impl Resolved {
     pub(crate) fn writer<'lock>(&'lock self, held: &'lock Held, anew: bool) -> Result<Replacement<'lock>> {
         let replacement =
             look_again(|| Replacement::begin(held, &self.place, self.temporary_name(), self.config.replace, anew))?;
-        // Not beside a new file: a program that makes many would look through their directory for each.
+        // Not for a new file: a program that makes many files would read their directory for each.
         if self.lock.take_first_write() && replacement.replaces() && self.config.take_look() {
             remove_own_litter(&self.config.lock_dir, &self.place, held, replacement.temporary());
         }

@@ -90,7 +90,7 @@ impl LockDir {
     /// The same, with an error that says why.
     pub(super) fn real_path(&self, named: &Path) -> Result<PathBuf> {
         self.real(named).ok_or_else(|| {
-            let why = "whoever has decided to change it names locks below another lock root, or below none";
+            let why = "the process that decided the change names locks below another lock root, or below none";
             Error::io(named, Step::FinishChange, io::Error::new(io::ErrorKind::InvalidInput, why))
         })
     }

@@ -8,14 +8,15 @@ use rustix::fs;
 
 use super::{Errno, Result, Syscall, backend, way};
 
-/// As long as a list of names can be, and a value on Linux (XATTR_LIST_MAX and XATTR_SIZE_MAX in
+/// The longest list of names, and the longest value on Linux (XATTR_LIST_MAX and XATTR_SIZE_MAX in
 /// include/uapi/linux/limits.h). On Apple's systems a value may be longer, which is ERANGE here.
 const LONGEST: usize = 64 * 1024;
 
-/// The attribute that a file's access control list is ([acl(5)](https://man7.org/linux/man-pages/man5/acl.5.html)).
+/// The attribute that contains a file's access control list
+/// ([acl(5)](https://man7.org/linux/man-pages/man5/acl.5.html)).
 pub(crate) const ACCESS_LIST: &CStr = c"system.posix_acl_access";
 
-/// `llistxattr` of a name in an open directory: the names of the file's attributes, each with a zero byte behind it.
+/// `llistxattr` of a name in an open directory: the names of the file's attributes, each followed by a zero byte.
 /// Allocates nothing if there are none.
 pub(crate) fn list_attributes(at: BorrowedFd<'_>, name: &CStr) -> Result<Vec<u8>> {
     backend::by_name(
@@ -70,7 +71,7 @@ pub(crate) fn remove_attribute(file: impl AsFd, attribute: &CStr) -> Result<()> 
     way::on_file(Syscall::Fremovexattr, file.as_fd(), || fs::fremovexattr(&file, attribute))
 }
 
-/// Asks for the length first, which is mostly 0.
+/// Asks for the length first, because it is usually 0.
 fn list(length: impl FnOnce() -> Result<usize>, names: impl FnMut(&mut Vec<u8>) -> Result<usize>) -> Result<Vec<u8>> {
     if length()? == 0 { Ok(Vec::new()) } else { filled(names) }
 }

@@ -1,5 +1,5 @@
-//! The way to the kernel without the feature `fault-injection`: the call itself, again when a signal interrupted it.
-//! `fault.rs` has the same names.
+//! System calls without the feature `fault-injection`: makes the call, and makes it again if a signal interrupted it.
+//! `fault.rs` has the same functions.
 
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
@@ -21,7 +21,7 @@ pub(super) fn on_file<T>(_: Syscall, _: BorrowedFd<'_>, make: impl FnMut() -> Re
     retry_on_intr(make)
 }
 
-/// `make` gets the number of bytes that it may move.
+/// The argument of `make` is the number of bytes that it may move.
 pub(super) fn on_bytes(
     _: Syscall,
     _: BorrowedFd<'_>,
@@ -50,6 +50,6 @@ pub(super) fn on_names(
 pub(super) struct Closing;
 
 impl Closing {
-    /// Somebody else will close the descriptor.
+    /// The caller passes the descriptor to other code, which will close it.
     pub(super) fn never(self) {}
 }

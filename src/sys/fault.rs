@@ -153,9 +153,9 @@ pub enum Action {
 
 type Decide = Box<dyn FnMut(&Call<'_>) -> Action>;
 
-/// Whoever is asked in this thread.
+/// The function that is asked in this thread.
 struct Watch {
-    /// `None` while it is being asked, and after it has panicked.
+    /// `None` while the function runs, and after it has panicked.
     decide: Option<Decide>,
     calls: usize,
     panic: Option<Box<dyn Any + Send>>,
@@ -198,13 +198,13 @@ thread_local!(static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) 
 /// # }
 /// ```
 pub fn inject<T>(decide: impl FnMut(&Call<'_>) -> Action + 'static, body: impl FnOnce() -> T) -> (T, usize) {
-    /// Puts back whoever was asked before, also if `body` panics.
+    /// Restores the outer function, even if `body` panics.
     struct Scope(Option<Watch>);
 
     impl Drop for Scope {
         fn drop(&mut self) {
             let mine = WATCH.replace(self.0.take());
-            // Outside the borrow: what it owns may do anything when it is dropped.
+            // Dropped outside the borrow, because what it owns may run any code on drop.
             drop(mine);
         }
     }
@@ -246,21 +246,21 @@ impl<'a> About<'a> {
         About { fd: (!here).then_some(at), path: path.as_deref().map(as_path), ..Self::new(syscall) }
     }
 
-    /// Asks what is to become of it.
+    /// Asks the function what to do with the call.
     fn ask(self) -> Action {
         let asked = WATCH.try_with(|watch| {
             let mut watch = watch.borrow_mut();
             let watch = watch.as_mut()?;
             let number = watch.calls;
             watch.calls += 1;
-            // Taken out, because it may make calls that come here again.
+            // Taken out, because the function may make calls that come here again.
             Some((number, watch.decide.take()?))
         });
-        // An error: the thread is ending, and its variables are gone.
+        // An error: the thread is ending, and its thread-local variables are gone.
         let Ok(Some((number, mut decide))) = asked else { return Action::Proceed };
         let About { syscall, fd, path, new_path, size } = self;
         let call = Call { number, syscall, fd, path, new_path, size };
-        // A panic must not go through the crate in the middle of a step, where no other code of a caller runs.
+        // A panic must not go through the crate in the middle of a step, because no other code of a caller runs there.
         let decided = catch_unwind(AssertUnwindSafe(|| decide(&call)));
         WATCH.with_borrow_mut(|watch| match (watch, decided) {
             (None, _) => Action::Proceed,
@@ -284,9 +284,9 @@ impl<'a> About<'a> {
     }
 }
 
-/// What a call answers.
+/// The result of a call.
 pub(super) trait Answer: Sized {
-    /// The answer of a call that was not made, if there is one to give.
+    /// The result of a call that was left out, if a success is possible.
     const SKIPPED: Option<Self> = None;
 }
 
@@ -321,7 +321,7 @@ pub(super) fn on_bytes(
     let about = About { size: Some(len), ..About::file(syscall, fd) };
     retry_on_intr(|| match about.ask() {
         Action::Fail(errno) => Err(as_errno(errno)),
-        // A read of nothing would be taken for the end of the file.
+        // A read of 0 bytes would mean the end of the file.
         Action::Short(0) if syscall == Syscall::Read => make(len.min(1)),
         Action::Short(0) => Ok(0),
         Action::Short(short) => make(short.min(len)),
@@ -355,7 +355,7 @@ pub(super) fn on_names(
 pub(super) struct Closing;
 
 impl Closing {
-    /// Somebody else will close the descriptor.
+    /// The caller passes the descriptor to other code, which will close it.
     pub(super) fn never(self) {
         std::mem::forget(self);
     }

@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::way;
 
-/// An open file. That it is closed can be watched, too.
+/// An open file. Fault injection can watch its close, too.
 #[derive(Debug)]
 pub(crate) struct Fd {
-    /// Before `fd`, so that it is dropped first.
+    /// Declared before `fd`, so that it is dropped first.
     pub(super) closing: way::Closing,
     pub(super) fd: OwnedFd,
 }

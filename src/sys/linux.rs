@@ -1,4 +1,4 @@
-//! What only Linux does this way.
+//! The functions that work differently on Linux.
 
 use std::ffi::{CStr, CString, OsString};
 use std::io::Write;
@@ -13,20 +13,20 @@ use rustix::system::uname;
 
 use super::{Errno, Fd, InodeAndBirth, Links, Meta, Result, Syscall, way};
 
-/// As many symbolic links as the kernel follows in one path (MAXSYMLINKS in include/linux/namei.h); then ELOOP.
+/// The number of symbolic links that the kernel follows in one path (MAXSYMLINKS in include/linux/namei.h). More are
+/// ELOOP.
 pub(crate) const MAX_LINKS: usize = 40;
 
-/// `openat` of a directory that may be searched but not read (O_PATH). It serves to open files in it, and cannot be
+/// `openat` of a directory that may be searched but not read (O_PATH). Files in it can be opened, but it cannot be
 /// synced.
 pub(crate) fn open_search_only(at: BorrowedFd<'_>, path: impl Arg + Copy, links: Links) -> Result<Fd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | links.flag();
     super::open(at, path, flags, Mode::empty())
 }
 
-/// Opens a directory by a path in which the kernel meets no symbolic link, which makes an absolute path that has no `.`,
-/// `..` or `//` the directory's real path.
-/// [openat2(2)](https://man7.org/linux/man-pages/man2/openat2.2.html) with RESOLVE_NO_SYMLINKS, since Linux 5.6. `None`:
-/// there is a link, or no such directory or call.
+/// Opens a directory by a path without symbolic links. If the path is absolute and has no `.`, `..` or `//`, it is then
+/// the directory's real path. [openat2(2)](https://man7.org/linux/man-pages/man2/openat2.2.html) with
+/// RESOLVE_NO_SYMLINKS, since Linux 5.6. `None`: the path has a link, or there is no such directory, or no such call.
 pub(crate) fn open_dir_without_links(path: impl Arg + Copy) -> Option<Fd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = || fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
@@ -40,22 +40,23 @@ pub(crate) fn open_read_without_links(path: &CStr) -> Option<Fd> {
     way::on_name(Syscall::Openat2, CWD, path, open).ok().map(Fd::from)
 }
 
-/// The absolute path of an open directory, without symbolic links: what `/proc/self/fd/N` links to
-/// ([proc_pid_fd(5)](https://man7.org/linux/man-pages/man5/proc_pid_fd.5.html)). `None` where the kernel has no such
-/// path to give: no /proc, a directory that was removed, or one outside this process's root.
+/// The absolute path of an open directory, without symbolic links: the text of the link `/proc/self/fd/N`
+/// ([proc_pid_fd(5)](https://man7.org/linux/man-pages/man5/proc_pid_fd.5.html)). `None`: there is no /proc, the
+/// directory was removed, or it is outside this process's root.
 pub(crate) fn real_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
     let link = format!("/proc/self/fd/{}", dir.as_raw_fd());
     let read = || fs::readlinkat(CWD, link.as_str(), Vec::new());
     let path = way::on_name(Syscall::Readlinkat, CWD, link.as_str(), read).ok()?.into_bytes();
-    // A legal end of a name too; whoever calls finds the path in another way then.
+    // A name may legally end like this. The caller then finds the path in another way.
     if !path.starts_with(b"/") || path.ends_with(super::REMOVED) {
         return None;
     }
     Some(OsString::from_vec(path).into())
 }
 
-/// Whether something is mounted on this very name: STATX_ATTR_MOUNT_ROOT of
-/// [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html), since Linux 5.8. False, too, where that cannot be told.
+/// Whether something is mounted on this name: STATX_ATTR_MOUNT_ROOT of
+/// [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html), since Linux 5.8. Also false if the kernel cannot
+/// tell.
 pub(crate) fn is_mount_point(at: BorrowedFd<'_>, name: &CStr) -> bool {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let look = || fs::statx(at, name, flags, StatxFlags::empty()).map(Some);
@@ -63,8 +64,8 @@ pub(crate) fn is_mount_point(at: BorrowedFd<'_>, name: &CStr) -> bool {
     matches!(found, Ok(Some(found)) if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// Whether this process may make and remove names in a directory, as far as can be told: [faccessat2(2)] with the effective
-/// ids. A kernel without that call (before 5.8) says yes.
+/// An error if this process cannot make and remove names in a directory: [faccessat2(2)] with the effective ids. A
+/// kernel without that call (before 5.8) reports no error.
 ///
 /// [faccessat2(2)]: https://man7.org/linux/man-pages/man2/access.2.html
 pub(crate) fn check_changeable(dir: BorrowedFd<'_>) -> Result<()> {
@@ -75,15 +76,16 @@ pub(crate) fn check_changeable(dir: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
-/// Which file has a name, or which directory is open if the name is empty: its inode number and when it was made, if the file
-/// system tells (STATX_BTIME of [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html)).
+/// The inode number of a name, or of the open directory if the name is empty, and the time of birth if the file system
+/// tells it (STATX_BTIME of [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html)).
 pub(crate) fn inode_and_birth(at: BorrowedFd<'_>, name: &CStr) -> Result<InodeAndBirth> {
     look(at, name).map(|look| look.which)
 }
 
-/// The same, and why it cannot be removed or renamed over, as far as a look tells: a mount point, a file with one of the
-/// attributes i and a ([chattr(1)](https://man7.org/linux/man-pages/man1/chattr.1.html)), another user's file in a directory
-/// with the sticky bit (`may_delete` in fs/namei.c). `dir` is the directory.
+/// The same, and the reason if the file cannot be removed or renamed over, as far as this can be seen: it is a mount
+/// point; it has one of the attributes i and a ([chattr(1)](https://man7.org/linux/man-pages/man1/chattr.1.html)); it
+/// belongs to another user and is in a directory with the sticky bit (`may_delete` in fs/namei.c). `dir` is the
+/// directory.
 pub(crate) fn look_before_removal(
     at: BorrowedFd<'_>,
     dir: &Meta,
@@ -113,7 +115,7 @@ fn look(at: BorrowedFd<'_>, name: &CStr) -> Result<Look> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
     let ask = || fs::statx(at, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME).map(Some);
     let found = match way::on_name(Syscall::Statx, at, name, ask) {
-        // Before Linux 4.11, or a sandbox that does not know the call.
+        // Linux before 4.11, or a sandbox that does not know the call.
         Err(Errno::NOSYS | Errno::PERM) => None,
         found => found?,
     };
@@ -126,23 +128,23 @@ fn look(at: BorrowedFd<'_>, name: &CStr) -> Result<Look> {
     Ok(Look { which: (found.stx_ino, born), uid: found.stx_uid, attributes: found.stx_attributes })
 }
 
-/// Whether a device number is that of a disk: what is there changes behind nobody's back. (On a disk that machines
-/// share, GFS2 and OCFS2 take back what a machine remembers, too.) Only what has no device has the major number 0
-/// ([devices.txt](https://docs.kernel.org/admin-guide/devices.html): "Unnamed devices").
+/// Whether a device number is that of a disk. No other machine changes names on a disk without this kernel's knowledge.
+/// (If machines share a disk, GFS2 and OCFS2 invalidate a machine's cache.) Only file systems without a device have the
+/// major number 0 ([devices.txt](https://docs.kernel.org/admin-guide/devices.html): "Unnamed devices").
 pub(crate) fn is_on_disk(device: u64) -> bool {
     fs::major(device) != 0
 }
 
-/// Whether an open file or directory is on NFS, where other machines change names behind this one's back. No system
-/// call where the device number, if it is known, is that of a disk.
+/// Whether an open file or directory is on NFS, where other machines change names without this kernel's knowledge. If
+/// the device number is known and is that of a disk, there is no system call.
 ///
-/// Other file systems are not asked. tmpfs, overlayfs and btrfs have no device number either, and nobody else changes
-/// them. CephFS takes back what it has let a client remember before it lets another one change that. FUSE and SMB keep
-/// each name for a time of its own, whatever becomes of the directory (`fuse_dentry_revalidate` in fs/fuse/dir.c,
-/// `cifs_d_revalidate` in fs/smb/client/dir.c), so that to ask would be for nothing
-/// (`tests/locks/remembered_names.rs`): there it is the mount that has to remember no names.
+/// Other file systems are not asked. tmpfs, overlayfs and btrfs have no device number either, but no other machine
+/// changes them. CephFS invalidates a client's cache before it lets another client change a name. FUSE and SMB keep
+/// each name for a fixed time, whatever happens to the directory (`fuse_dentry_revalidate` in fs/fuse/dir.c,
+/// `cifs_d_revalidate` in fs/smb/client/dir.c), so asking would not help (`tests/locks/remembered_names.rs`). There the
+/// mount options have to turn off the caching of names.
 ///
-/// A system call that is refused says nothing, and to ask a server in vain costs time only.
+/// If the system call fails, the answer is true, because asking the server costs only time.
 pub(crate) fn is_nfs(file: BorrowedFd<'_>, device: Option<u64>) -> bool {
     /// NFS_SUPER_MAGIC in include/uapi/linux/magic.h
     const NFS: u32 = 0x6969;
@@ -155,16 +157,16 @@ pub(crate) fn is_nfs(file: BorrowedFd<'_>, device: Option<u64>) -> bool {
     }
 }
 
-/// Whether a file is in a file system that is in memory only (tmpfs(5), ramfs), so that a power cut takes it. One that lies on
-/// top of such a one, as overlayfs does, is not told.
+/// Whether a file is in a file system in memory (tmpfs(5), ramfs), which a power cut destroys. A file system on top of
+/// one, such as overlayfs, is not noticed.
 pub(crate) fn is_in_memory(file: BorrowedFd<'_>) -> bool {
     /// TMPFS_MAGIC and RAMFS_MAGIC in include/uapi/linux/magic.h
     const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58F6];
     is_of_kind(file, &IN_MEMORY)
 }
 
-/// Whether the sync of a new directory is known to be one of its names in the directories above, too: POSIX does not say so, but
-/// the crash tests have seen it there.
+/// Whether the sync of a new directory is known to sync its name in the parent directory as well. POSIX does not
+/// require this, but the crash tests have seen it on these file systems.
 pub(crate) fn syncs_parents(dir: BorrowedFd<'_>) -> bool {
     is_of_kind(dir, &TESTED)
 }
@@ -175,18 +177,18 @@ const TESTED: [u32; 3] = [0xEF53, 0x5846_5342, 0x9123_683E];
 
 fn is_of_kind(file: BorrowedFd<'_>, kinds: &[u32]) -> bool {
     let kind = way::on_file(Syscall::Fstatfs, file, || fs::fstatfs(file).map(Some));
-    // The word is signed on some machines and wider on others; the numbers have 32 bits.
+    // The type of f_type differs between machines. The numbers have 32 bits.
     matches!(kind, Ok(Some(kind)) if kinds.contains(&(kind.f_type as u32)))
 }
 
-/// Has the kernel ask the server what a directory is like by now, which makes what it remembers of the names in there
-/// right: entries, also those that say that there is nothing, are taken for "valid until their parent directory's
-/// cached attributes expire" (`lookupcache` in [nfs(5)](https://man7.org/linux/man-pages/man5/nfs.5.html); after a
-/// minute at the most, `acdirmax`), or until these are seen to have changed (`nfs_check_verifier` in fs/nfs/dir.c).
+/// Makes the kernel ask the server for the attributes of a directory. That corrects the names that the kernel has
+/// cached. Cached entries, also those of missing names, are assumed to be "valid until their parent directory's cached
+/// attributes expire" (`lookupcache` in [nfs(5)](https://man7.org/linux/man-pages/man5/nfs.5.html); after a minute at
+/// the most, `acdirmax`), or until the attributes have changed (`nfs_check_verifier` in fs/nfs/dir.c).
 ///
-/// [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html) with AT_STATX_FORCE_SYNC. Where there is no such call
-/// (before Linux 4.11, or in a sandbox), the directory is opened, which asks as well ("Close-to-open cache consistency"
-/// in nfs(5)). For a file, it is mode and owner that are right then.
+/// [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html) with AT_STATX_FORCE_SYNC. If there is no such call
+/// (before Linux 4.11, or in a sandbox), the directory is opened, which asks the server as well ("Close-to-open cache
+/// consistency" in nfs(5)). For a file, this corrects its mode and owner.
 pub(crate) fn refresh(at: BorrowedFd<'_>, path: &CStr, links: Links) -> Result<()> {
     let follow = if links == Links::Refuse { AtFlags::SYMLINK_NOFOLLOW } else { AtFlags::empty() };
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC | follow;
@@ -202,20 +204,21 @@ pub(crate) fn refresh(at: BorrowedFd<'_>, path: &CStr, links: Links) -> Result<(
     }
 }
 
-/// Has what is read from this file come from the server (O_DIRECT).
+/// Makes reads of this file come from the server (O_DIRECT).
 pub(crate) fn read_directly(file: BorrowedFd<'_>) -> Result<()> {
     let flags = OFlags::DIRECT;
     way::on_file(Syscall::FcntlSetfl, file, || fs::fcntl_setfl(file, flags))
 }
 
-/// What `getxattr` answers where there is no such attribute.
+/// The error of `getxattr` if there is no such attribute.
 pub(crate) const NO_ATTRIBUTE: Errno = Errno::NODATA;
 
-/// Does something to a file by its name in an open directory, without following a link, that the kernel only does to a path
-/// or to an open file. A path through /proc comes first, because it needs no permission to read the file
-/// ([proc_pid_fd(5)](https://man7.org/linux/man-pages/man5/proc_pid_fd.5.html)): `/proc/thread-self`, because a thread may
-/// have descriptors of its own (CLONE_FILES in [unshare(2)](https://man7.org/linux/man-pages/man2/unshare.2.html)). Where
-/// there is no /proc, or a sandbox in front of it, the file is opened for reading.
+/// Calls a function on a file by its name in an open directory, without following a link. The kernel has that function
+/// only for a path or an open file. A path through /proc is tried first, because it needs no permission to read the
+/// file ([proc_pid_fd(5)](https://man7.org/linux/man-pages/man5/proc_pid_fd.5.html)). It is `/proc/thread-self`,
+/// because a thread may have its own descriptors (CLONE_FILES in
+/// [unshare(2)](https://man7.org/linux/man-pages/man2/unshare.2.html)). If there is no /proc, or a sandbox forbids it,
+/// the file is opened for reading.
 pub(super) fn by_name<T>(
     at: BorrowedFd<'_>,
     name: &CStr,
@@ -235,23 +238,24 @@ pub(super) fn by_name<T>(
     }
 }
 
-/// Whether this user id, which `stat` has told, may stand for one that this process's user namespace does not map.
+/// Whether this user id from `stat` may stand for an id that this process's user namespace does not map.
 ///
-/// `stat` tells the overflow id then ([user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html),
-/// "Unmapped user and group IDs"), by default 65534 (DEFAULT_OVERFLOWUID in include/linux/highuid.h; another one, set by
-/// the sysctl kernel.overflowuid, is not noticed). If the namespace maps that number too, nobody can tell the two apart.
+/// For such an id, `stat` reports the overflow id
+/// ([user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html), "Unmapped user and group IDs").
+/// It is 65534 by default (DEFAULT_OVERFLOWUID in include/linux/highuid.h). Another one, set with the sysctl
+/// kernel.overflowuid, is not noticed. If the namespace maps that number too, the two cannot be told apart.
 pub(crate) fn is_unmapped_uid(uid: u32) -> bool {
     uid == OVERFLOW_ID && !is_whole(c"/proc/self/uid_map")
 }
 
-/// The same of a group id.
+/// The same for a group id.
 pub(crate) fn is_unmapped_gid(gid: u32) -> bool {
     gid == OVERFLOW_ID && !is_whole(c"/proc/self/gid_map")
 }
 
 const OVERFLOW_ID: u32 = 65534;
 
-/// Whether a map of ids leaves none out: all numbers but the last one, which is no id.
+/// Whether a map contains all ids. The last number is no id.
 fn is_whole(map: &CStr) -> bool {
     let mut text = Vec::with_capacity(4096);
     let read = super::open_read(CWD, map).and_then(|file| super::read(&file, &mut text));
@@ -260,14 +264,15 @@ fn is_whole(map: &CStr) -> bool {
     read.is_ok() && mapped >= u64::from(u32::MAX)
 }
 
-/// Who waits for the record lock of a file in the directory at `path`: the inode number of the file, and the process. `None`: the
-/// system does not tell.
+/// The waiters for the record locks of the files in the directory `path`: for each, the inode number of the file, and
+/// the process. `None`: the system does not tell.
 ///
-/// [proc_locks(5)](https://man7.org/linux/man-pages/man5/proc_locks.5.html) has a line for each wait, with `->` in it, below
-/// that of the lock, whose process must be one of this PID namespace (`locks_show` in fs/locks.c). The numbers are those of
-/// the namespace of /proc; one that has none there is 0, and an open file description lock is -1 (`locks_translate_pid`).
-/// There is one device number for a file system, where `stat` of btrfs has one for each subvolume (`lock_get_status` takes
-/// `i_sb->s_dev`): that of [proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html).
+/// [proc_locks(5)](https://man7.org/linux/man-pages/man5/proc_locks.5.html) has a line with `->` for each waiter, below
+/// the line of the lock. It shows only locks whose process is in this PID namespace (`locks_show` in fs/locks.c). The
+/// pids are those of /proc's namespace. A process without one there is 0, and an open file description lock is -1
+/// (`locks_translate_pid`). The device number is that of the file system (`lock_get_status` takes `i_sb->s_dev`). On
+/// btrfs, `stat` reports another one for each subvolume, so the number comes from
+/// [proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html).
 pub(crate) fn waiters(path: &CStr) -> Option<Vec<(u64, u32)>> {
     let devices = [Some(super::stat_follow(CWD, path).ok()?.dev), device_of_mount(path)];
     let text = read_to_end(c"/proc/locks").ok()?;
@@ -309,7 +314,7 @@ fn read_to_end(path: &CStr) -> Result<Vec<u8>> {
     }
 }
 
-/// `None`: a name is what it is. Only a directory that was made to ignore case (the attribute F in
+/// `None`: a name is stored as it is spelled. Only a directory that was made to ignore case (the attribute F in
 /// [chattr(1)](https://man7.org/linux/man-pages/man1/chattr.1.html)) finds a file by another spelling, too.
 pub(crate) fn stored_name(_: BorrowedFd<'_>, _: &CStr) -> Option<CString> {
     None
@@ -321,37 +326,38 @@ pub(crate) fn sync(file: impl AsFd) -> Result<()> {
     way::on_file(Syscall::Fsync, file.as_fd(), || fs::fsync(&file))
 }
 
-/// Has the kernel write back what lies between two offsets, and waits for nothing: the sync that follows finds less to do.
+/// Makes the kernel write back what lies between two offsets, without waiting. The sync that follows then has less to
+/// do.
 ///
-/// What is meant for this is sync_file_range, which rustix 1.1 does not have.
-/// [posix_fadvise(2)](https://man7.org/linux/man-pages/man2/posix_fadvise.2.html) with POSIX_FADV_DONTNEED begins with
-/// the same (`generic_fadvise` in mm/fadvise.c), and drops clean pages after that, of which there are hardly any yet.
-/// In memory it does nothing.
+/// sync_file_range would be the right call, but rustix 1.1 does not have it.
+/// [posix_fadvise(2)](https://man7.org/linux/man-pages/man2/posix_fadvise.2.html) with POSIX_FADV_DONTNEED starts the
+/// same write-back (`generic_fadvise` in mm/fadvise.c). Then it drops clean pages, of which there are hardly any yet.
+/// In a file system in memory it does nothing.
 pub(crate) fn start_write_back(file: impl AsFd, from: u64, to: u64) {
     let len = NonZeroU64::new(to.saturating_sub(from));
     let advise = || fs::fadvise(&file, from, len, Advice::DontNeed);
-    // What cannot be written back, the sync will tell.
+    // The sync reports what could not be written back.
     let _ = way::on_file(Syscall::PosixFadvise, file.as_fd(), advise);
 }
 
-/// A sync that keeps what comes after it behind what came before; no cheaper than a durable one on Linux.
+/// A sync that keeps the order of the writes before and after it. On Linux it is no cheaper than a durable one.
 pub(crate) fn sync_ordered(file: impl AsFd) -> Result<()> {
     sync(file)
 }
 
-/// `fchmod`, exact, whatever the umask. The kernel leaves out the setgid bit by itself where the caller may not set it
-/// ([chmod(2)](https://man7.org/linux/man-pages/man2/chmod.2.html)).
+/// `fchmod`: the exact mode, whatever the umask. The kernel itself leaves out the setgid bit if the caller may not set
+/// it ([chmod(2)](https://man7.org/linux/man-pages/man2/chmod.2.html)).
 pub(crate) fn set_mode(file: impl AsFd, mode: u32) -> Result<()> {
     super::fchmod(file, mode)
 }
 
-/// Syncs everything on the file system of `file`, if that is as good as a sync of each file: `Ok(false)` if it is not.
+/// Syncs everything on the file system of `file`, if that is as good as a sync of each file. `Ok(false)`: it is not.
 ///
 /// [syncfs(2)](https://man7.org/linux/man-pages/man2/syncfs.2.html) gives the guarantees of fsync for every file, but
-/// reports errors since Linux 5.8 only. And whether the device's cache is flushed is up to each file system's `sync_fs`;
-/// FUSE for one does not tell its server (`fuse_sync_fs` in fs/fuse/inode.c). So it is used on those file systems whose
-/// crash states the tests look at. (ext4 without a journal has the same number. It flushes before the last of its metadata
-/// is written, but then no rename is safe on it anyway.)
+/// it reports errors only since Linux 5.8. Each file system's `sync_fs` decides whether the device's cache is flushed.
+/// FUSE, for one, does not tell its server (`fuse_sync_fs` in fs/fuse/inode.c). So syncfs is used only on the file
+/// systems whose crash states the tests look at. (ext4 without a journal has the same number. There the flush comes
+/// before the last metadata is written, but no rename is safe on it anyway.)
 pub(crate) fn sync_file_system(file: BorrowedFd<'_>) -> Result<bool> {
     if !is_of_kind(file, &TESTED) || !reports_errors_of_syncfs() {
         return Ok(false);

@@ -1,4 +1,4 @@
-//! What a look at a file tells, in the same types on every system.
+//! What `fstat` and `fstatat` tell about a file, in the same types on every system.
 
 use std::fmt;
 
@@ -6,7 +6,6 @@ use rustix::fs::{FileType, Stat};
 
 use super::backend;
 
-/// What `fstat` and `fstatat` tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Meta {
     pub(crate) dev: u64,
@@ -18,7 +17,7 @@ pub(crate) struct Meta {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) size: u64,
-    /// When its contents were changed for the last time, in seconds since 1970, by the clock of its file system.
+    /// The time of the last change of its contents, in seconds since 1970, by the clock of its file system.
     pub(crate) modified: i64,
 }
 
@@ -45,12 +44,12 @@ impl Meta {
         }
     }
 
-    /// Whether a directory has the sticky bit: who owns neither it nor a file in it may not remove that file.
+    /// Whether a directory has the sticky bit: only the owner of a file, or of the directory, may remove the file.
     pub(crate) fn is_sticky(&self) -> bool {
         self.mode & 0o1000 != 0
     }
 
-    /// Which file it is.
+    /// The device and the inode number, which identify the file.
     pub(crate) fn identity(&self) -> (u64, u64) {
         (self.dev, self.ino)
     }

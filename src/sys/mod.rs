@@ -1,8 +1,8 @@
-//! The only door to the kernel: one thin function a system call, the same names on every system.
+//! The only access to the kernel: one thin function for each system call, with the same names on every system.
 //!
-//! No function here knows why it is called; the order of calls is the business of `version/` and `lock/`. Every call
-//! goes through `way`, where it is made again if a signal interrupted it (EINTR), and where it can be watched and made
-//! to fail (`fault.rs`). What differs between systems is in `linux.rs` and `apple.rs`.
+//! No function here knows why it is called. The order of the calls is in `version/` and `lock/`. Every call goes
+//! through `way`. There it is made again if a signal interrupted it (EINTR), and there a test can watch it and make it
+//! fail (`fault.rs`). What differs between systems is in `linux.rs` and `apple.rs`.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,7 +14,7 @@ use rustix::process;
 
 pub(crate) use rustix::io::Errno;
 
-// `build.rs` has said the same already; this is for those who build without it.
+// `build.rs` checks this, too. This is for builds without it.
 #[cfg(not(any(linux_backend, apple_backend)))]
 compile_error!("atomic-file-adapter runs on Linux and on Apple's systems only");
 
@@ -56,22 +56,21 @@ pub(crate) use backend::{
 
 pub(crate) type Result<T> = std::result::Result<T, Errno>;
 
-/// Where a relative path starts when there is no directory to start from.
+/// The directory in which relative paths start.
 pub(crate) fn cwd() -> BorrowedFd<'static> {
     CWD
 }
 
-/// An inode number, and when that inode was made: seconds and nanoseconds, if the file system tells.
+/// An inode number, and the inode's time of birth if the file system tells it: seconds and nanoseconds.
 pub(crate) type InodeAndBirth = (u64, Option<(i64, u32)>);
 
-/// What a file is that something was mounted on.
-pub(crate) const MOUNT_POINT: &str = "it is a mount point, as a single file is that was mounted into a container, and a mount \
+pub(crate) const MOUNT_POINT: &str = "it is a mount point, for example a single file that was mounted into a container; a mount \
                                       point cannot be replaced or removed (EBUSY): mount its directory instead";
 
-/// How the text of a link in Linux's /proc ends if what it leads to was removed (`d_path` in fs/d_path.c).
+/// The end of a link's text in Linux's /proc if the file was removed (`d_path` in fs/d_path.c).
 pub(crate) const REMOVED: &[u8] = b" (deleted)";
 
-/// Whether a symbolic link in the last place of a path is followed.
+/// Whether a symbolic link as the last name of a path is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Links {
     Follow,
@@ -87,7 +86,7 @@ impl Links {
     }
 }
 
-/// `openat` of a directory, readable, because only a readable descriptor can be synced.
+/// `openat` of a directory. It is readable, because only a readable descriptor can be synced.
 pub(crate) fn open_dir(at: BorrowedFd<'_>, path: impl Arg + Copy, links: Links) -> Result<Fd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | links.flag();
     open(at, path, flags, Mode::empty())
@@ -103,8 +102,8 @@ pub(crate) fn open_read(at: BorrowedFd<'_>, name: &CStr) -> Result<Fd> {
     open_special(at, name, OFlags::RDONLY | OFlags::NONBLOCK)
 }
 
-/// As [`open_read`], but waits, for a file that somebody has a lease on (F_SETLEASE in fcntl(2)): with O_NONBLOCK the
-/// open fails with EAGAIN, and the kernel asks the holder to give the lease up.
+/// As [`open_read`], but waits if another process has a lease on the file (F_SETLEASE in fcntl(2)). With O_NONBLOCK the
+/// open fails with EAGAIN, and the kernel asks the other process to give up its lease.
 pub(crate) fn open_read_waiting(at: BorrowedFd<'_>, name: &CStr) -> Result<Fd> {
     open_special(at, name, OFlags::RDONLY)
 }
@@ -119,8 +118,8 @@ fn open_special(at: BorrowedFd<'_>, name: &CStr, access: OFlags) -> Result<Fd> {
     open(at, name, flags, Mode::empty())
 }
 
-/// `openat` of a file that does not exist yet, with `mode` less the umask; EEXIST if the name is taken by anything,
-/// a symbolic link included.
+/// `openat` of a file that does not exist yet, with `mode` less the umask. EEXIST if the name exists, even as a
+/// symbolic link.
 pub(crate) fn create_new(at: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<Fd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     open(at, name, flags, backend::mode(mode))
@@ -162,7 +161,7 @@ pub(crate) fn read(file: impl AsFd, buf: &mut Vec<u8>) -> Result<usize> {
         if len >= room {
             return rustix::io::read(&file, spare_capacity(buf));
         }
-        // Only where a test cuts it short.
+        // Only if a test cuts the read short.
         let mut part = Vec::with_capacity(len);
         let read = rustix::io::read(&file, spare_capacity(&mut part))?;
         buf.append(&mut part);
@@ -170,17 +169,17 @@ pub(crate) fn read(file: impl AsFd, buf: &mut Vec<u8>) -> Result<usize> {
     })
 }
 
-/// `pread` of the first byte, for the error that it may have.
+/// `pread` of the first byte, only for its error.
 pub(crate) fn probe(file: BorrowedFd<'_>) -> Result<()> {
     way::on_file(Syscall::Pread, file, || rustix::io::pread(file, &mut [0; 1], 0).map(drop))
 }
 
-/// `pread` into `buf` from `offset` on; may read less than there is. 0: the end of the file.
+/// `pread` into `buf` from `offset` on. It may read less than there is. 0: the end of the file.
 pub(crate) fn read_at(file: impl AsFd, buf: &mut [u8], offset: u64) -> Result<usize> {
     way::on_bytes(Syscall::Pread, file.as_fd(), buf.len(), |len| rustix::io::pread(&file, &mut buf[..len], offset))
 }
 
-/// `pwrite`; may take less than all of `bytes`.
+/// `pwrite`. It may write less than all of `bytes`.
 pub(crate) fn write_at(file: impl AsFd, bytes: &[u8], offset: u64) -> Result<usize> {
     way::on_bytes(Syscall::Pwrite, file.as_fd(), bytes.len(), |len| rustix::io::pwrite(&file, &bytes[..len], offset))
 }
@@ -190,12 +189,12 @@ pub(crate) fn truncate(file: impl AsFd, len: u64) -> Result<()> {
     way::on_file(Syscall::Ftruncate, file.as_fd(), || fs::ftruncate(&file, len))
 }
 
-/// `write`; may take less than all of `bytes`.
+/// `write`. It may write less than all of `bytes`.
 pub(crate) fn write(file: impl AsFd, bytes: &[u8]) -> Result<usize> {
     way::on_bytes(Syscall::Write, file.as_fd(), bytes.len(), |len| rustix::io::write(&file, &bytes[..len]))
 }
 
-/// `fchown`; `None` leaves that one as it is.
+/// `fchown`. `None`: that id stays.
 pub(crate) fn set_owner(file: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
     let (uid, gid) = (uid.map(fs::Uid::from_raw), gid.map(fs::Gid::from_raw));
     way::on_file(Syscall::Fchown, file.as_fd(), || fs::fchown(&file, uid, gid))
@@ -211,7 +210,7 @@ pub(crate) fn rename(at: BorrowedFd<'_>, from: &CStr, to: &CStr) -> Result<()> {
     way::on_names(Syscall::Renameat, at, from, to, || fs::renameat(at, from, at, to))
 }
 
-/// `linkat`: EEXIST if the new name is taken.
+/// `linkat`. EEXIST if the new name exists.
 pub(crate) fn link(at: BorrowedFd<'_>, from: &CStr, to: &CStr) -> Result<()> {
     way::on_names(Syscall::Linkat, at, from, to, || fs::linkat(at, from, at, to, AtFlags::empty()))
 }
@@ -223,12 +222,12 @@ pub(crate) fn unlink(at: BorrowedFd<'_>, name: &CStr) -> Result<()> {
 
 /// A durable sync of a directory, where the file system has one.
 ///
-/// Some have none: EINVAL is what the kernel says for them (`vfs_fsync_range` in fs/sync.c), as for SMB before Linux
-/// 4.17, and a FUSE server may say it, or ENOTSUP, by itself. (ENOSYS the kernel takes for success by itself:
-/// `fuse_dir_fsync` in fs/fuse/dir.c.) Then there is nothing to wait for, and nothing that a caller could do about it.
-/// PostgreSQL goes on after EINVAL and EBADF of a directory (`fsync_fname_ext` in src/backend/storage/file/fd.c),
-/// SQLite after any error (`unixSync` in src/os_unix.c, ticket 1657). EBADF is an error here, because on these systems
-/// it says that the descriptor is none (fsync(2)), and so is EIO.
+/// Some file systems have none. The kernel reports EINVAL for them (`vfs_fsync_range` in fs/sync.c), as for SMB before
+/// Linux 4.17. A FUSE server may report EINVAL or ENOTSUP itself. (For ENOSYS from a FUSE server, the kernel reports
+/// success: `fuse_dir_fsync` in fs/fuse/dir.c.) Then there is nothing to wait for, and nothing that a caller could do.
+/// PostgreSQL ignores EINVAL and EBADF of a directory (`fsync_fname_ext` in src/backend/storage/file/fd.c), SQLite
+/// ignores every error (`unixSync` in src/os_unix.c, ticket 1657). Here EBADF is an error, because on these systems it
+/// means an invalid descriptor (fsync(2)), and EIO is an error, too.
 pub(crate) fn sync_dir(dir: impl AsFd) -> Result<()> {
     match sync(dir) {
         Err(Errno::INVAL | Errno::NOTSUP) => Ok(()),
@@ -236,12 +235,12 @@ pub(crate) fn sync_dir(dir: impl AsFd) -> Result<()> {
     }
 }
 
-/// The names in a directory, but for `.` and `..`.
+/// The names in a directory, without `.` and `..`.
 pub(crate) fn list(dir: Fd) -> Result<impl Iterator<Item = Result<CString>>> {
     let Fd { closing, fd } = dir;
     let mut entries = Dir::new(fd)?;
     let mut next = move || {
-        // Its descriptor is closed with `entries`.
+        // The descriptor is closed when `entries` is dropped.
         let _ = &closing;
         way::on_nothing(Syscall::Readdir, || entries.read().transpose()).transpose()
     };
@@ -264,8 +263,8 @@ pub(crate) fn effective_uid() -> u32 {
     way::infallible(Syscall::Geteuid, process::geteuid).as_raw()
 }
 
-/// `getrlimit(RLIMIT_FSIZE)`: how long a file may get by this process. What would make one longer is answered by a signal
-/// that ends the process, SIGXFSZ ([getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html)).
+/// `getrlimit(RLIMIT_FSIZE)`: the largest file that this process may write. A write past it sends the signal SIGXFSZ,
+/// which ends the process ([getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html)).
 pub(crate) fn file_size_limit() -> u64 {
     way::infallible(Syscall::Getrlimit, || process::getrlimit(process::Resource::Fsize)).current.unwrap_or(u64::MAX)
 }

@@ -8,7 +8,7 @@ use rustix::process;
 
 use super::{Errno, Fd, Result, Syscall, way};
 
-/// How a record lock is held.
+/// The mode of a record lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LockMode {
     /// `F_RDLCK`
@@ -30,7 +30,7 @@ fn fcntl_lock(syscall: Syscall, file: impl AsFd, operation: FlockOperation) -> R
     way::on_file(syscall, file.as_fd(), || fs::fcntl_lock(&file, operation))
 }
 
-/// `fcntl(F_SETLK)` over the whole file: false if another process is in the way.
+/// `fcntl(F_SETLK)` over the whole file. False: another process holds the lock.
 pub(crate) fn try_lock(file: impl AsFd, mode: LockMode) -> Result<bool> {
     let operation = match mode {
         LockMode::Shared => FlockOperation::NonBlockingLockShared,
@@ -38,7 +38,7 @@ pub(crate) fn try_lock(file: impl AsFd, mode: LockMode) -> Result<bool> {
     };
     match fcntl_lock(Syscall::FcntlSetlk, file, operation) {
         Ok(()) => Ok(true),
-        // POSIX allows either; Linux and Apple's systems answer EAGAIN (fcntl(2)).
+        // POSIX allows both errors. Linux and Apple's systems report EAGAIN (fcntl(2)).
         Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
         Err(error) => Err(error),
     }
@@ -49,9 +49,9 @@ pub(crate) fn unlock(file: impl AsFd) -> Result<()> {
     fcntl_lock(Syscall::FcntlUnlock, file, FlockOperation::NonBlockingUnlock)
 }
 
-/// Closes a copy of the descriptor, by which the process loses all its record locks on the file, as by closing any
-/// descriptor of it ([fcntl_locking(2)](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html), "Advisory record
-/// locking"). Does nothing if there can be no copy (EMFILE).
+/// Closes a copy of the descriptor. With that, the process loses all its record locks on the file, as with the close of
+/// any descriptor of it ([fcntl_locking(2)](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html), "Advisory
+/// record locking"). Does nothing if the descriptor cannot be copied (EMFILE).
 pub(crate) fn close_copy(file: impl AsFd) {
     let copy = way::on_file(Syscall::FcntlDupfd, file.as_fd(), || rustix::io::fcntl_dupfd_cloexec(&file, 0));
     drop(copy.map(Fd::from));
@@ -61,20 +61,20 @@ pub(crate) fn close_copy(file: impl AsFd) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Holder {
     pub(crate) mode: LockMode,
-    /// `None`: the kernel cannot name a process here (an open file description lock, a remote holder, one in
-    /// another PID namespace).
+    /// `None`: the kernel cannot name a process here. The holder has an open file description lock, is on another
+    /// machine, or is in another PID namespace.
     pub(crate) pid: Option<u32>,
 }
 
-/// `fcntl(F_GETLK)`: another process's lock that keeps this one from taking `mode` over the whole file.
+/// `fcntl(F_GETLK)`: the lock of another process that keeps this one from locking the whole file in this mode.
 pub(crate) fn holder(file: BorrowedFd<'_>, mode: LockMode) -> Result<Option<Holder>> {
     let wanted = process::Flock::from(match mode {
         LockMode::Shared => process::FlockType::ReadLock,
         LockMode::Exclusive => process::FlockType::WriteLock,
     });
-    // For the holder of an open file description lock, or of a remote one, the kernel answers with a negative pid
-    // (`locks_translate_pid` in Linux's fs/locks.c, `lf_getlock` in XNU's bsd/kern/kern_lockf.c), on which rustix 1.1
-    // has a debug assertion. Only builds that check assertions come this way.
+    // If the holder has an open file description lock or is on another machine, the kernel reports a negative pid
+    // (`locks_translate_pid` in Linux's fs/locks.c, `lf_getlock` in XNU's bsd/kern/kern_lockf.c). rustix 1.1 has a
+    // debug assertion against that. Only builds with debug assertions need the `catch_unwind`.
     let ask = || catch_unwind(|| process::fcntl_getlk(file, &wanted)).map_or(Ok(None), |found| found.map(Some));
     let Some(found) = way::on_file(Syscall::FcntlGetlk, file, ask)? else {
         return Ok(Some(Holder { mode: LockMode::Exclusive, pid: None }));

@@ -8,8 +8,8 @@
 //! - A default access control list of the directory gives the temporary file entries that the old version does not have.
 //!   Such entries get no more than the group bits with which it is made ([acl(5)], "Object creation and default ACLs").
 //! - At first the temporary file belongs to the writer and to the writer's group. So its mode at creation has only the
-//! rights that owner, group and others of the old version *all* have, or it is for its owner alone. Then it does not
-//! matter which of the three a user belongs to.
+//!   rights that owner, group and others of the old version *all* have, or it is for its owner alone. Then it does not
+//!   matter which of the three a user belongs to.
 //!
 //! [acl(5)]: https://man7.org/linux/man-pages/man5/acl.5.html
 

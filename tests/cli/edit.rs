@@ -104,7 +104,7 @@ fn what_is_no_regular_file_is_not_taken_for_a_new_version() {
         let message = message(&assert);
         assert!(
             message.starts_with("cannot read the copy ")
-                && message.ends_with("/2/b: it is no regular file any more, and nothing was changed"),
+                && message.ends_with("/2/b: it is not a regular file any more, and nothing was changed"),
             "{message}"
         );
         assert_eq!((scratch.contents("a"), scratch.contents("b")), (b"old".to_vec(), b"old".to_vec()), "{what}");

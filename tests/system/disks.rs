@@ -152,8 +152,8 @@ pub(crate) fn a_mount_point_cannot_be_replaced() {
     let (path, other) = (scratch.make("file", 0, 0o644), scratch.make("other", 0, 0o644));
     fs::write(&other, "mounted").unwrap();
     let _mount = Mount::new(&path, &["--bind", utf8(&other)]);
-    let advice = "it is a mount point, as a single file is that was mounted into a container, and a mount point cannot be replaced \
-                  or removed (EBUSY): mount its directory instead";
+    let advice = "it is a mount point, for example a single file that was mounted into a container; a mount point cannot be \
+                  replaced or removed (EBUSY): mount its directory instead";
     let is_told = |error: &Error| assert!(error.to_string().ends_with(advice), "{error}");
     for (verb, write) in WRITING {
         let result = write(&scratch.adapter, &path, b"new");

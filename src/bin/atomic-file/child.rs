@@ -1,4 +1,4 @@
-//! A command that runs under a lock of ours.
+//! A command that runs while this program holds locks.
 
 use std::ffi::OsString;
 use std::io;
@@ -34,15 +34,15 @@ pub struct Running<'a> {
     name: &'a OsString,
     signals: Signals,
     status: Option<ExitStatus>,
-    /// The first signal that asked for an end.
+    /// The first signal that asked this program to end.
     request: Option<i32>,
-    /// Whether all its descendants are waited for, too.
+    /// Whether to wait for all descendants of the command, too.
     family: Family,
-    /// The last signal that the command was to get with all its family.
+    /// The last signal that the command was sent together with its family.
     passed_on: Option<Signal>,
-    /// Who has got it.
+    /// The processes that were sent this signal.
     told: Vec<Pid>,
-    /// The children that this process had before the command.
+    /// The children that this process had before it started the command.
     strangers: Vec<Pid>,
 }
 
@@ -50,7 +50,7 @@ pub struct Running<'a> {
 enum Family {
     NotOurs,
     Lives,
-    /// Nobody is left.
+    /// No process is left.
     Ended,
 }
 
@@ -87,7 +87,7 @@ impl<'a> Running<'a> {
     pub fn start_family(command: &'a [OsString], signals: Signals) -> Result<Self, Failure> {
         become_reaper()
             .map_err(|error| Failure::Io("cannot wait for what the command starts (--inherit)".into(), error))?;
-        // A program may have had children before it became this one by execve(2).
+        // This program may have had children before execve(2) started it.
         let strangers = children().collect();
         Ok(Running { family: Family::Lives, strangers, ..Self::start(command, signals, |command| command)? })
     }
@@ -115,7 +115,7 @@ impl<'a> Running<'a> {
                 return Ok(status);
             }
             if let Err(error) = self.signals.wait(None).and_then(|_| self.look()) {
-                // It must not go on without the lock.
+                // The command must not go on without the lock.
                 let _ = self.child.wait();
                 return Err(Failure::Io(format!("cannot wait for {}", self.name.to_string_lossy()), error));
             }
@@ -138,12 +138,12 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    /// Takes the statuses of all that have ended, so that they do not stay as zombies while others live.
+    /// Takes the statuses of all children that have ended, so that they do not stay zombies while others live.
     fn reap(&mut self) -> io::Result<()> {
         loop {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => {
-                    // From then on another process may have its number.
+                    // From then on another process may get this pid.
                     if self.status.is_none() && pid == Pid::from_child(&self.child) {
                         self.status = Some(ExitStatus::from_raw(status.as_raw()));
                     }
@@ -170,11 +170,11 @@ impl<'a> Running<'a> {
             if is_request {
                 self.request.get_or_insert(signal.as_raw());
             }
-            // The terminal sends these two to the command itself.
+            // The terminal sends these two signals to the command itself.
             let has_it = [Signal::INT, Signal::QUIT].contains(&signal);
-            // Nobody else has the command's number until this process has asked for its status.
+            // No other process can have the command's pid before this process has taken its status.
             if (is_request && !has_it || MESSAGES.contains(&signal)) && self.status.is_none() {
-                // It may have ended just now; then there is nobody to tell.
+                // The command may have ended just now. Then nobody needs the signal.
                 let _ = kill_process(Pid::from_child(&self.child), signal);
             }
             if is_request && !has_it && self.family == Family::Lives {
@@ -184,11 +184,11 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// When the command has ended, tells those that it has left what it was told, each of them once: somebody who is killed may
-    /// leave others.
+    /// When the command has ended, sends the last signal to the processes that it left, to each of them once. It is
+    /// called again and again, because a process that ends may leave children.
     fn tell_family(&mut self) {
         let (Some(signal), Some(_)) = (self.passed_on, self.status) else { return };
-        // Nobody else has the numbers of these until this process has asked for their statuses.
+        // No other process can have these pids before this process has taken their statuses.
         for child in children() {
             if !self.told.contains(&child) && !self.strangers.contains(&child) {
                 let _ = kill_process(child, signal);
@@ -211,8 +211,8 @@ fn become_reaper() -> io::Result<()> {
     ))
 }
 
-/// The children of this process, which has one thread that has any: proc_tid_children(5). None where the kernel does not have that
-/// file (CONFIG_PROC_CHILDREN).
+/// The children of this process, which starts them all from one thread: proc_tid_children(5). Empty if the kernel does
+/// not have that file (CONFIG_PROC_CHILDREN).
 fn children() -> impl Iterator<Item = Pid> {
     let pid = std::process::id();
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();

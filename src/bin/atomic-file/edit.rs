@@ -1,4 +1,4 @@
-//! `edit`: a command works on copies, and what it has made of them takes the place of all the files at once.
+//! `edit`: a command works on copies of files, and the copies replace all the files at once.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::Failure;
 use crate::child::{Running, passed_on, status_of};
 
-/// What may be in the files is nobody else's business.
+/// Only this user may read the copies, because the files may be secret.
 const PRIVATE_DIR: u32 = 0o700;
 const PRIVATE: u32 = 0o600;
 
@@ -27,17 +27,17 @@ pub fn edit(adapter: &AtomicFileAdapter, paths: &[PathBuf], command: &[OsString]
         let new = staged.contents()?;
         match child.request() {
             Some(signal) => Err(Failure::Status(status_of(signal))),
-            // To replace files by the same would wake whoever watches them.
+            // Replacing files with the same contents would wake programs that watch them.
             None if new == old => Err(Failure::Status(0)),
             None => Ok(new),
         }
     })
 }
 
-/// A file that is given twice has one copy, or one of two would be lost.
+/// The files without duplicates. Two copies of one file would lose the changes of one of them.
 struct Files {
     distinct: Vec<PathBuf>,
-    /// Which of them each path leads to.
+    /// For each given path, the number of its file.
     given: Vec<usize>,
 }
 
@@ -55,14 +55,14 @@ fn files(adapter: &AtomicFileAdapter, paths: &[PathBuf]) -> Result<Files, Failur
     Ok(files)
 }
 
-/// Copies of files, until it is dropped.
+/// Copies of files. They are removed on drop.
 struct Staged {
     copies: Vec<PathBuf>,
     dir: TempDir,
 }
 
 impl Staged {
-    /// Each has its file's name, because programs look at endings, in a directory of its own.
+    /// Each copy has its file's name, because programs look at the ending. So each has a directory of its own.
     fn new(files: &[PathBuf], contents: &[Option<Vec<u8>>]) -> Result<Self, Failure> {
         let make = || {
             let private = Permissions::from_mode(PRIVATE_DIR);
@@ -82,7 +82,7 @@ impl Staged {
         make().map_err(|error| Failure::Io("cannot make copies for the command below TMPDIR or /tmp".into(), error))
     }
 
-    /// What has become of them. `None`: there is no such copy (any more).
+    /// The contents of the copies. `None`: there is no such copy (any more).
     fn contents(&self) -> Result<Vec<Option<Vec<u8>>>, Failure> {
         let read = |copy: &PathBuf| {
             contents(copy).map_err(|error| Failure::Io(format!("cannot read the copy {}", copy.display()), error))
@@ -93,8 +93,10 @@ impl Staged {
 
 fn contents(copy: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::symlink_metadata(copy) {
-        // A link leads to what need not stay there, and to open a FIFO may take for ever.
-        Ok(meta) if !meta.is_file() => Err(io::Error::other("it is no regular file any more, and nothing was changed")),
+        // A link may lead to a file that changes later, and opening a FIFO may block for ever.
+        Ok(meta) if !meta.is_file() => {
+            Err(io::Error::other("it is not a regular file any more, and nothing was changed"))
+        }
         Ok(_) => fs::read(copy).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

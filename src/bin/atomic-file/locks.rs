@@ -10,7 +10,7 @@ use crate::process::{program, running, user};
 
 /// A lock file, or a path that was asked for and has none.
 pub struct Listed {
-    /// Of the lock file.
+    /// The path of the lock file.
     path: PathBuf,
     file: Option<PathBuf>,
     lock: Option<LockFile>,
@@ -35,7 +35,7 @@ pub fn of(adapter: &AtomicFileAdapter, paths: &[PathBuf]) -> Result<Vec<Listed>>
             continue;
         }
         let lock = adapter.lock_of(file.path())?;
-        // It does not say so itself if other users share the directory.
+        // If other users share the lock directory, a lock file does not contain the path.
         let guards = lock.as_ref().and_then(|lock| lock.guards.clone());
         let guards = guards.or_else(|| Some(file.path().to_owned()));
         listed.push(Listed { path: file.lock_path().to_owned(), file: guards, lock });
@@ -43,7 +43,7 @@ pub fn of(adapter: &AtomicFileAdapter, paths: &[PathBuf]) -> Result<Vec<Listed>>
     Ok(sorted(listed))
 }
 
-/// What is held comes first, and what is free last.
+/// Held files first, free files last.
 fn sorted(mut listed: Vec<Listed>) -> Vec<Listed> {
     listed.sort_by(|one, other| {
         let key = |it: &Listed| if it.is_held() { 0 } else { 1 + i32::from(it.problem().is_none()) };
@@ -73,14 +73,13 @@ impl Listed {
         self.lock.as_ref().and_then(|lock| lock.holder).is_some_and(|holder| holder.exclusive)
     }
 
-    /// None: the system does not tell.
+    /// `None`: the system does not tell.
     fn waiters(&self) -> Option<&[u32]> {
-        // Nobody waits for what is not there.
+        // A lock file that does not exist has no waiters.
         self.lock.as_ref().map_or(Some(&[]), |lock| lock.waiters.as_deref())
     }
 
-    /// The change of several files that is to be finished. The mark of one that was never decided, or is finished, means
-    /// nothing.
+    /// The change of several files that has to be finished. A mark without a decided intent means nothing.
     fn intent<'a>(&self, intents: &'a [Intent]) -> Option<&'a Intent> {
         let marked = self.lock.as_ref()?.intent.as_ref()?;
         intents.iter().find(|intent| intent.path == *marked)
@@ -188,7 +187,7 @@ fn json_string(text: &str) -> String {
     for c in text.chars() {
         match c {
             '"' | '\\' => quoted.extend(['\\', c]),
-            // The standard asks for this below U+0020 only; the others are commands to terminals, too.
+            // The JSON standard requires this only below U+0020. The others control terminals, too.
             c if c.is_control() => quoted += &format!("\\u{:04x}", u32::from(c)),
             c => quoted.push(c),
         }

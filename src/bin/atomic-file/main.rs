@@ -29,18 +29,18 @@ use child::{Running, passed_on, status_of};
 use progress::Watched;
 use signals::{Interruptible, Signals};
 
-/// Input up to this size is read before the lock is taken, and everything is copied in pieces of it.
+/// Input of up to this size is read before the lock is taken. Everything is copied in pieces of this size.
 const PIECE: usize = 1 << 20;
 
 /// Why the program ends with another status than 0.
 enum Failure {
     Adapter(Error),
     Io(String, io::Error),
-    /// The command of this name was not started.
+    /// The command of this name could not be started.
     Command(String, io::Error),
-    /// A signal that was caught, and would have ended the program.
+    /// A signal that was caught, and that would have ended the program.
     Signal(i32),
-    /// Nothing is to be said about it.
+    /// Only this status, without a message.
     Status(u8),
 }
 
@@ -78,28 +78,28 @@ fn main() -> ExitCode {
 }
 
 fn say(message: &str) {
-    // If standard error is closed there is nobody to tell.
+    // If standard error is closed, the message is lost.
     let _ = writeln!(io::stderr(), "atomic-file: {}", one_line(message));
 }
 
-/// The status for a command that was not started, as env(1) and nohup(1) have it.
+/// The status for a command that could not be started, as in env(1) and nohup(1).
 fn not_started(error: &io::Error) -> u8 {
     match error.kind() {
         io::ErrorKind::NotFound => NOT_FOUND,
-        // There is no room for another process (fork(2)), whatever the command is.
+        // The system has no room for another process (fork(2)). That is not the fault of the command.
         io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => FAILED,
         _ => CANNOT_RUN,
     }
 }
 
-/// Ends as if the signal had not been caught, so that a shell knows it, and ends its loop for example.
+/// Ends as if the signal had not been caught, so that a shell sees the signal and ends its loop, for example.
 fn die_of(signal: i32) -> ExitCode {
-    // It returns only if it does not know the signal (SIGIO, SIGPWR, SIGSTKFLT, real-time signals).
+    // It returns only for a signal that it does not know (SIGIO, SIGPWR, SIGSTKFLT, real-time signals).
     let _ = emulate_default_handler(signal);
     status_of(signal).into()
 }
 
-/// One line and no commands to the terminal, whatever is in a path.
+/// The text as one line, without control characters for the terminal.
 fn one_line(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() || paths::turns_text(c) { c.escape_default().to_string() } else { c.into() })
@@ -109,7 +109,7 @@ fn one_line(text: &str) -> String {
 fn run(
     Cli { lock_dir, lock_root, lock_mode, no_follow, timeout, verbose, durability, verb, .. }: Cli,
 ) -> Result<(), Failure> {
-    // Completions and manual page are to be had in any directory, even in one that is gone.
+    // Completions and the manual page must work in every directory, even in one that was removed.
     let adapter = || {
         let mut builder = AtomicFileAdapter::builder().follow_links(!no_follow).durability(match durability {
             Level::Full => Durability::Full,
@@ -169,7 +169,8 @@ fn run(
             if paths.is_empty() {
                 (listed, intents) = (locks::all(&adapter)?, adapter.intents()?);
             } else {
-                // Where there is one, its owner may mean another one all the same.
+                // If the lock directory exists, the user may still mean another one, so the message names it only if it
+                // does not exist.
                 if !adapter.lock_dir().exists() {
                     let dir = paths::escaped(adapter.lock_dir());
                     say(&format!("there is no lock directory {dir}; locks in another one are not seen (--lock-dir)"));
@@ -181,7 +182,7 @@ fn run(
             let printed = to_stdout(|out| out.write_all(text.as_bytes()));
             let problems = listed.iter().filter_map(|it| it.problem().map(String::from));
             paths::complain(problems.chain(intents.drain(..).filter_map(|intent| intent.problem))).and(printed)?;
-            // As fuser(1) says it, for scripts.
+            // The same statuses as fuser(1), for scripts.
             let is_free = !paths.is_empty() && !listed.iter().any(locks::Listed::is_held);
             if is_free { Err(Failure::Status(MISSING)) } else { Ok(()) }
         }
@@ -198,7 +199,8 @@ fn run(
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "atomic-file", &mut script);
-            // Bash would know no options of verbs, because the name has a hyphen: github.com/clap-rs/clap/issues/6421
+            // Because the name has a hyphen, bash would complete no options of verbs:
+            // github.com/clap-rs/clap/issues/6421
             let script = String::from_utf8_lossy(&script).replace("atomic__subcmd__file", "atomic__file");
             to_stdout(|out| out.write_all(script.as_bytes()))
         }
@@ -210,7 +212,7 @@ fn show(mut file: File, out: &mut File) -> io::Result<()> {
     let length = progress::rest(&file);
     let copied = match progress::wanted(length) {
         true => io::copy(&mut BufReader::with_capacity(PIECE, Watched::new(file, length)), out),
-        // The kernel does it.
+        // The kernel copies.
         false => io::copy(&mut file, out),
     };
     copied.map(drop)
@@ -220,7 +222,7 @@ fn write(adapter: &AtomicFileAdapter, path: PathBuf, append: bool) -> Result<(),
     let reading = |error| Failure::Io("cannot read standard input".into(), error);
     let stdin = streams::input().map_err(reading)?;
     let file = adapter.file(path)?;
-    // A slow writer at the other end of the pipe should keep nobody waiting.
+    // A slow writer at the other end of the pipe must not keep others waiting for the lock.
     let mut first = Vec::new();
     let length = progress::rest(&stdin);
     let mut stdin = Watched::new(stdin, length);
@@ -256,7 +258,7 @@ fn update(adapter: &AtomicFileAdapter, path: PathBuf, command: &[OsString]) -> R
     let mut replacement = guard.writer()?;
     let mut child = Running::start(command, signals, |command| command.stdin(old).stdout(Stdio::piped()))?;
     let copied = child.output().map_or(Ok(()), |output| copy(output, &mut replacement));
-    // Its output is closed by now, so it ends even if the copy failed half-way.
+    // The command's output is closed by now, so the command ends even if the copy has failed.
     let status = child.wait()?;
     copied.map_err(|error| copying(error, "the output of the command"))?;
     passed_on(status)?;
@@ -266,7 +268,7 @@ fn update(adapter: &AtomicFileAdapter, path: PathBuf, command: &[OsString]) -> R
     }
 }
 
-/// When the lock is held.
+/// Called when the lock is held.
 fn catch_signals() -> Result<Signals, Failure> {
     waiting::is_over();
     Signals::catch().map_err(|error| Failure::Io("cannot catch signals".into(), error))
@@ -276,7 +278,7 @@ fn copy(from: impl Read, to: &mut Replacement<'_>) -> io::Result<()> {
     io::copy(&mut BufReader::with_capacity(PIECE, from), to).map(drop)
 }
 
-/// The error of a copy is the library's if it came from writing; that one names the file and the step itself.
+/// An error from writing is the library's own error, which names the file and the step.
 fn copying(error: io::Error, from: &str) -> Failure {
     match error.downcast::<Error>() {
         Ok(error) => Failure::Adapter(error),
@@ -287,7 +289,7 @@ fn copying(error: io::Error, from: &str) -> Failure {
 fn to_stdout(print: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Failure> {
     waiting::is_over();
     match print(&mut streams::output()?) {
-        // Whoever reads has seen enough, as in `atomic-file read PATH | head`.
+        // The reader at the other end has closed the pipe, as in `atomic-file read PATH | head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(streams::cannot_write),
     }

@@ -1,4 +1,4 @@
-//! The manual page, made of what the help says.
+//! The manual page, made from the text of the help.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 
 use crate::args::SECTIONS;
 
-/// When what the page says was changed last, as such pages have it.
+/// The date of the page's last change, for its header.
 const DATE: &str = "2026-11-28";
 
 pub fn page(mut command: Command) -> io::Result<Vec<u8>> {
@@ -18,7 +18,8 @@ pub fn page(mut command: Command) -> io::Result<Vec<u8>> {
     let man = Man::new(command.clone()).title("ATOMIC-FILE").date(DATE).manual("User Commands");
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
-    // From here on without clap_mangen: its pages have no arguments of verbs, and it would name a page for each verb.
+    // From here on without clap_mangen: its pages leave out the arguments of verbs, and would refer to a page for each
+    // verb.
     let mut roff = Roff::new();
     roff.control("SH", ["SYNOPSIS"]);
     roff.text([roman(usage(&mut command))]);
@@ -69,7 +70,7 @@ fn describe(arg: &Arg, roff: &mut Roff) {
     if !bare.is_empty() {
         help += &format!(": {}", bare.iter().map(PossibleValue::get_name).collect::<Vec<_>>().join(", "));
     }
-    // A flag has one, too, which says nothing.
+    // A flag has a default value, too, which means nothing.
     for default in arg.get_default_values().iter().filter(|_| arg.get_action().takes_values()) {
         help += &format!(" [default: {}]", default.to_string_lossy());
     }
@@ -87,7 +88,7 @@ fn entry(roff: &mut Roff, term: &str, what: &str) {
     paragraphs(what, "IP", roff);
 }
 
-/// With a macro between them.
+/// Paragraphs with a macro between them.
 fn paragraphs(text: &str, between: &str, roff: &mut Roff) {
     for (n, paragraph) in text.split("\n\n").enumerate() {
         if n > 0 {

@@ -16,10 +16,10 @@ pub fn described(pid: u32) -> String {
 /// The program that a process of this command runs under a lock, because people look for that one: the editor, for example.
 pub fn running(pid: u32) -> Option<String> {
     let tool = program(pid).filter(|program| program == env!("CARGO_BIN_NAME"))?;
-    // The children of its first thread, which starts them (proc_tid_children(5)).
+    // The children of the process's first thread, which starts them (proc_tid_children(5)).
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
     let command = program(children.split_whitespace().next()?.parse().ok()?)?;
-    // Not one that has not become CMD yet.
+    // Not a child that has not executed CMD yet.
     (command != tool).then_some(command)
 }
 
@@ -34,7 +34,7 @@ pub fn program(pid: u32) -> Option<String> {
 /// processes of others (hidepid in proc(5)).
 pub fn user(pid: u32) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    // Real, effective, saved, and that for files (proc_pid_status(5)).
+    // The real, effective, saved and file system uid (proc_pid_status(5)).
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().nth(1)?.parse().ok()?;
     let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
     Some(user.map_or(uid.to_string(), |user| user.name))

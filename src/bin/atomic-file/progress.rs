@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// So much is copied before there is a bar. Of a smaller file nobody could read it.
+/// From this size on a bar is shown. The copy of a smaller file ends before anybody could read the bar.
 const LARGE: u64 = 16 << 20;
 
 /// A reader that shows how far it is.
@@ -22,7 +22,7 @@ impl<R: Read> Watched<R> {
             Some(_) => "{wide_bar} {percent:>3}% of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
             None => "{binary_bytes}, {binary_bytes_per_sec}",
         };
-        // Hidden it measures already how fast it is.
+        // A hidden bar measures the speed already.
         let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::hidden());
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
@@ -37,7 +37,7 @@ impl<R: Read> Read for Watched<R> {
         let before = self.bar.position();
         self.bar.inc(count as u64);
         if before <= LARGE && self.bar.position() > LARGE {
-            // Where standard error is no terminal it stays hidden.
+            // If standard error is not a terminal, the bar stays hidden.
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
             self.bar.tick();
         }

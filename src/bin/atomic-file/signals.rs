@@ -1,8 +1,8 @@
-//! Signals that would end this program: the one way in which all verbs deal with them.
+//! Signals that would end this program. All verbs handle them in this way.
 //!
-//! They are caught from when the lock is held, before there is a temporary file or a command. Until then nothing would be
-//! left behind, and they do what they always do; a wait for a lock, for example, ends at once. From then on the program
-//! looks for them itself wherever it waits, and there is no second thread, which might not be had.
+//! They are caught from when the lock is held, before there is a temporary file or a command. Before that, nothing
+//! would be left behind, so they have their default effect: a wait for a lock, for example, ends at once. After that,
+//! the program checks for them wherever it waits. There is no second thread, because the system might not allow one.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -29,7 +29,7 @@ pub const MESSAGES: &[Signal] = &[
     Signal::USR2,
     Signal::VTALARM,
     Signal::XCPU,
-    // Elsewhere it is ignored by default.
+    // Other systems ignore this signal by default.
     #[cfg(target_os = "linux")]
     Signal::IO,
     #[cfg(target_os = "linux")]
@@ -41,11 +41,11 @@ pub const MESSAGES: &[Signal] = &[
     Signal::STKFLT,
 ];
 
-/// Some C libraries keep the first of these for themselves, and refuse it.
+/// Some C libraries reserve the first of these and refuse to catch it.
 #[cfg(target_os = "linux")]
 const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
 
-/// How often a command is looked at if its end is not told.
+/// How often the command is checked if no signal reports its end.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// The signals that have come since they are caught.
@@ -58,10 +58,11 @@ pub struct Signals {
 impl Signals {
     pub fn catch() -> io::Result<Self> {
         let ignored = mask("SigIgn:");
-        // To catch what is ignored, under nohup for example, would give a command its default again.
+        // A signal that is ignored, under nohup for example, is not caught. Otherwise the command would get the default
+        // action back.
         let caught = |signal: &i32| ignored & bit(*signal) == 0;
         let (read, write) = UnixStream::pair()?;
-        // SIGXFSZ, so that the write that is too much fails and says so.
+        // SIGXFSZ is caught, so that a write past the limit fails with an error message.
         let named = REQUESTS.iter().chain(MESSAGES).chain([&Signal::XFSZ]).map(|signal| signal.as_raw()).filter(caught);
         let all = named.chain([Signal::CHILD.as_raw()]);
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, all)?;
@@ -72,7 +73,7 @@ impl Signals {
                 _ => {}
             }
         }
-        // Whoever started this program with SIGCHLD blocked will not be told of the command's end.
+        // If this program was started with SIGCHLD blocked, no signal reports the end of the command.
         let patience = (mask("SigBlk:") & bit(Signal::CHILD.as_raw()) != 0).then_some(LOOK);
         Ok(Signals { delivery, patience, end: None })
     }
@@ -124,7 +125,8 @@ impl<R: Read + AsFd, W: FnMut(BorrowedFd<'_>) -> io::Result<bool>> Read for Inte
     }
 }
 
-/// A set of signals that this process was started with, as a bit each (proc_pid_status(5)). None where there is no /proc.
+/// A set of signals that this process was started with, one bit for each (proc_pid_status(5)). Empty if there is no
+/// /proc.
 fn mask(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix(name));

@@ -1,4 +1,4 @@
-//! Standard input and output, and what they must not be.
+//! Standard input and output, and the files that they must not be.
 
 use std::fs::File;
 use std::io;
@@ -42,8 +42,8 @@ pub fn check_output(path: &Path, version: &File) -> Result<(), Failure> {
     if !out.is_file() || (out.dev(), out.ino()) != (version.dev(), version.ino()) {
         return Ok(());
     }
-    // Where the next byte will be written. If bytes have been read before they are overwritten, that ends; cat(1) has
-    // the same rule.
+    // The offset of the next write. If bytes are read before they are overwritten, the copy ends. cat(1) has the same
+    // rule.
     let appends = fcntl_getfl(&stdout).is_ok_and(|flags| flags.contains(OFlags::APPEND));
     let position = if appends { out.len() } else { seek(&stdout, SeekFrom::Current(0)).unwrap_or(0) };
     match position {
@@ -57,7 +57,7 @@ pub fn check_output(path: &Path, version: &File) -> Result<(), Failure> {
 
 /// Whether this process was started without this stream. Rust's runtime opens /dev/null in its place, for reading and
 /// writing (`sanitize_standard_fds` in library/std/src/sys/pal/unix/mod.rs), so that no other file gets its number. A
-/// shell's `</dev/null` is for reading only, and `>/dev/null` for writing only.
+/// shell opens `</dev/null` for reading only, and `>/dev/null` for writing only.
 fn was_closed(stream: BorrowedFd<'_>) -> bool {
     let Ok(file) = stream.try_clone_to_owned().map(File::from) else { return false };
     let (Ok(meta), Ok(null), Ok(flags)) = (file.metadata(), std::fs::metadata("/dev/null"), fcntl_getfl(&file)) else {

@@ -10,10 +10,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::process;
 
-/// Nobody wonders before.
+/// A shorter wait is not reported.
 const LONG: Duration = Duration::from_secs(1);
 
-/// The line, while it is there.
+/// The line, while it is shown.
 static LINE: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// Has the adapter say what it waits for, if somebody wants to know. Otherwise it waits as cheaply as it can.
@@ -23,7 +23,7 @@ pub fn tell(builder: Builder, verbose: bool) -> Builder {
 
 fn say(waiting: &Waiting) {
     let text = crate::one_line(&sentence(waiting));
-    // Hidden if standard error is no terminal, or one on which nothing can be erased.
+    // Hidden if standard error is not a terminal, or if the terminal cannot erase.
     let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     match ProgressStyle::with_template("{wide_msg}") {
         Ok(style) if !line.is_hidden() => {
