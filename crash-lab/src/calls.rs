@@ -1,7 +1,7 @@
 //! Another program, stopped before each of its system calls that changes a file system.
 //!
-//! The kernel tells of the calls (seccomp_unotify(2)): the program waits in its call until it is told to go on, and
-//! makes the call then. So what the tester does meanwhile is done between two calls, in the same place in every run.
+//! The kernel reports the calls (seccomp_unotify(2)). The program waits in its call until the tester lets it go on, and
+//! the call is made then. So the tester acts between two calls, at the same place in every run.
 
 use std::fs;
 use std::io;
@@ -14,14 +14,14 @@ use std::thread;
 use libc::{c_int, c_long, sock_filter, sock_fprog};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How a call shows which file system it changes.
+/// How a call shows the file system that it changes.
 #[derive(Clone, Copy)]
 enum Changes {
-    /// That of the open file which is this argument.
+    /// The file system of the open file in this argument.
     Open(usize),
-    /// If this argument, the flags of an open, says so.
+    /// The same, if this argument has flags of an open that can change it.
     IfFlags(usize),
-    /// By paths, or all that there are. Programs do this seldom elsewhere.
+    /// The call has paths, or changes all file systems. Programs seldom use it on another file system.
     Any,
 }
 
@@ -96,7 +96,7 @@ pub fn run(mut command: Command, device: u64, mut before: impl FnMut()) -> io::R
     let (tell, told) = mpsc::channel();
     thread::scope(|scope| {
         let runner = scope.spawn(move || {
-            // This thread has the filter from now on, and the command inherits it; the others have not.
+            // This thread has the filter from now on, and the command inherits it. Other threads do not have it.
             let listener = filter_this_thread();
             let runs = listener.is_ok();
             let _ = tell.send(listener);
@@ -104,7 +104,8 @@ pub fn run(mut command: Command, device: u64, mut before: impl FnMut()) -> io::R
         });
         let listener = told.recv().map_err(io::Error::other)??;
         while !runner.is_finished() {
-            // It hangs up when all who have the filter are gone; a process that was left behind keeps it.
+            // The listener hangs up when all processes with the filter have ended. A process in the background keeps
+            // it.
             let mut polled = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
             match poll(&mut polled, PollTimeout::from(50u8)) {
                 Ok(0) | Err(nix::Error::EINTR) => continue,
@@ -123,11 +124,11 @@ pub fn run(mut command: Command, device: u64, mut before: impl FnMut()) -> io::R
     })
 }
 
-/// Lets one call wait for `before`, if it changes the file system, and then go on.
+/// If one call changes the file system, runs `before`. Then lets the call go on.
 fn answer(listener: &OwnedFd, device: u64, before: &mut impl FnMut()) -> io::Result<()> {
-    // SAFETY: numbers only, for which zero is a value; the kernel wants them zero.
+    // SAFETY: the struct has numbers only, for which zero is a valid value. The kernel requires zeros.
     let mut call: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel writes a `seccomp_notif`, which this is.
+    // SAFETY: the kernel writes a `seccomp_notif` to it, and it is one.
     if unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &mut call) } != 0 {
         return gone(io::Error::last_os_error());
     }
@@ -140,14 +141,14 @@ fn answer(listener: &OwnedFd, device: u64, before: &mut impl FnMut()) -> io::Res
         error: 0,
         flags: libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
     };
-    // SAFETY: the kernel reads a `seccomp_notif_resp`, which this is.
+    // SAFETY: the kernel reads a `seccomp_notif_resp` from it, and it is one.
     if unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &answer) } != 0 {
         return gone(io::Error::last_os_error());
     }
     Ok(())
 }
 
-/// That the caller was killed meanwhile is no error.
+/// It is no error if the caller was killed meanwhile.
 fn gone(error: io::Error) -> io::Result<()> {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::EINTR) => Ok(()),
@@ -158,7 +159,7 @@ fn gone(error: io::Error) -> io::Result<()> {
 fn changes(call: &libc::seccomp_notif, device: u64) -> bool {
     let how = CALLS.iter().find(|(number, _)| *number == c_long::from(call.data.nr)).map(|(_, how)| *how);
     match how {
-        // The upper half of the register means nothing.
+        // The upper half of the register is undefined.
         Some(Open(argument)) => fs::metadata(format!("/proc/{}/fd/{}", call.pid, call.data.args[argument] as c_int))
             .is_ok_and(|file| file.dev() == device),
         Some(IfFlags(argument)) => {
@@ -170,7 +171,7 @@ fn changes(call: &libc::seccomp_notif, device: u64) -> bool {
     }
 }
 
-/// What tells of the calls.
+/// Installs the filter that reports the calls.
 fn filter_this_thread() -> io::Result<OwnedFd> {
     let statement = |code: u32, k: u32| sock_filter { code: code as u16, jt: 0, jf: 0, k };
     let jump = |k: u32, jt: usize, jf: usize| sock_filter {
@@ -180,7 +181,7 @@ fn filter_this_thread() -> io::Result<OwnedFd> {
         k,
     };
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    // The offsets are those in `struct seccomp_data`: the number of the call, and the architecture.
+    // The offsets in `struct seccomp_data` of the call's number and of the architecture.
     let mut program = vec![statement(load, 4), jump(ARCHITECTURE, 0, CALLS.len() + 1), statement(load, 0)];
     for (place, (number, _)) in CALLS.iter().enumerate() {
         program.push(jump(*number as u32, CALLS.len() - place, 0));
@@ -188,13 +189,13 @@ fn filter_this_thread() -> io::Result<OwnedFd> {
     program.push(statement(libc::BPF_RET, libc::SECCOMP_RET_ALLOW));
     program.push(statement(libc::BPF_RET, libc::SECCOMP_RET_USER_NOTIF));
     let program = sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // The second: a signal that does not kill lets the call go on waiting (Linux 5.19).
+    // The second flag: the call goes on waiting after a signal that does not kill (Linux 5.19).
     let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
-    // SAFETY: the kernel copies the program, which lives until then.
+    // SAFETY: the kernel copies the program during the call.
     let listener = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &program) };
     if listener < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just opened it for this.
+    // SAFETY: the kernel has just opened this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(listener as c_int) })
 }

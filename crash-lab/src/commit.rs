@@ -1,7 +1,7 @@
-//! The commits that some file systems make now and then, and that a sync of a file is not.
+//! Commits that some file systems make from time to time, and that the sync of a file does not make.
 //!
-//! On ext4 and xfs a sync of any file commits all that was changed before. On btrfs it writes a log of that file, and on f2fs its
-//! nodes; the transaction and the checkpoint come later, by a timer or by a call.
+//! On ext4 and xfs a sync of any file commits all earlier changes. On btrfs it writes a log of that file, and on f2fs
+//! the file's nodes. The transaction of btrfs and the checkpoint of f2fs come later, by a timer or by a call.
 
 use std::fs::File;
 use std::io;
@@ -32,7 +32,7 @@ pub fn commit_all(path: &Path) -> io::Result<bool> {
             calls::wait_sync(fd, &raw const transaction)?;
         }
     } else if kind == F2FS_SUPER_MAGIC {
-        // SAFETY: the descriptor is open, and it takes nothing else.
+        // SAFETY: the descriptor is open, and the call takes no other argument.
         unsafe { calls::write_checkpoint(fd)? };
     } else {
         return Ok(false);

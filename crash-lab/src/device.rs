@@ -1,14 +1,14 @@
-//! How the device behaves: as it should, as one that fails, or as one that lies.
+//! The behaviour of the device: it works, it fails, or it lies.
 
 /// What a [`Disk`](crate::disk::Disk) does with the requests that it is sent. Reads always succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Device {
-    /// It does what it says.
+    /// It works.
     #[default]
     Sound,
-    /// It answers some requests with EIO.
+    /// Some requests fail with EIO.
     Fails(Failure),
-    /// It answers each flush at once and does nothing. So a power cut may take whatever was written since.
+    /// It reports each flush as done and does nothing. So a power cut may lose everything that was written.
     Lies,
 }
 
@@ -16,7 +16,7 @@ pub enum Device {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure {
     pub request: Request,
-    /// How many requests of this kind succeed before.
+    /// How many requests of this kind succeed before one fails.
     pub after: usize,
     pub lasting: Lasting,
 }
@@ -32,12 +32,12 @@ pub enum Request {
 pub enum Lasting {
     /// One request fails, and the next ones succeed.
     Once,
-    /// From then on each request of this kind fails.
+    /// From then on every request of this kind fails.
     FromThenOn,
 }
 
 impl Failure {
-    /// Whether a request fails before which there were so many of its kind.
+    /// Whether a request fails after `before` earlier ones of its kind.
     fn is(self, request: Request, before: usize) -> bool {
         let is_its_turn = match self.lasting {
             Lasting::Once => before == self.after,
@@ -47,15 +47,15 @@ impl Failure {
     }
 }
 
-/// What becomes of a request.
+/// What happens to a request.
 pub(crate) enum Answer {
     Done,
     Failed,
-    /// It is said to be done.
+    /// It is reported as done, but it is not.
     Dropped,
 }
 
-/// A device and the requests that it has been sent.
+/// A device, and how many requests it has received.
 #[derive(Default)]
 pub(crate) struct Requests {
     device: Device,

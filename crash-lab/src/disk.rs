@@ -1,5 +1,5 @@
-//! The recording disk: a FUSE file system that is one file, in sparse memory. What is written to it, its flushes and
-//! the marks of a test are logged in one order.
+//! The recording disk: a FUSE file system that is one file, in sparse memory. The log has the writes, the flushes and
+//! the marks of a test in one order.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -23,9 +23,9 @@ const PAGE: usize = 4096;
 type Page = [u8; PAGE];
 const ZEROS: Page = [0; PAGE];
 
-/// So many pages are shared, or not, together: an image has thousands, and there is an image for each crash state.
+/// So many pages are shared together. An image has thousands of pages, and each crash state has an image.
 const TOGETHER: usize = 64;
-/// Pages that are missing are zero, and pages of zeros are missing.
+/// A missing page is zero, and a page of zeros is left out.
 type Pages = [Option<Arc<Page>>; TOGETHER];
 
 /// The contents of a disk. Copies share their pages.
@@ -97,7 +97,7 @@ impl Image {
     }
 }
 
-/// Where a page is in an image.
+/// The place of a page in an image.
 fn place(number: u64) -> (u64, usize) {
     (number / TOGETHER as u64, (number % TOGETHER as u64) as usize)
 }
@@ -113,20 +113,20 @@ pub enum Event {
         data: Vec<u8>,
     },
     Flush,
-    /// A write that was answered with EIO. It is not on the disk, but a part of it may be after a power cut.
+    /// A write that failed with EIO. It is not on the disk, but a part of it may be there after a power cut.
     FailedWrite {
         offset: u64,
         data: Vec<u8>,
     },
-    /// A flush that was answered with EIO.
+    /// A flush that failed with EIO.
     FailedFlush,
-    /// A flush that was said to be done, and was not.
+    /// A flush that was reported as done, but was not.
     DroppedFlush,
     /// An operation of the workload begins.
     Begin(usize),
-    /// It has returned, and says that it is done.
+    /// The operation has returned with success.
     Acknowledged(usize),
-    /// It has returned with an error.
+    /// The operation has returned with an error.
     Failed(usize),
 }
 
@@ -168,13 +168,13 @@ impl Disk {
         let (place, file) = (path.to_owned(), DiskFile { size, shared: shared.clone() });
         let server = thread::spawn(move || {
             // When the process is killed, its other threads may hang in the kernel until the disk answers, and their
-            // descriptors stay open. Closing that of the FUSE connection ends their waiting, so it must not be one of
-            // them.
+            // descriptors stay open. Closing the descriptor of the FUSE connection ends that wait, so these threads
+            // must not have a copy of it.
             let session = own_descriptors().and_then(|()| Session::new(file, place, &Config::default()));
             match session {
                 Ok(session) => {
                     ready.send(Ok(())).unwrap();
-                    // Ends with an error when the disk is unmounted.
+                    // This returns an error when the disk is unmounted.
                     let _ = session.run();
                 }
                 Err(error) => ready.send(Err(error)).unwrap(),
@@ -249,15 +249,15 @@ impl Drop for Disk {
 /// Gives this thread a table of descriptors of its own, without those of the process.
 pub fn own_descriptors() -> io::Result<()> {
     let (all, flags) = (libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE);
-    // SAFETY: what is closed are copies in a table that nobody but this thread uses, and this thread owns none of them.
-    // (By its number, because musl has no name for it.)
+    // SAFETY: this closes copies in a table that only this thread uses, and this thread owns none of them. (By its
+    // number, because musl has no name for the call.)
     match unsafe { libc::syscall(libc::SYS_close_range, 3, all, flags) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// The root of the FUSE file system, which is a file, since what it is mounted on is one.
+/// The root of the FUSE file system. It is a file, because it is mounted on a file.
 struct DiskFile {
     size: u64,
     shared: Shared,
@@ -348,7 +348,7 @@ impl Filesystem for DiskFile {
         }
     }
 
-    /// At every close of a descriptor; says nothing about the device.
+    /// Called at every close of a descriptor. It is no flush of the device.
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         reply.ok();
     }

@@ -12,21 +12,21 @@ use crate::lab::run;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSystem {
     pub name: &'static str,
-    /// As in `/proc/filesystems`.
+    /// The name in `/proc/filesystems`.
     pub kind: &'static str,
-    /// As for mount(8), of which the lab knows those in [`Lab::mount`](crate::lab::Lab::mount).
+    /// The options as for mount(8). [`Lab::mount`](crate::lab::Lab::mount) lists those that the lab knows.
     pub options: &'static str,
     pub megabytes: u64,
-    /// A program and its arguments, to which the device is added.
+    /// A program and its arguments. The device is added as the last argument.
     pub mkfs: &'static [&'static str],
-    /// Likewise. It ends with 0 if nothing is wrong. None: nothing is checked.
+    /// Likewise. It ends with 0 if nothing is wrong. Empty: nothing is checked.
     pub check: &'static [&'static str],
-    /// Likewise, for what the kernel does not recover by itself: it runs before each mount, and ends with 0, or with 1 if it has
-    /// mended something.
+    /// Likewise, for file systems that the kernel does not recover by itself. It runs before each mount. It ends with
+    /// 0, or with 1 if it has repaired something.
     pub recover: &'static [&'static str],
-    /// What is mounted is an overlay, whose layers are directories on this file system.
+    /// An overlay is mounted, whose layers are directories on this file system.
     pub overlay: bool,
-    /// Whether files have access control lists and attributes.
+    /// Whether files have access control lists and extended attributes.
     pub attributes: bool,
 }
 
@@ -77,7 +77,7 @@ pub const FAST_COMMIT: FileSystem = FileSystem {
 pub const OTHER_EXT4: [FileSystem; 2] = [
     FileSystem {
         name: "ext4 journal_async_commit",
-        // Not with data=ordered.
+        // Does not work with data=ordered.
         options: "data=writeback,journal_async_commit",
         ..EXT4
     },
@@ -85,17 +85,17 @@ pub const OTHER_EXT4: [FileSystem; 2] = [
 ];
 
 impl FileSystem {
-    /// Its own check of a device that is not mounted.
+    /// Runs the file system's own check on a device that is not mounted.
     pub(crate) fn check(&self, device: &Path) -> Result<(), String> {
         let [program, args @ ..] = self.check else { return Ok(()) };
         run(Command::new(program).args(args).arg(device)).map(|_| ())
     }
 
-    /// Recovers what is on a device that is not mounted, where the kernel does not.
+    /// Recovers a device that is not mounted, if the kernel does not.
     pub(crate) fn recover(&self, device: &Path) -> io::Result<()> {
         let [program, args @ ..] = self.recover else { return Ok(()) };
         let output = Command::new(program).args(args).arg(device).output()?;
-        // 1: what was wrong has been put right (fsck(8)).
+        // 1: errors were corrected (fsck(8)).
         if output.status.code().is_none_or(|code| code > 1) {
             let said = String::from_utf8_lossy(&output.stdout);
             return Err(io::Error::other(format!("{program}: {}\n{said}", output.status)));

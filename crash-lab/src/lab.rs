@@ -31,7 +31,7 @@ pub fn isolated<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) ->
     thread::spawn(private).join().unwrap_or_else(|panic| panic::resume_unwind(panic))
 }
 
-/// Mounts that this thread makes from now on are its own, and go with it.
+/// From now on, mounts that this thread makes are its own, and end with it.
 fn take_own_mounts() {
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
@@ -59,17 +59,17 @@ impl Lab {
         fs::create_dir(&root).map_err(|error| format!("{}: {error}", root.display()))?;
         let disk = Disk::serve(&disk, file_system.megabytes << 20)
             .map_err(|error| format!("cannot mount the recording disk {} by FUSE: {error}", disk.display()))?;
-        // When the process is killed, the last thread with a mount unmounts it, and that must not be the one that
-        // serves the disk: it would wait for itself.
+        // When the process is killed, the last thread with a mount unmounts it. That must not be the thread that serves
+        // the disk, because it would wait for itself.
         unshare(CloneFlags::CLONE_NEWNS).map_err(|error| format!("no mounts of its own: {error}"))?;
         let device = LoopDevice::attach(disk.path()).map_err(|error| format!("no loop device: {error}"))?;
         let mut mkfs = Command::new(file_system.mkfs[0]);
-        // With these three, mkfs.xfs makes file systems of less than 300 MB; they are meant for tests.
+        // With these three variables, mkfs.xfs makes file systems of less than 300 MB. They are meant for tests.
         mkfs.args(&file_system.mkfs[1..])
             .arg(device.path())
             .envs(["TEST_DIR", "TEST_DEV", "QA_CHECK_FS"].map(|name| (name, "1")));
         run(&mut mkfs)?;
-        // Closed, the device has no more to write.
+        // After the close, the device has nothing left to write.
         drop(device);
         let formatted = disk.image();
         let lab = Lab { file_system, device: Mutex::default(), disk, formatted, dir };
@@ -133,13 +133,13 @@ impl Lab {
 /// The mounted file system.
 pub struct Mounted {
     root: PathBuf,
-    /// The file system that has the layers of an overlay; unmounted after it.
+    /// The file system with the layers of an overlay. It is unmounted after the overlay.
     layers: Option<Box<Mounted>>,
 }
 
 impl Mounted {
-    /// Of the options, those that are flags of mount(2) are `dirsync`, `lazytime`, `noatime`, `nodiratime`, `relatime`,
-    /// `strictatime` and `sync`; the others go to the file system.
+    /// These options are flags of mount(2): `dirsync`, `lazytime`, `noatime`, `nodiratime`, `relatime`, `strictatime`
+    /// and `sync`. All others go to the file system.
     pub(crate) fn on(device: &Path, file_system: FileSystem, root: &Path) -> io::Result<Self> {
         file_system.recover(device)?;
         if file_system.overlay {
@@ -200,13 +200,13 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         let Err(error) = umount2(&self.root, MntFlags::empty()) else { return };
-        // A test that has failed may have left a file open; the disk's end is the end of the file system, too.
+        // A failed test may have left a file open. The end of the disk ends the file system, too.
         let _ = umount2(&self.root, MntFlags::MNT_DETACH);
         assert!(thread::panicking(), "{}: {error}", self.root.display());
     }
 }
 
-/// What the program says, if it succeeds, or the whole of it.
+/// The output of the program if it succeeds. Otherwise all of its output as an error.
 pub(crate) fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

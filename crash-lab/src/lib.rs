@@ -1,18 +1,18 @@
-//! A laboratory for power cuts: what a program writes is recorded on its way to the disk, and then each disk that a power
-//! cut could have left is mounted and looked at.
+//! A laboratory for power cuts. It records what a program writes to the disk. Then it mounts each disk that a power cut
+//! could have left, and looks at it.
 //!
 //! | module | |
 //! |---|---|
-//! | [`commit`] | the commits of a file system that the sync of a file is not |
-//! | [`disk`] | a disk that records what is written to it, its flushes, and the marks of a test, in one order |
-//! | [`device`] | how that disk behaves: as it should, as one that fails, or as one that lies |
-//! | [`file_system`] | which file systems there are, and how they are made, mounted and checked |
+//! | [`commit`] | commits of a file system that the sync of a file does not make |
+//! | [`disk`] | a disk that records writes, flushes and the marks of a test in one order |
+//! | [`device`] | the behaviour of that disk: it works, it fails, or it lies |
+//! | [`file_system`] | the file systems, and how they are made, mounted and checked |
 //! | [`lab`] | a real file system on a loop device on that disk |
-//! | [`viewer`] | a device in memory, on which many disks are looked at, faster than on that disk |
-//! | [`others`] | more file systems, which few people use |
-//! | [`states`] | from the record, the disks that a power cut may leave |
-//! | [`loop_device`] | a loop device, which makes a block device of a file |
-//! | [`verdict`] | what may be there after a power cut, and what may not |
+//! | [`viewer`] | a device in memory for looking at many disks, faster than the recording disk |
+//! | [`others`] | more file systems that few people use |
+//! | [`states`] | the disks that a power cut may leave, from the record |
+//! | [`loop_device`] | a loop device, which makes a file a block device |
+//! | [`verdict`] | which versions may exist after a power cut |
 //! | [`calls`] | another program, stopped before each of its system calls that changes the file system |
 //! | [`random`] | numbers that are the same in every run with the same seed |
 //!

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 
-/// How often another number is tried if somebody else takes the one that was free.
+/// How often another number is tried if another program takes the free one first.
 const ATTEMPTS: usize = 100;
 
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
@@ -54,16 +54,16 @@ pub struct LoopDevice {
 impl LoopDevice {
     pub fn attach(file: &Path) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(file)?;
-        // Linux 6.1 takes the size that it happens to know, and of a FUSE file that nobody has looked at it knows none.
+        // Linux 6.1 uses the cached size of the file. It has none for a FUSE file that nobody has looked at.
         file.metadata()?;
         let control = File::options().read(true).write(true).open("/dev/loop-control")?;
         for _ in 0..ATTEMPTS {
-            // SAFETY: it takes nothing but the descriptor, which is open.
+            // SAFETY: the call takes only the descriptor, which is open.
             let number = unsafe { calls::get_free(control.as_raw_fd()) }?;
             let path = PathBuf::from(format!("/dev/loop{number}"));
             let open = File::options().read(true).write(true).open(&path)?;
             match configure(&open, file.as_raw_fd()) {
-                // Not kept open for writing: some kernels mount nothing that somebody may write to.
+                // Not kept open for writing, because some kernels refuse to mount a device that is open for writing.
                 Ok(()) => return Ok(LoopDevice { _open: File::open(&path)?, path }),
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
                 Err(error) => return Err(error),

@@ -1,4 +1,4 @@
-//! File systems beside the usual ones: options that few people use, and systems that few kernels have.
+//! More file systems: options that few people use, and file systems that few kernels have.
 
 use crate::file_system::{EXT4, FAST_COMMIT, FileSystem, OTHER_EXT4};
 
@@ -39,7 +39,7 @@ pub const OTHERS: [FileSystem; 14] = [
         options: "",
         mkfs: &["mkfs.jfs", "-q"],
         check: &["fsck.jfs", "-n", "-f"],
-        // The kernel mounts none whose log is to be replayed.
+        // The kernel does not mount a file system whose log has to be replayed.
         recover: &["fsck.jfs", "-p"],
         ..EXT4
     },

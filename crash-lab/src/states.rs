@@ -1,12 +1,11 @@
-//! Crash states: what may be on the disk when the power goes, given the log of the recording disk.
+//! Crash states: the possible contents of the disk when the power goes, from the log of the recording disk.
 //!
-//! The power can go at any moment. Just before a flush completes, and just after an operation was acknowledged, the
-//! most is left to chance and the most was promised, so these are the crash points. All that was written before the
-//! last completed flush is on the disk, and any subset of what was written since. A write that was logged as one is not
-//! torn.
+//! The power can go at any moment. The crash points are the moments just before a flush completes, and just after an
+//! operation was acknowledged: there, most is undecided and most was promised. Everything that was written before the
+//! last completed flush is on the disk, and any subset of the later writes. A write that was logged as one is not torn.
 //!
-//! A flush that failed, or that the device only said it had done, makes nothing durable. A write that failed may have
-//! happened all the same, from then on for ever.
+//! A flush that failed, or that the device only reported as done, makes nothing durable. A write that failed may be on
+//! the disk or not, and no later flush changes that.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -19,32 +18,32 @@ const RANDOM_SUBSETS: usize = 12;
 
 /// A moment at which the power may go.
 pub struct Point {
-    /// Its place in the log: what is logged from here on has not happened.
+    /// Its place in the log. Later entries have not happened.
     pub at: usize,
-    /// Whether it is just after an acknowledgement; otherwise it is just before a flush completes.
+    /// Whether it is just after an acknowledgement. Otherwise it is just before the end of a flush.
     acknowledged: bool,
-    /// The disk at the last completed flush, without what failed.
+    /// The disk at the last completed flush, without failed writes.
     base: Image,
-    /// Where in the log the writes are that may be on the disk or not: those since then, and those that failed.
+    /// The places in the log of the writes that may be on the disk or not: those after that flush, and the failed ones.
     in_flight: Vec<usize>,
-    /// Where in the log that flush is.
+    /// The place of that flush in the log.
     flushed: usize,
 }
 
 /// A disk that a crash may leave.
 pub struct State {
-    /// The crash points at which it is possible.
+    /// The crash points at which this state is possible.
     pub points: Vec<usize>,
-    /// Which of the writes in flight at the first of them are missing, by their places in the log.
+    /// The missing writes among those in flight at the first of these points, by their places in the log.
     missing: BTreeSet<usize>,
 }
 
 /// What becomes of a device's cache when a flush fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cache {
-    /// The next flush that is done writes it out.
+    /// The next flush that is done writes it to the disk.
     Kept,
-    /// It may be lost, also if a later flush is done.
+    /// It may be lost, even if a later flush is done.
     Lost,
 }
 
@@ -105,7 +104,7 @@ impl Recording {
         let mut image = point.base.clone();
         for &write in point.in_flight.iter().filter(|write| !missing.contains(write)) {
             apply(&mut image, &self.log[write]);
-            // It is older than what was flushed since, and under it.
+            // It is older than the flushed writes, and they overwrite it.
             let durable = |later: &usize| point.in_flight.binary_search(later).is_err();
             for later in (write + 1..point.flushed).filter(durable) {
                 apply_over(&mut image, &self.log[later], &self.log[write]);
@@ -128,7 +127,7 @@ impl Recording {
         let mut random = Random::new(self.seed, "sample");
         let mut of_points: Vec<Vec<&State>> = self.points.iter().map(|_| Vec::new()).collect();
         for state in &self.states {
-            // The last of its points is the one at which the most was promised.
+            // The most was promised at the last of its points.
             of_points[state.points[state.points.len() - 1]].push(state);
         }
         for states in &mut of_points {
@@ -178,7 +177,7 @@ impl Recording {
 fn points(start: Image, log: &[Event], cache: Cache) -> Vec<Point> {
     let mut points = Vec::new();
     let mut base = start;
-    // Those that a flush makes durable, and those that nothing does.
+    // The writes that a flush makes durable, and those that no flush does.
     let (mut cached, mut doubtful) = (Vec::new(), Vec::new());
     let mut flushed = 0;
     for (at, event) in log.iter().enumerate() {
@@ -205,7 +204,7 @@ fn points(start: Image, log: &[Event], cache: Cache) -> Vec<Point> {
     points
 }
 
-/// Where an event writes, if it does, and what.
+/// The place and the bytes of an event that writes.
 fn written(event: &Event) -> Option<(u64, &[u8])> {
     match event {
         Event::Write { offset, data } | Event::FailedWrite { offset, data } => Some((*offset, data)),
@@ -219,7 +218,7 @@ fn apply(image: &mut Image, event: &Event) {
     }
 }
 
-/// Only where `under` has written, too.
+/// Applies an event only where `under` has written, too.
 fn apply_over(image: &mut Image, event: &Event, under: &Event) {
     let (Some((offset, data)), Some((from, under))) = (written(event), written(under)) else { return };
     let (start, end) = (offset.max(from), (offset + data.len() as u64).min(from + under.len() as u64));
@@ -228,7 +227,7 @@ fn apply_over(image: &mut Image, event: &Event, under: &Event) {
     }
 }
 
-/// What may be missing of `writes`: all prefixes, every single omission, some random subsets.
+/// The subsets of `writes` that may be missing: after every prefix, every single one, and some at random.
 fn subsets(writes: &[usize], random: &mut Random) -> Vec<BTreeSet<usize>> {
     let mut missing: Vec<BTreeSet<usize>> =
         (0..=writes.len()).map(|end| writes[end..].iter().copied().collect()).collect();
@@ -265,7 +264,7 @@ impl fmt::Display for Description<'_> {
     }
 }
 
-/// The operations and what failed.
+/// The operations and the failures.
 fn list(f: &mut fmt::Formatter<'_>, log: &[Event]) -> fmt::Result {
     for (at, event) in log.iter().enumerate() {
         match event {

@@ -1,5 +1,5 @@
-//! What one file, or another thing that has one value at a time, may be after a power cut: a version that was begun, and
-//! none that had been superseded by one that was acknowledged.
+//! What a power cut may leave of a file, or of anything else that has one value at a time: a version that was begun,
+//! and not one that an acknowledged version has replaced.
 
 use std::collections::HashMap;
 
@@ -8,20 +8,20 @@ use crate::disk::Event;
 /// What is wrong with a state.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// It is no version that was begun.
+    /// It is not a version that was begun.
     Torn(String),
-    /// It is a version that had been superseded by one that was acknowledged.
+    /// It is a version that an acknowledged version has replaced.
     Lost(String),
-    /// All else: the file system itself, a mode, something left over.
+    /// Anything else: the file system itself, a mode, a leftover.
     Other(String),
 }
 
 /// A version of the value.
 #[derive(Debug, Clone, Copy)]
 pub struct Version<'a> {
-    /// `None`: there is none, such as before a file is made.
+    /// `None`: the file does not exist, for example before it is made.
     pub contents: Option<&'a [u8]>,
-    /// The operation that makes it; `None`: it was there before.
+    /// The operation that makes this version. `None`: it existed before.
     pub operation: Option<usize>,
 }
 
@@ -49,7 +49,7 @@ impl Times {
         version.operation.is_none_or(|operation| self.begin.contains_key(&operation))
     }
 
-    /// `old` was there before an operation began that has ended.
+    /// Whether the operation of `old` ended before that of `new` began, and the latter has ended, too.
     fn superseded(&self, old: &Version, new: &Version) -> bool {
         let Some(new) = new.operation.filter(|new| self.end.contains_key(new)) else { return false };
         old.operation.is_none_or(|old| self.end.get(&old).is_some_and(|end| *end < self.begin[&new]))

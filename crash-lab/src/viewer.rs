@@ -1,4 +1,4 @@
-//! Where many disks are looked at, one after the other: a loop device on a file in memory. It records nothing, and so a mount
+//! A loop device on a file in memory, for looking at many disks one after the other. It records nothing, so a mount
 //! need not wait for a server in user space at each block that it reads.
 
 use std::fs::File;
@@ -24,7 +24,7 @@ pub struct Viewer {
 }
 
 impl Viewer {
-    /// Mounts at `root`.
+    /// A viewer that mounts at `root`.
     pub(crate) fn new(file_system: FileSystem, root: PathBuf) -> io::Result<Self> {
         let memory = Path::new("/dev/shm");
         let dir = if memory.is_dir() { TempDir::new_in(memory)? } else { TempDir::new()? };
@@ -35,7 +35,7 @@ impl Viewer {
     /// Shows `image`, on a new device: of an old one the kernel may remember what was on it before.
     pub fn show(&mut self, image: &Image) -> io::Result<()> {
         self.device = None;
-        // What is missing is zero.
+        // Missing parts read as zeros.
         self.file.set_len(0)?;
         self.file.set_len(self.file_system.megabytes << 20)?;
         for (offset, page) in image.pages() {

@@ -1,4 +1,5 @@
-//! The program `crash-lab`: its verdicts, what it keeps and tells, its exit status. All on ext4, with few states.
+//! The program `crash-lab`: its verdicts, the states that it keeps, its output and exit status. All on ext4, with few
+//! states.
 
 use std::process::ExitCode;
 
@@ -93,13 +94,13 @@ mod linux {
         judged_again_it_is_bad(dirs[1]);
     }
 
-    /// The indented lines of its README.txt.
+    /// The commands in its README.txt, which are indented.
     fn commands(kept: &Path) -> Vec<String> {
         let text = fs::read_to_string(kept.join("README.txt")).unwrap();
         text.lines().filter_map(|line| line.strip_prefix("    ")).map(str::to_owned).collect()
     }
 
-    /// Those to look at a kept image, run as they are, but for the place where it is mounted.
+    /// Runs the commands that look at a kept image. Only the mount point is changed.
     fn the_commands_show_the_fault(kept: &Path, is_fault: impl Fn(&[u8], [&[u8]; 2]) -> bool) {
         let mount_point = TempDir::new().unwrap();
         let commands = commands(kept);
@@ -146,7 +147,7 @@ mod linux {
             (output.status.code(), failed.sum::<u64>())
         };
         assert_eq!(on("lies"), (Some(1), 0));
-        // One in each recording, of which `sync` tells.
+        // One bad state in each recording, which `sync` reports.
         assert_eq!(on("flush:1"), (Some(0), 3));
     }
 
@@ -202,7 +203,7 @@ mod linux {
         let device = fs::metadata(dir.path()).unwrap().dev();
         let status = calls::run(command, device, || seen.borrow_mut().push(fs::read_to_string(&file).ok()));
         assert!(status.unwrap().success());
-        // Before it is made, before it is written, before it is removed.
+        // Before the file is made, before it is written, and before it is removed.
         let seen: Vec<Option<String>> = seen.into_inner();
         assert_eq!(seen, [None, Some(String::new()), Some("text\n".to_owned())]);
     }

@@ -1,4 +1,4 @@
-//! What the program understands, and what its help says.
+//! The program's arguments and its help.
 
 use std::path::PathBuf;
 use std::thread;
@@ -23,57 +23,60 @@ use crate::workload::{Commits, Workload};
 #[derive(Parser)]
 #[command(name = "crash-lab", version, max_term_width = 100, after_help = AFTER, after_long_help = AFTER_LONG)]
 pub struct Args {
-    /// The writer, in one argument, for sh
+    /// The writer's command, as one argument for sh
     #[arg(value_name = "COMMAND")]
     pub command: String,
 
-    /// Makes the first state, for what is not one file; gets the first value on its standard input
+    /// Makes the first state if the value is not one file; gets the first value on its standard input
     ///
-    /// Without it the first version is written to {path}. With it, there is always a first version, so that the
-    /// workload `create` is left out.
+    /// Without it the first version is written to {path}. With it, there is always a first version, so the workload
+    /// `create` is left out.
     #[arg(long, value_name = "COMMAND", help_heading = "What is judged")]
     pub prepare: Option<String>,
-    /// Prints the value in a state, which is mounted for writing, so that it may recover; any other status than 0 is bad
+    /// Prints the value of a state; any status other than 0 is bad
     ///
-    /// Without it the file {path} is read.
+    /// The state is mounted for writing, so that the command may recover. Without it the file {path} is read.
     #[arg(long, value_name = "COMMAND", requires = "prepare", help_heading = "What is judged")]
     pub read: Option<String>,
-    /// What is done [default: all]
+    /// What the writer does [default: all]
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "What is judged")]
     pub workload: Vec<Workload>,
-    /// Where the file system is made to commit what it has [default: all that differ on the file system]
+    /// Where the file system has to commit its changes [default: all that differ on the file system]
     ///
-    /// A file system may do so at any time, if only because another program syncs a file. COMMAND is stopped before each
-    /// system call that changes the file system (by seccomp_unotify(2)), and a file beside {path} is changed and synced.
+    /// A file system may commit at any time, for example because another program syncs a file. COMMAND is stopped
+    /// before each system call that changes the file system (by seccomp_unotify(2)), and a file beside {path} is
+    /// changed and synced.
     #[arg(long, value_name = "WHERE", value_delimiter = ',', help_heading = "What is judged")]
     pub commits: Vec<Commits>,
     /// What the disk does while COMMAND runs: sound, lies, write:N, flush:N, write:N+, flush:N+
     ///
-    /// One that lies answers each flush at once and does nothing. Otherwise the N-th write or flush of the recording is
-    /// answered with EIO, and with + all later ones of its kind, too; what was in the disk's cache may be lost then. COMMAND
-    /// may fail; if it ends with 0, what it wrote is durable.
+    /// A disk that lies reports each flush as done and does nothing. Otherwise the N-th write or flush of the recording
+    /// fails with EIO. With +, all later ones of its kind fail, too, and what was in the disk's cache may be lost then.
+    /// COMMAND may fail. If it ends with 0, what it wrote is durable.
     #[arg(long, value_name = "DEVICE", default_value = "sound", value_parser = device, help_heading = "What is judged")]
     pub device: Device,
-    /// End a command that takes longer; a writer then cannot be judged, a state that cannot be read in time is broken
+    /// End a command that takes longer; then the writer cannot be judged, or the state counts as broken
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400), help_heading = "What is judged")]
     pub timeout: u64,
 
-    /// A file system, or several [default: all of ext4, ext4-journal, ext4-writeback, xfs, btrfs that are here]
+    /// A file system, or several [default: those of ext4, ext4-journal, ext4-writeback, xfs, btrfs that this system
+    /// has]
     ///
-    /// Others that are known are ext4-async-commit and ext4-fast-commit. Any other one is a name in /proc/filesystems, and
+    /// ext4-async-commit and ext4-fast-commit are known, too. Any other file system is a name in /proc/filesystems, and
     /// needs --mkfs.
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "File systems")]
     pub fs: Vec<String>,
-    /// Makes the one file system of --fs on the device that is added to it; not for sh
+    /// Makes the one file system of --fs; the device is added as the last argument; sh does not run it
     #[arg(long, value_name = "COMMAND", help_heading = "File systems")]
     pub mkfs: Option<String>,
     /// Options of the file system, and dirsync, lazytime, noatime, nodiratime, relatime, strictatime, sync
     #[arg(long, value_name = "OPTIONS", help_heading = "File systems")]
     pub mount_options: Option<String>,
-    /// Checks the device that is added to it, and ends with 0 if nothing is wrong; empty: nothing is checked
+    /// Checks the device, which is added as the last argument, and ends with 0 if nothing is wrong; empty: nothing is
+    /// checked
     #[arg(long, value_name = "COMMAND", help_heading = "File systems")]
     pub fsck: Option<String>,
-    /// The size of the disk, of which only what is not zero takes memory
+    /// The size of the disk; only the parts that are not zero take memory
     #[arg(long, value_name = "MEGABYTES", value_parser = clap::value_parser!(u64).range(1..=65_536), help_heading = "File systems")]
     pub size: Option<u64>,
 
@@ -82,10 +85,10 @@ pub struct Args {
     /// There is a recording for each file system, workload and place of commits.
     #[arg(long, value_name = "N", default_value = "40", value_parser = states, help_heading = "How much")]
     pub states: States,
-    /// Decides which states are judged, and where commits are
+    /// Decides which states are judged, and where the commits are
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "How much")]
     pub seed: u64,
-    /// How many file systems are worked on at the same time [default: as many as there are processors]
+    /// How many file systems are tested at the same time [default: the number of processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "How much")]
     jobs: Option<u16>,
 
@@ -94,8 +97,8 @@ pub struct Args {
     pub json: Option<PathBuf>,
     /// Keep bad states in DIR, which must be new or empty: the first of each kind, file system and workload
     ///
-    /// With each are the disk's image, what was found, the versions that were written, and the commands to look at it
-    /// and to judge it again.
+    /// Each has the disk's image, the value that was found, the versions that were written, and the commands to look at
+    /// the image and to judge it again.
     #[arg(long, value_name = "DIR", help_heading = "What is told")]
     pub keep: Option<PathBuf>,
 }
@@ -265,8 +268,8 @@ impl Args {
         self.mkfs.is_some() || self.mount_options.is_some() || self.fsck.is_some() || self.size.is_some()
     }
 
-    /// The file system of this name, with what the flags say otherwise. All of it lives as long as the program, as
-    /// those do that are built in.
+    /// The file system of this name, changed as the flags say. It lives as long as the program, as the built-in ones
+    /// do.
     fn special(&self, name: &str) -> Result<FileSystem, String> {
         let words = |command: &str| -> &'static [&'static str] {
             let command: &'static str = command.to_owned().leak();

@@ -71,7 +71,7 @@ impl Filled {
         let (output, errors) = what.map_err(|error| format!("{text}: what it said cannot be read: {error}"))?;
         match status.code() {
             Some(0) => Ok(output),
-            // timeout(1)
+            // The statuses of timeout(1).
             Some(124 | 137) => Err(format!("{text}: did not end in time")),
             _ => Err(format!("{text}: {status}: {}", String::from_utf8_lossy(&errors).trim())),
         }

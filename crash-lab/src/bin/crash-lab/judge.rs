@@ -26,18 +26,18 @@ pub struct Judged {
     pub file_system: String,
     pub workload: Workload,
     pub commits: Commits,
-    /// How many there are.
+    /// How many states are possible.
     pub possible: usize,
     /// How many were judged.
     pub states: usize,
     pub torn: usize,
     pub lost: usize,
     pub broken: usize,
-    /// How many are any of it.
+    /// How many states are bad in any way.
     pub bad_states: usize,
     /// How many requests the disk answered with EIO.
     pub failed: usize,
-    /// Of each write.
+    /// The flushes of each write.
     pub flushes: Vec<usize>,
     pub bad: Vec<Bad>,
 }
@@ -45,12 +45,12 @@ pub struct Judged {
 /// What is wrong with a state.
 pub struct Bad {
     pub fault: Fault,
-    /// How to get there.
+    /// The description of the state.
     pub state: String,
     pub kept: Option<PathBuf>,
 }
 
-/// A file system with a workload, on a disk of its own.
+/// A file system with a workload, on its own disk.
 #[derive(Clone)]
 struct Task {
     name: String,
@@ -75,7 +75,7 @@ pub fn all(args: &Arc<Args>, chosen: Chosen) -> Result<Report, String> {
         for _ in 0..args.jobs() {
             scope.spawn(|| {
                 loop {
-                    // Not in a `while let`, which would hold the lock all the while.
+                    // Not in a `while let`, which would keep the mutex locked during the body.
                     let next = lock(&tasks).pop_front();
                     let Some((number, task)) = next else { return };
                     let result = judge_alone(args.clone(), task, progress.clone());
@@ -98,7 +98,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// In a thread with mounts of its own.
+/// Runs in a thread with its own mounts.
 fn judge_alone(args: Arc<Args>, task: Task, progress: Progress) -> Result<Vec<Judged>, String> {
     let name = format!("{}, {}", task.name, task.workload);
     let body = move || judge(&args, &task, &progress);
@@ -116,7 +116,7 @@ fn judge(args: &Args, task: &Task, progress: &Progress) -> Result<Vec<Judged>, S
     for commits in commits.iter().copied() {
         let title = format!("{name}, {workload}, commits {commits}");
         progress.bar.set_message(format!("{title}: recording"));
-        // One commit is in a gap between calls, which must be counted first.
+        // One commit needs the number of gaps between calls, so the calls are counted first.
         if commits.is_single() && calls.is_none() {
             calls = Some(record(&lab, args, *workload, Commits::None, &[])?.calls);
         }
@@ -206,9 +206,9 @@ fn judge_state(
 
 /// What was seen of a state.
 pub struct Found {
-    /// What was read, if it could be.
+    /// The value, if it could be read.
     pub value: Option<Option<Vec<u8>>>,
-    /// What is wrong with the file system, or why nothing could be read.
+    /// The fault of the file system, or why the value could not be read.
     pub broken: Option<String>,
 }
 
@@ -230,7 +230,7 @@ fn look(args: &Args, viewer: &Viewer) -> Result<Found, String> {
     Ok(Found { value, broken: unread.or(check.err()) })
 }
 
-/// On standard error, if that is a terminal.
+/// The progress on standard error, if that is a terminal.
 #[derive(Clone)]
 struct Progress {
     bar: ProgressBar,

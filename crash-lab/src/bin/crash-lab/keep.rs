@@ -1,4 +1,4 @@
-//! A bad state in a directory: its disk, what was found and expected, and the commands to look at it.
+//! A bad state in a directory: its disk, the expected and the found value, and the commands to look at it.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use crate::record::Recorded;
 
 const MOUNT_POINT: &str = "/mnt";
 const IMAGE: &str = "disk.img";
-/// What is looked at, since mounting an image changes it.
+/// The copy that is mounted, because mounting changes an image.
 const COPY: &str = "copy.img";
 
 /// Makes the directory, which must not have anything in it.
@@ -119,7 +119,7 @@ impl Keeping<'_> {
         lines.into_iter().map(|line| format!("    {line}\n")).collect()
     }
 
-    /// The command line that judges the same again.
+    /// The command line that judges the same recording again.
     fn again(&self) -> String {
         let Args { command, prepare, read, mkfs, mount_options, fsck, size, seed, timeout, device, .. } = self.args;
         let Judged { file_system, workload, .. } = self.judged;

@@ -1,4 +1,4 @@
-//! The program: judges a command that replaces a file, or another thing that has one value at a time.
+//! The program. It judges a command that replaces a file, or anything else that has one value at a time.
 
 #[cfg(target_os = "linux")]
 mod args;
@@ -17,10 +17,10 @@ mod workload;
 
 use std::process::ExitCode;
 
-/// Something is bad.
+/// The status if a state is bad.
 #[cfg(target_os = "linux")]
 const BAD: u8 = 1;
-/// It could not be judged.
+/// The status if the command could not be judged.
 const COULD_NOT_RUN: u8 = 2;
 
 #[cfg(target_os = "linux")]

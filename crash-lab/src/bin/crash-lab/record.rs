@@ -15,7 +15,7 @@ use crate::args::Args;
 use crate::commands::{DIR, FILE, Filled};
 use crate::workload::{Commits, Workload, value};
 
-/// A file beside that of the user; a sync of it makes the file system commit what it has.
+/// A file beside the user's. A sync of it makes the file system commit its changes.
 const UNRELATED: &str = ".crash-lab";
 
 /// What was recorded, and what it should have left.
@@ -82,7 +82,7 @@ fn operate(
         let new = value(operation + 1, *size);
         let command = Filled::new(&args.command, &dir, args.timeout, &new);
         let command = command.map_err(|error| format!("no temporary files: {error}"))?;
-        // The last gap is that after the last call.
+        // The last gap comes after the last call.
         let once = random.below(calls.get(operation).copied().unwrap_or_default() + 1);
         let (mut number, mut failed) = (0, None);
         let mut step = || {
@@ -95,7 +95,7 @@ fn operate(
         lab.disk.mark(Event::Begin(operation));
         let ended = command.run_in_steps(&dir, &mut step);
         step();
-        // A failing disk is a reason to fail, for which the writer is not blamed.
+        // A writer may fail on a failing disk.
         let may_fail = lab.disk.failed() > 0;
         match (ended, failed) {
             (Ok(_), None) => lab.disk.mark(Event::Acknowledged(operation)),
@@ -123,7 +123,7 @@ fn operate(
     Ok(Recorded { recording: Recording::new(start, log, args.seed), versions, failed, calls: counted })
 }
 
-/// The first state, before the recording.
+/// Makes the first state, before the recording.
 fn prepare(args: &Args, dir: &Path, first: Option<&[u8]>) -> Result<(), String> {
     let failed = |error: io::Error| format!("{}: {error}", dir.display());
     fs::create_dir(dir).and_then(|()| fs::write(dir.join(UNRELATED), b"start")).map_err(failed)?;

@@ -1,4 +1,4 @@
-//! What is told at the end: a table for people, and JSON for programs.
+//! The report: a table for people, and JSON for programs.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -21,7 +21,7 @@ pub struct Report {
     pub judged: Vec<Judged>,
 }
 
-/// What the rows of the table add up.
+/// The sum of rows of the table.
 #[derive(Default)]
 struct Sum {
     states: usize,
@@ -170,7 +170,7 @@ impl Report {
             return text;
         }
         let _ = writeln!(text, "\n{} of {} states are bad. Some of them:", sum.bad_states, sum.states);
-        // The kept ones, and one of each kind of each file system.
+        // The kept states, and one of each kind and file system.
         let mut told = Vec::new();
         for judged in &self.judged {
             for bad in &judged.bad {
@@ -231,7 +231,7 @@ impl Report {
         for row in rows {
             let mut line = String::new();
             for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-                // Names to the left, numbers to the right.
+                // Names are aligned to the left, numbers to the right.
                 let _ = if column < 2 || column == 7 {
                     write!(line, "{cell:<width$}  ")
                 } else {
@@ -245,7 +245,7 @@ impl Report {
     }
 }
 
-/// All of it is in the JSON.
+/// The JSON has the whole text.
 fn shortened(state: &str) -> String {
     const MOST: usize = 400;
     if state.len() <= MOST { state.to_owned() } else { format!("{}...", &state[..MOST]) }

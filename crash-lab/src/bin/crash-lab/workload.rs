@@ -1,4 +1,4 @@
-//! What is done with the file under test.
+//! What the writer does with the file under test.
 
 use std::fmt;
 use std::fs::File;
@@ -55,13 +55,13 @@ impl fmt::Display for Workload {
 /// Where the file system commits what it has, which it may do at any moment, if only because somebody else syncs a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Commits {
-    /// Nowhere but where the command asks for it
+    /// Only where the command asks for it
     None,
-    /// In one gap between two system calls, at random
+    /// In one gap between two system calls, chosen at random
     Once,
     /// In every gap
     Always,
-    /// As `once`, with the whole transaction of btrfs or f2fs, of which the sync of a file commits less
+    /// As `once`, with the whole transaction of btrfs or f2fs, because a file's sync commits less than that
     OneTransaction,
     /// As `always`, with the whole transaction of btrfs or f2fs
     Transactions,
