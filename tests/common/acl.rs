@@ -1,4 +1,4 @@
-//! POSIX ACLs and extended attributes, as the kernel has them.
+//! POSIX ACLs and extended attributes, in the kernel's format.
 
 use std::ffi::{CStr, CString, c_void};
 use std::fmt;
@@ -123,14 +123,14 @@ fn c_path(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).unwrap()
 }
 
-/// What a system call has answered, if it is no error.
+/// The result of a system call, or its error.
 fn answer(answer: isize) -> io::Result<usize> {
     usize::try_from(answer).map_err(|_| io::Error::last_os_error())
 }
 
 pub fn set_attribute(path: &Path, name: &CStr, value: &[u8]) -> io::Result<()> {
     let path = c_path(path);
-    // SAFETY: the strings end, and the value is as long as it is said to be.
+    // SAFETY: the strings end with a zero byte, and the value has this length.
     let set = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     answer(set as isize).map(drop)
 }
@@ -138,7 +138,7 @@ pub fn set_attribute(path: &Path, name: &CStr, value: &[u8]) -> io::Result<()> {
 /// `None`: there is no such attribute, or the file system has none.
 pub fn attribute(path: &Path, name: &CStr) -> Option<Vec<u8>> {
     let path = c_path(path);
-    // SAFETY: the strings end, and the buffer is as long as it is said to be.
+    // SAFETY: the strings end with a zero byte, and the buffer has this length.
     let get = |buffer: *mut c_void, len| unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), buffer, len) };
     let got = answer(get(null_mut(), 0)).and_then(|len| {
         let mut value = vec![0; len];
@@ -156,7 +156,7 @@ pub fn attribute(path: &Path, name: &CStr) -> Option<Vec<u8>> {
 /// All attributes that this process may see, sorted by name.
 pub fn attributes(path: &Path) -> Vec<(CString, Vec<u8>)> {
     let c_path = c_path(path);
-    // SAFETY: the string ends, and the buffer is as long as it is said to be.
+    // SAFETY: the string ends with a zero byte, and the buffer has this length.
     let list = |buffer: *mut libc::c_char, len| answer(unsafe { libc::listxattr(c_path.as_ptr(), buffer, len) });
     let mut names = vec![0u8; list(null_mut(), 0).unwrap()];
     let got = list(names.as_mut_ptr().cast(), names.len()).unwrap();
@@ -174,7 +174,7 @@ pub fn set_acl(path: &Path, name: &CStr, acl: Option<&Acl>) {
         return set_attribute(path, name, &acl.encode()).unwrap();
     }
     let path = c_path(path);
-    // SAFETY: both strings end.
+    // SAFETY: both strings end with a zero byte.
     let removed = answer(unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) } as isize);
     assert!(removed.is_ok() || io::Error::last_os_error().raw_os_error() == Some(libc::ENODATA), "{removed:?}");
 }

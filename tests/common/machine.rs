@@ -1,5 +1,5 @@
-//! A virtual machine: QEMU boots another kernel with the root of this machine, read-only, below a layer in memory, and runs this
-//! test program in it.
+//! A virtual machine. QEMU boots another kernel and runs this test program in it. Its root is the root of this machine,
+//! read-only, below a layer in memory.
 
 use std::env;
 use std::fs::{self, File};
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use super::{dies_with_us, no_mounts, no_program};
 
-/// What the initial root file system needs to reach this machine's root.
+/// The modules that the initial root file system needs to mount this machine's root.
 const MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 
 const INIT: &str = r#"#!/bin/busybox sh
@@ -61,7 +61,7 @@ pub fn kernel() -> Option<Kernel> {
 }
 
 impl Kernel {
-    /// The files of these modules, and of those that they need before them, in that order.
+    /// The files of these modules and of the modules that they need, in the order in which they have to be loaded.
     fn modules(&self, names: &[&str]) -> Vec<PathBuf> {
         let mut found = Vec::new();
         for name in names {
@@ -89,7 +89,7 @@ pub fn output(command: &mut Command) -> String {
 pub struct Setup<'a> {
     /// For the disks, which only the initial root file system can load.
     pub modules: &'a [&'a str],
-    /// What is run in it, by a shell; when that ends, so does the machine.
+    /// The shell script that runs in it. The machine ends with it.
     pub script: String,
     pub processors: usize,
     pub megabytes: usize,
@@ -106,12 +106,13 @@ impl Setup<'_> {
         let modules: Vec<&str> = MODULES.iter().chain(self.modules).copied().collect();
         initial_root(&kernel, &modules, &self.script, dir);
         let mut qemu = dies_with_us("qemu-system-x86_64");
-        // No KVM, which hangs where the machine that it is to run on is a virtual one itself.
+        // Without KVM, which hangs if the host is a virtual machine itself.
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", &self.megabytes.to_string()]);
         qemu.args(["-smp", &self.processors.to_string()]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(dir.join("initrd"));
-        // The kernel panics where the timer did not tick in time, as happens in an emulated machine if this one is busy.
+        // Without this option the kernel panics if its timer does not tick in time. That happens in an emulated machine
+        // on a busy host.
         qemu.args(["-append", "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off no_timer_check"]);
         qemu.arg("-serial").arg(format!("file:{}", dir.join("console").display())).args(["-serial", "stdio"]);
         qemu.args(["-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"]);
@@ -128,7 +129,7 @@ pub fn console(dir: &Path) -> String {
     lines[lines.len().saturating_sub(60)..].join("\n")
 }
 
-/// Makes the initial root file system: busybox, modules, and what is to become of the machine.
+/// Makes the initial root file system: busybox, the modules, and the script.
 fn initial_root(kernel: &Kernel, modules: &[&str], script: &str, dir: &Path) {
     let root = dir.join("root");
     for name in ["bin", "modules", "host", "proc", "sys", "dev", "layer"] {
@@ -148,7 +149,7 @@ fn initial_root(kernel: &Kernel, modules: &[&str], script: &str, dir: &Path) {
         writeln!(list, "{n}").unwrap();
     }
     let modules = fs::canonicalize(kernel.base.join("lib/modules").join(&kernel.release)).unwrap();
-    // As soon as the root of this machine is there.
+    // Runs as soon as this machine's root is mounted.
     let guest = format!(
         "export PATH=/usr/sbin:/usr/bin:/sbin:/bin\n\
          mkdir -p /lib/modules/{release}\n\

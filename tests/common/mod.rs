@@ -1,4 +1,4 @@
-//! What the tests share: real processes as workers, and test programs that can say why they skip a case.
+//! Code that the tests share: worker processes, and test programs that can say why they skip a case.
 #![allow(dead_code, reason = "every test program uses a part of this")]
 
 #[cfg(target_os = "linux")]
@@ -190,7 +190,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // It may have ended long ago.
+        // It may have ended before.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -232,7 +232,7 @@ pub fn syncs_whole_file_systems(dir: &Path) -> bool {
     #[cfg(target_os = "linux")]
     {
         use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, statfs};
-        // nix has no name for it with musl.
+        // With musl, nix has no name for it.
         const XFS_SUPER_MAGIC: FsType = FsType(0x5846_5342);
         let kind = statfs(dir).unwrap().filesystem_type();
         [BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC].contains(&kind)

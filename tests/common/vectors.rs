@@ -1,4 +1,4 @@
-//! The test vectors of the lock protocol. `tests/vectors/README.md` says what is in them.
+//! The test vectors of the lock protocol. `tests/vectors/README.md` describes them.
 
 use std::ffi::OsStr;
 use std::fs;
