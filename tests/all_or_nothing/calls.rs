@@ -1,4 +1,4 @@
-//! What the calls do when nobody dies.
+//! The calls if no process dies.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -184,7 +184,7 @@ pub(crate) fn a_change_that_fails_or_panics() {
     assert!(panicked.is_err());
     place.assert_is(&OLD);
     place.assert_nothing_left();
-    // Under one of the locks it would wait for itself.
+    // Under one of the locks, this thread would wait for itself.
     let file = place.adapter.file(&paths[0]).unwrap();
     let guard = file.lock().unwrap();
     let error = place.adapter.update_many(&paths, |_| unreachable!()).unwrap_err();
@@ -260,7 +260,7 @@ pub(crate) fn modes_are_kept() {
     batch.delete(place.path("anew")).write(place.path("anew"), "new");
     batch.commit_all().unwrap();
     assert_eq!([mode("kept"), mode("made"), mode("anew")], [0o751, 0o640, 0o640]);
-    // And where another process has to finish it.
+    // Also if another process has to finish the change.
     place.dies(&adapter, 1, &[("kept", Some("newer")), ("more", Some("x"))]);
     place.assert_is(&[("kept", Some("newer")), ("more", Some("x"))]);
     assert_eq!(mode("kept"), 0o751);

@@ -1,4 +1,4 @@
-//! A process has died in the middle, and somebody comes.
+//! A process has died during a change, and another one comes.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,8 @@ use crate::common::{Worker, hear, names, tell};
 use crate::place::{CHANGES, COLLIDES, OLD, Place, died};
 
 pub(crate) fn the_dead_are_survived() {
-    // Before the first step, after each, and after the last: then it dies at no step and is done.
+    // It dies before the first step, after each step, or after the last one. In the last case it makes the whole
+    // change.
     for done in 0..3 {
         let place = Place::quick();
         let intent = place.after_death(done);
@@ -20,7 +21,7 @@ pub(crate) fn the_dead_are_survived() {
             if done == 0 { 2 } else { 1 },
             "{halves:?}"
         );
-        // Whoever looks without a lock sees what is there.
+        // A reader without the lock sees the present state.
         assert_eq!(place.adapter.read_unlocked(place.path("deleted")).unwrap(), Some(b"old".to_vec()));
         assert!(place.adapter.exists(place.path("deleted")));
         assert_eq!(place.seen("deleted"), None);
@@ -34,7 +35,8 @@ pub(crate) fn what_was_not_decided_is_swept() {
     use atomic_file_adapter::fault::{Action, Syscall, inject};
     let place = Place::quick();
     place.make(&OLD);
-    // In a thread that ends there it would be seen by this process; so it is a panic in the middle, and a fork would do as well.
+    // A thread that ends would be noticed by its own process. So the caller panics during the change; a fork would do
+    // as well.
     let adapter = AtomicFileAdapter::builder().lock_dir(place.locks()).durability(Durability::None).build().unwrap();
     let before_the_decision = |call: &atomic_file_adapter::fault::Call<'_>| {
         let decides = call.syscall == Syscall::Renameat
@@ -45,7 +47,7 @@ pub(crate) fn what_was_not_decided_is_swept() {
     match unsafe { nix::unistd::fork() }.unwrap() {
         nix::unistd::ForkResult::Child => {
             let _ = inject(before_the_decision, || crate::place::batch(&adapter, &place.files, &CHANGES));
-            // SAFETY: nothing of the parent's may run here.
+            // SAFETY: no code of the parent may run here.
             unsafe { libc::_exit(0) }
         }
         nix::unistd::ForkResult::Parent { child } => {
@@ -84,7 +86,7 @@ pub(crate) fn lists_show_what_is_unfinished() {
         assert_eq!(place.adapter.lock_path(guards).unwrap(), lock.path);
         assert!(lock.holder.is_none() && lock.problem.is_none(), "{lock:?}");
     }
-    // A look has finished nothing.
+    // Looking has finished nothing.
     assert!(intent.exists() && place.raw("deleted").is_some());
     place.assert_is(&CHANGES);
     assert!(place.adapter.locks().unwrap().iter().all(|lock| lock.intent.is_none() && lock.guards.is_some()));
@@ -95,7 +97,7 @@ pub(crate) fn recover_finishes_all() {
     let place = Place::quick();
     assert!(place.adapter.recover().unwrap().is_empty());
     let mut intents = vec![place.after_death(2)];
-    // Another one, about other files, beside it.
+    // A second intent, with other files.
     place.make(&[("other", Some("old")), ("another", Some("old"))]);
     let [locks, files] = [place.locks(), &place.files].map(|path| path.to_str().unwrap().to_owned());
     died("die", &[&locks, &files, "0", "", "other=new", "another"]);
@@ -123,7 +125,7 @@ pub(crate) fn prune_and_sweep_know_intents() {
         place.assert_is(&CHANGES);
         place.assert_nothing_left();
         assert_eq!(names(&place.files), ["made", "replaced"], "{how}");
-        // What is finished is pruned as ever.
+        // The lock files of the finished change can be pruned as usual.
         place.adapter.prune().unwrap();
         assert_eq!(names(place.locks()), [".gitignore"], "{how}");
     }
@@ -163,7 +165,7 @@ pub(crate) fn whoever_holds_other_locks() {
     }
 }
 
-/// In a worker: holds a lock of its own, and reads all three files, in an order of its own.
+/// The worker: holds a lock of its own and reads all three files, in its own order.
 pub(crate) fn come_by(args: &[String]) {
     let [locks, files, number] = args else { panic!("{args:?}") };
     let adapter = AtomicFileAdapter::builder().lock_dir(locks).durability(Durability::None).build().unwrap();
@@ -218,7 +220,7 @@ pub(crate) fn below_a_lock_root_that_was_moved() {
     fs::write(here.join("top"), "old").unwrap();
     let [locks, root] = [here.join("locks"), here.clone()].map(|path| path.to_str().unwrap().to_owned());
     died("die", &[&locks, &root, "1", &root, "files/sub/one=new", "top=new", "made=new"]);
-    // As if it were mounted elsewhere.
+    // As if the directory were mounted at another place.
     let there = place.above.join("there");
     fs::rename(&here, &there).unwrap();
     let adapter = rooted(&there);
@@ -232,12 +234,12 @@ pub(crate) fn below_a_lock_root_that_was_moved() {
     assert!(names(&there.join("locks")).iter().all(|name| !name.ends_with(".intent")));
 }
 
-/// A process dies when all is done but that somebody says so. What others write then must not be undone, whatever numbers the
-/// inodes have: ext4 uses them again at once.
+/// A process has made the whole change and dies before it removes the intent. Later changes of others must not be
+/// undone, whatever inode numbers the files have. ext4 uses inode numbers again at once.
 pub(crate) fn what_comes_after_is_not_undone() {
     use atomic_file_adapter::fault::{Action, Syscall, inject};
     let place = Place::within(&std::env::temp_dir(), Durability::None);
-    // At each call that comes after the last step.
+    // Dies at each call after the last step.
     for late in 1.. {
         place.adapter.recover().unwrap();
         for (name, contents) in OLD {
@@ -266,14 +268,14 @@ pub(crate) fn what_comes_after_is_not_undone() {
                     if after > late { Action::Kill } else { Action::Proceed }
                 };
                 let _ = inject(late_enough, || crate::place::batch(&adapter, &place.files, &CHANGES));
-                // SAFETY: nothing of the parent's may run here.
+                // SAFETY: no code of the parent may run here.
                 unsafe { libc::_exit(0) }
             }
             nix::unistd::ForkResult::Parent { child } => child,
         };
         let status = nix::sys::wait::waitpid(child, None).unwrap();
         place.adapter.write_atomic(&deleted, "later").unwrap();
-        // Chance may give the new version the inode of the one that was removed. Here it has to.
+        // The new version may get the inode number of the removed one by chance. Here it has to.
         let others = (0..200).map(|n| place.path(&format!("other-{n}")));
         let others: Vec<PathBuf> = others
             .take_while(|other| {

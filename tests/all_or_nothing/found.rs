@@ -1,4 +1,4 @@
-//! What strangers found who were asked to break it. Each of these went wrong once.
+//! Faults that outsiders found when they were asked to break it. Each of these went wrong once.
 
 use std::cell::Cell;
 use std::fs;
@@ -11,8 +11,9 @@ use atomic_file_adapter::{Durability, Error};
 use crate::hostile::{inode, mark, plant};
 use crate::place::{CHANGES, OLD, Place};
 
-/// An editor that knows no locks replaces a file that a dead process had changed already, and makes one anew that was still to
-/// be removed: the file system gives the new files the inode numbers of the old versions, which have just become free.
+/// An editor without locks replaces a file that a dead process had changed already. It makes another file again that
+/// was still to be removed. The file system gives the new files the inode numbers of the old versions, which have just
+/// become free.
 pub(crate) fn inode_numbers_that_are_used_again() {
     let place = Place::within(&std::env::temp_dir(), Durability::Full);
     place.make(&OLD);
@@ -26,7 +27,7 @@ pub(crate) fn inode_numbers_that_are_used_again() {
             new
         });
         let candidates: Vec<_> = candidates.collect();
-        // Where numbers are not used again, any other one is as good.
+        // If the file system does not use numbers again, any other number will do.
         let chosen = candidates.iter().find(|new| inode(new) == old).unwrap_or(&candidates[0]);
         fs::rename(chosen, place.path(name)).unwrap();
     }
@@ -34,7 +35,8 @@ pub(crate) fn inode_numbers_that_are_used_again() {
     place.assert_nothing_left();
 }
 
-/// A lock file has lost its mark, by a hand for example: those who lock all files together come in by the others.
+/// A lock file has lost its mark, for example by hand. Callers that lock all files together find the intent through the
+/// others.
 pub(crate) fn a_mark_that_is_gone() {
     for done in 0..3 {
         let place = Place::quick();
@@ -51,7 +53,8 @@ pub(crate) fn a_mark_that_is_gone() {
     }
 }
 
-/// The new lock file of a file knows of no intent; what was written under it is not undone by who comes by another one.
+/// A file has a new lock file without a mark. A caller that finds the intent through another lock file must not undo
+/// what was written under the new lock.
 pub(crate) fn a_lock_file_that_was_removed_by_hand() {
     let place = Place::quick();
     place.after_death(0);
@@ -62,7 +65,7 @@ pub(crate) fn a_lock_file_that_was_removed_by_hand() {
     assert!(place.intents().is_empty());
 }
 
-/// A server does what it is asked for and says that it has failed.
+/// A server executes a request and reports an error.
 pub(crate) fn what_was_done_with_an_error() {
     for failing in ["replaced", "made", "deleted"] {
         let place = Place::quick();
@@ -89,7 +92,7 @@ pub(crate) fn what_was_done_with_an_error() {
     }
 }
 
-/// The first file refuses, and nothing has been done yet: then nothing has happened. A later one: it is decided.
+/// If the first file cannot be changed, nothing has happened. If a later one cannot be changed, the change is decided.
 pub(crate) fn a_file_that_refuses() {
     for failing in ["replaced", "made", "deleted"] {
         let place = Place::quick();
@@ -113,7 +116,7 @@ pub(crate) fn a_file_that_refuses() {
     }
 }
 
-/// Anybody may write to a lock file that root has made in a shared lock directory, and give it another name.
+/// In a shared lock directory, any user may write to a lock file that root has made, and give it another name.
 pub(crate) fn an_intent_that_others_may_write_to() {
     for (mode, is_done) in [(0o644, true), (0o664, false), (0o646, false)] {
         let place = Place::quick();
@@ -127,7 +130,7 @@ pub(crate) fn an_intent_that_others_may_write_to() {
     }
 }
 
-/// A copy of an intent, from a backup for example.
+/// A copy of an intent, for example from a backup.
 pub(crate) fn a_copy_of_an_intent() {
     let place = Place::quick();
     let intent = place.after_death(1);
@@ -139,8 +142,8 @@ pub(crate) fn a_copy_of_an_intent() {
     assert_eq!(fs::metadata(place.path("deleted")).unwrap().len(), 3);
 }
 
-/// An intent of which nothing is left to be done, for example one that a backup has brought back, names a file that is part of
-/// another change by now.
+/// An intent whose changes are all made, for example one from a backup. It names a file that is part of another change
+/// by now.
 pub(crate) fn a_mark_of_another_intent() {
     let place = Place::quick();
     let decided = place.after_death(0);

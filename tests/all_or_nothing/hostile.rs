@@ -1,4 +1,4 @@
-//! Marks and intents as nobody who follows the protocol makes them.
+//! Marks and intents that no program with the protocol would write.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,30 +12,30 @@ use crate::place::{CHANGES, OLD, Place};
 /// Where a mark begins in a lock file.
 const MARK: usize = 2048;
 
-/// Marks the lock file of `name` with these bytes, as the lock protocol has it.
+/// Marks the lock file of `name` with these bytes, as the lock protocol says.
 pub(crate) fn mark(place: &Place, name: &str, bytes: &[u8]) -> PathBuf {
     let lock = place.adapter.lock_path(place.path(name)).unwrap();
     let mut contents = fs::read(&lock).unwrap_or_default();
     contents.resize(MARK, 0);
     contents.extend_from_slice(bytes);
-    // Nobody holds it.
+    // Nobody holds the lock.
     fs::write(&lock, contents).unwrap();
     lock
 }
 
-/// The fields of an intent and their check.
+/// The fields of an intent, followed by their check.
 pub(crate) fn with_check(fields: &[u8]) -> Vec<u8> {
     [fields, format!("{:016x}", xxh3_64(fields)).as_bytes()].concat()
 }
 
-/// The fields of an intent, with something else in them.
+/// The fields of an intent without the check, with `from` replaced by `to`.
 pub(crate) fn without_check(intent: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let fields = &intent[..intent.len() - 16];
     let at = fields.windows(from.len()).position(|window| window == from).expect("it is in there");
     [&fields[..at], to, &fields[at + from.len()..]].concat()
 }
 
-/// An intent made by hand, and the marks of the files that it is about.
+/// An intent made by hand, and the marks of its files.
 pub(crate) fn plant(place: &Place, fields: &[&str], names: &[&str]) -> PathBuf {
     let first = place.adapter.lock_path(place.path(names[0])).unwrap();
     let hash = first.file_stem().unwrap().to_str().unwrap();
@@ -53,7 +53,7 @@ pub(crate) fn inode(path: &Path) -> String {
     path.symlink_metadata().unwrap().ino().to_string()
 }
 
-/// The old files, each read once, so that their lock files are there.
+/// The old files. Each was read once, so that its lock file exists.
 fn ready() -> Place {
     let place = Place::quick();
     place.make(&OLD);
@@ -75,7 +75,7 @@ pub(crate) fn a_mark_without_an_intent() {
 
 pub(crate) fn a_mark_that_leads_elsewhere() {
     let place = ready();
-    // A real intent, which has nothing wrong with it but that it is not in the lock directory.
+    // A real intent. The only fault is that it is not in the lock directory.
     let real = place.after_death(0);
     let name = real.file_name().unwrap().to_str().unwrap().to_owned();
     let elsewhere = place.path(&name);
@@ -99,7 +99,7 @@ pub(crate) fn a_mark_that_leads_elsewhere() {
         place.assert_is(&OLD);
         assert!(elsewhere.exists() && place.locks().join(".gitignore").exists(), "{what}");
     }
-    // One that is there, and is a link, a directory, a fifo: not what was renamed there by anybody.
+    // The name exists, but it is a link, a directory or a FIFO. Nobody has renamed an intent to it.
     for what in ["link", "directory", "fifo"] {
         match what {
             "link" => std::os::unix::fs::symlink(&elsewhere, &real).unwrap(),
@@ -115,20 +115,20 @@ pub(crate) fn a_mark_that_leads_elsewhere() {
         }
         let _ = place.adapter.intents();
         let _ = place.adapter.recover();
-        // What it may be gone by is `recover`.
+        // `recover` may have removed it.
         let _ = if what == "directory" { fs::remove_dir(&real) } else { fs::remove_file(&real) };
         place.assert_is(&OLD);
     }
 }
 
-/// Somebody has put the name of an intent into the lock file of a file that it has nothing to do with.
+/// Somebody has written the name of an intent into the lock file of a file that the intent does not name.
 pub(crate) fn a_mark_of_an_intent_about_others() {
     let place = Place::quick();
     fs::create_dir(place.path("sub")).unwrap();
     place.make(&[("beside", Some("x"))]);
     place.assert_is(&[("beside", Some("x"))]);
     let intent = place.dies(&place.adapter, 0, &[("sub/one", Some("1")), ("two", Some("2"))]);
-    // So that it cannot be finished, and nobody can use its files.
+    // Now the change cannot be finished, and nobody can use its files.
     fs::rename(place.path("sub"), place.path("elsewhere")).unwrap();
     assert!(place.adapter.read_with_lock(place.path("two")).is_err());
     mark(&place, "beside", intent.file_name().unwrap().as_encoded_bytes());
@@ -142,7 +142,8 @@ pub(crate) fn an_intent_that_is_torn_or_foreign() {
     let intent = place.after_death(0);
     let bytes = fs::read(&intent).unwrap();
     let untouched = |why: &str| {
-        // Nobody has decided that, or nobody can tell what was decided: it is as it was, or it is said. Never something else.
+        // If the change was never decided, or the intent cannot be read, the file is as it was or there is an error.
+        // Nothing else may happen.
         for (name, old) in OLD {
             match place.adapter.read_to_string_with_lock(place.path(name)) {
                 Ok(contents) => assert_eq!(contents.as_deref(), old, "{why}"),
@@ -179,7 +180,7 @@ pub(crate) fn an_intent_that_is_torn_or_foreign() {
         &["R", dir, &dir_inode, "made", "../victim", &victim, ""],
         &["R", dir, &dir_inode, "made", "deleted", &old, ""],
         &["R", dir, &dir_inode, "../made", &temporary, &temporary_inode, ""],
-        // In another directory than it says.
+        // The file is in another directory than the intent says.
         &["D", dir, "1", "deleted", &old],
         &["D", "files", &dir_inode, "deleted", &old],
         &["D", "", &dir_inode, "deleted", &old],
@@ -190,7 +191,7 @@ pub(crate) fn an_intent_that_is_torn_or_foreign() {
         }
         let _ = fs::remove_file(&intent);
         let planted = plant(&place, fields, &["deleted", "made", "replaced"]);
-        // And of the lock that it would be, were it to be believed.
+        // The mark is also in the lock file that the change would have if it were believed.
         let hash = xxh3_64(format!("{}/{}", fields[1], fields[3]).as_bytes());
         let name = planted.file_name().unwrap().as_encoded_bytes();
         fs::write(place.locks().join(format!("{hash:016x}.lock")), [&[0; MARK], name].concat()).unwrap();
@@ -217,7 +218,7 @@ pub(crate) fn an_intent_that_is_torn_or_foreign() {
     }
 }
 
-/// Another program can make one, by `src/docs/protocol.md` alone.
+/// Another program can make an intent from `src/docs/protocol.md` alone.
 pub(crate) fn an_intent_is_what_the_protocol_says() {
     let place = ready();
     let dir = place.files.to_str().unwrap();
@@ -235,7 +236,7 @@ pub(crate) fn an_intent_is_what_the_protocol_says() {
     assert_eq!(place.adapter.intents().unwrap()[0].path, intent);
     place.assert_is(&[("replaced", Some("new")), ("deleted", None), ("made", None)]);
     place.assert_nothing_left();
-    // And what the crate makes can be read by it.
+    // It can also read an intent that the crate makes.
     let place = Place::quick();
     let intent = place.after_death(0);
     let bytes = fs::read(&intent).unwrap();
@@ -249,7 +250,7 @@ pub(crate) fn an_intent_is_what_the_protocol_says() {
         let text = format!("{}\n", lock.guards.unwrap().display());
         assert!(contents.starts_with(text.as_bytes()));
     }
-    // A copy is nobody's word, and nothing is done that it says.
+    // A copy does not count, and none of its changes is made.
     let copy = place.path("copy");
     fs::copy(&intent, &copy).unwrap();
     fs::rename(&copy, &intent).unwrap();

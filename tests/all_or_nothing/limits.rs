@@ -1,4 +1,4 @@
-//! Where it cannot be, and how large it can be.
+//! File systems on which it is refused, and the largest change.
 
 use std::fs;
 use std::path::Path;
@@ -31,7 +31,7 @@ fn assert_refused(result: Result<(), Error>, in_memory: &Path) {
 
 pub(crate) fn in_memory_nothing_can_be_durable() {
     let [memory, disk] = [memory(), &std::env::temp_dir()].map(|above| Place::within(above, Durability::Full));
-    // The locks and the files, each in memory or not.
+    // The lock directory and the files, each in memory or on disk.
     for place in [&memory, &disk] {
         place.make(&OLD);
     }
@@ -54,7 +54,7 @@ pub(crate) fn in_memory_nothing_can_be_durable() {
         memory.assert_is(&CHANGES);
         memory.assert_nothing_left();
     }
-    // Where there is nothing to be decided together, it is a write as any other.
+    // A change of one file needs no intent, so it is a usual write.
     memory.adapter.write_atomic(memory.path("file"), "written").unwrap();
 }
 
@@ -70,7 +70,7 @@ pub(crate) fn several_file_systems() {
         let read = |path| adapter.read_to_string_with_lock(path).unwrap();
         let all = || [read(memory.path("a")), read(disk.path("b")), read(memory.path("c"))];
         assert_eq!(all(), ["1", "2", "3"].map(|it| Some(it.to_owned())));
-        // Finished by another process.
+        // Another process finishes the change.
         let links = Place::within(&std::env::temp_dir(), Durability::Ordered);
         for (name, to) in [("a", memory.path("a")), ("b", disk.path("b")), ("c", memory.path("c"))] {
             std::os::unix::fs::symlink(to, links.path(name)).unwrap();
@@ -86,13 +86,13 @@ pub(crate) fn several_file_systems() {
 
 fn limit_descriptors(most: libc::rlim_t) {
     let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
-    // SAFETY: the pointer is to an rlimit of our own.
+    // SAFETY: the pointer is to an rlimit of this function.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
 }
 
 const MANY: usize = 1000;
 
-/// Arguments: the lock directory, the directory of the files, how many descriptors it may have, and what it is to do.
+/// Arguments: the lock directory, the directory of the files, the limit of descriptors, and the call.
 pub(crate) fn open_many(args: &[String]) {
     let [locks, files, descriptors, what] = args else { panic!("{args:?}") };
     limit_descriptors(descriptors.parse().unwrap());
@@ -137,7 +137,7 @@ pub(crate) fn a_thousand_files() {
     assert_all("first");
     assert_eq!(run("8192", "die"), "");
     assert_eq!(place.intents().len(), 1);
-    // Who cannot take all the locks says so, and leaves it to those who can.
+    // A process that cannot take all the locks gets an error, and leaves the change to another process.
     let error = run("256", "read");
     assert!(error.contains(&std::io::Error::from_raw_os_error(libc::EMFILE).to_string()), "{error}");
     assert!(error.contains(place.intents()[0].to_str().unwrap()), "{error}");
@@ -145,7 +145,7 @@ pub(crate) fn a_thousand_files() {
     assert_all("dead");
 }
 
-/// The old files, changed by a worker that says that it has done it.
+/// The old files, changed by a worker that prints when it is done.
 fn changed_by(worker: &str) -> Place {
     let place = Place::quick();
     place.make(&OLD);
@@ -156,13 +156,13 @@ fn changed_by(worker: &str) -> Place {
     place
 }
 
-/// In a worker, which has one thread: the change itself makes a child, which returns from it, too.
+/// The worker, which has one thread. The change itself forks a child, which returns from it, too.
 pub(crate) fn fork_in_a_change(args: &[String]) {
     let files = Path::new(&args[1]);
     let adapter = adapter(Path::new(&args[0]), Durability::None);
     let mut in_child = false;
     let result = adapter.update_many(CHANGES.map(|(name, _)| files.join(name)), |_| {
-        // SAFETY: there is one thread.
+        // SAFETY: the process has one thread.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => in_child = true,
             ForkResult::Parent { child } => {
@@ -176,7 +176,7 @@ pub(crate) fn fork_in_a_change(args: &[String]) {
     });
     if in_child {
         let is_forked = matches!(result, Err(Error::Forked { .. }));
-        // SAFETY: nothing of the parent's may run here.
+        // SAFETY: no code of the parent may run here.
         unsafe { libc::_exit(i32::from(!is_forked)) }
     }
     tell(&format!("{result:?}"));
@@ -188,11 +188,11 @@ pub(crate) fn a_change_in_a_child_made_by_fork() {
     place.assert_nothing_left();
 }
 
-/// No temporary files, whose names would be noticed first.
+/// Removals need no temporary files, whose names would collide first.
 const REMOVALS: [Change<'static>; 2] = [("replaced", None), ("deleted", None)];
 
-/// In a worker, which has one thread: a child is killed before it has decided anything, and the parent, whose random numbers
-/// are the same, makes the same change.
+/// The worker, which has one thread. It forks a child, which is killed before it has decided anything. Then the parent
+/// makes the same change with the same random numbers.
 pub(crate) fn die_in_a_child(args: &[String]) {
     let files = Path::new(&args[1]);
     let adapter = adapter(Path::new(&args[0]), Durability::None);
@@ -200,13 +200,13 @@ pub(crate) fn die_in_a_child(args: &[String]) {
         let decides = call.new_path.is_some_and(|name| name.extension().is_some_and(|end| end == "intent"));
         if call.syscall == Syscall::Renameat && decides { Action::Kill } else { Action::Proceed }
     };
-    // The thread has its seed from the system by now, and a copy of it will be the child's.
+    // Now this thread has its seed from the system, and the child will have a copy.
     let _ = std::hash::RandomState::new();
-    // SAFETY: there is one thread.
+    // SAFETY: the process has one thread.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
             let _ = inject(die, || batch(&adapter, files, &REMOVALS));
-            // SAFETY: nothing of the parent's may run here.
+            // SAFETY: no code of the parent may run here.
             unsafe { libc::_exit(1) }
         }
         ForkResult::Parent { child } => {

@@ -1,5 +1,5 @@
-//! Several files changed as one: what the calls do, what a process leaves that dies in the middle of one, who finishes that, and
-//! what nobody is made to do.
+//! Several files changed as one: the calls, the state after a process has died during a change, the process that
+//! finishes the change, and attacks that must not succeed.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -10,7 +10,7 @@ use atomic_file_adapter::{AtomicFileAdapter, Durability, Error};
 
 use crate::common::{Worker, names, tell};
 
-/// A change of one file: its name, and the new contents, `None` to remove it.
+/// A change of one file: its name and the new contents. `None`: it is removed.
 pub(crate) type Change<'a> = (&'a str, Option<&'a str>);
 
 pub(crate) struct Place {
@@ -20,17 +20,17 @@ pub(crate) struct Place {
     _dir: tempfile::TempDir,
 }
 
-/// What most deaths here are in the middle of: after one step `replaced` is new, after two `made` is there.
+/// The change during which most processes here die. After one step `replaced` is new, after two `made` exists.
 pub(crate) const CHANGES: [Change<'static>; 3] = [("replaced", Some("new")), ("made", Some("made")), ("deleted", None)];
 pub(crate) const OLD: [Change<'static>; 3] = [("replaced", Some("old")), ("made", None), ("deleted", Some("old"))];
 
 impl Place {
-    /// On a disk, and durable.
+    /// On a disk, with durable writes.
     pub(crate) fn new() -> Self {
         Self::within(&std::env::temp_dir(), Durability::Full)
     }
 
-    /// Not durable, and so in memory, where that is to be had.
+    /// Without durable writes, and in memory if possible.
     pub(crate) fn quick() -> Self {
         let memory = Path::new("/dev/shm");
         let above = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
@@ -57,12 +57,12 @@ impl Place {
         self.adapter.lock_dir()
     }
 
-    /// What is on the disk.
+    /// The contents on the disk.
     pub(crate) fn raw(&self, name: &str) -> Option<String> {
         fs::read_to_string(self.path(name)).ok()
     }
 
-    /// What the crate says, under the lock of each.
+    /// The contents that the crate returns, each read under its lock.
     pub(crate) fn seen(&self, name: &str) -> Option<String> {
         self.adapter.read_to_string_with_lock(self.path(name)).unwrap()
     }
@@ -81,7 +81,8 @@ impl Place {
         batch(&self.adapter, &self.files, changes)
     }
 
-    /// The old files, and a process that dies when it has replaced or removed so many of them; its intent.
+    /// The old files after a process has died during the change. It had replaced or removed `done` of them. Returns the
+    /// intent.
     pub(crate) fn after_death(&self, done: usize) -> PathBuf {
         self.make(&OLD);
         self.dies(&self.adapter, done, &CHANGES)
@@ -96,7 +97,7 @@ impl Place {
         }
     }
 
-    /// A process that dies when it has decided these changes, and made so many.
+    /// A process dies after it has decided these changes and made `done` of them.
     pub(crate) fn dies(&self, adapter: &AtomicFileAdapter, done: usize, changes: &[Change<'_>]) -> PathBuf {
         let (locks, files) = (adapter.lock_dir().to_str().unwrap(), self.files.to_str().unwrap());
         let changes = changes.iter().map(|(name, contents)| match contents {
@@ -113,13 +114,13 @@ impl Place {
         intents[0].clone()
     }
 
-    /// By their names alone.
+    /// The intents, by their names.
     pub(crate) fn intents(&self) -> Vec<PathBuf> {
         let names = if self.locks().exists() { names(self.locks()) } else { Vec::new() };
         names.iter().filter(|name| name.ends_with(".intent")).map(|name| self.locks().join(name)).collect()
     }
 
-    /// Temporary files, intents and marks.
+    /// The temporary files, intents and marks.
     pub(crate) fn left(&self) -> Vec<String> {
         let mut left = Vec::new();
         let mut dirs = vec![self.files.clone(), self.locks().to_owned()];
@@ -147,7 +148,7 @@ impl Place {
     }
 }
 
-/// Names with this beginning, and a digit, are of files that have one lock.
+/// Names that consist of this and a digit have the same lock.
 pub(crate) const COLLIDES: &str = "collides-";
 
 fn path(files: &Path, name: &str) -> PathBuf {
@@ -169,15 +170,15 @@ pub(crate) fn batch(adapter: &AtomicFileAdapter, files: &Path, changes: &[Change
     batch.commit_all()
 }
 
-/// Runs a worker that is to be killed.
+/// Runs a worker that kills itself.
 pub(crate) fn died(worker: &str, args: &[&str]) {
     let mut worker = Worker::start(worker, args);
     let said = worker.hear();
     assert_eq!((worker.signal(), &*said), (Some(libc::SIGKILL), ""));
 }
 
-/// The arguments: the lock directory, the directory of the files, how many steps it lives to do, a lock root or "", and the
-/// changes.
+/// The arguments: the lock directory, the directory of the files, the number of steps after which to die, a lock root
+/// or "", and the changes.
 pub(crate) fn die(args: &[String]) {
     let [locks, files, done, root, changes @ ..] = args else { panic!("{args:?}") };
     let changes: Vec<Change<'_>> = changes
@@ -193,7 +194,7 @@ pub(crate) fn die(args: &[String]) {
     tell(&format!("{result:?}"));
 }
 
-/// Dies before the next of the steps that are to be done once it is decided, when so many are.
+/// After the change is decided, dies before the step that comes after so many steps.
 pub(crate) fn die_after(mut steps: usize) -> impl FnMut(&Call<'_>) -> Action + 'static {
     let is_own = |name: &Path| {
         let name = name.file_name().unwrap_or_default().to_string_lossy();

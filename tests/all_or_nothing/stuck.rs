@@ -1,4 +1,4 @@
-//! What was decided cannot be finished: something was done to the files by those who know no locks.
+//! A decided change that cannot be finished, because programs without the locks have changed the files.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use crate::common::names;
 use crate::hostile::{with_check, without_check};
 use crate::place::{CHANGES, Place};
 
-/// Everybody who comes is told, every time, and nobody sees the half of it.
+/// Every caller gets the error, every time, and nobody sees half of the change.
 #[track_caller]
 fn assert_unfinished(place: &Place, intent: &PathBuf, names: &[&str]) {
     for name in names {
@@ -29,11 +29,12 @@ fn assert_unfinished(place: &Place, intent: &PathBuf, names: &[&str]) {
     let paths = place.paths(names);
     assert!(matches!(place.adapter.update_many(paths, |_| unreachable!()), Err(Error::Unfinished { .. })));
     assert!(place.adapter.recover().is_err(), "it cannot be finished, and nobody says so");
-    // Not pruned, or nobody would know any more; and what it needs is not swept.
+    // The lock files are not pruned, because the marks would be lost. The temporary files are not swept, because the
+    // change needs them.
     let _ = place.adapter.prune();
     let _ = place.adapter.sweep(&place.files);
     assert!(place.adapter.read_with_lock(place.path(names[0])).is_err());
-    // Files that have nothing to do with it are not touched by it.
+    // The change does not affect other files.
     place.adapter.write_atomic(place.path("beside"), "x").unwrap();
     assert_eq!(place.seen("beside").as_deref(), Some("x"));
 }
@@ -52,7 +53,7 @@ pub(crate) fn a_directory_that_is_gone() {
     let (place, intent) = with_a_directory(0);
     fs::rename(place.path("sub"), place.path("elsewhere")).unwrap();
     assert_unfinished(&place, &intent, &["top", "gone"]);
-    // It comes back, and the next one finishes it.
+    // The directory comes back, and the next caller finishes the change.
     fs::rename(place.path("elsewhere"), place.path("sub")).unwrap();
     place.assert_is(&SUB);
     place.assert_nothing_left();
@@ -65,7 +66,7 @@ pub(crate) fn a_directory_that_is_another_one() {
     fs::write(place.path("sub/replaced"), "of another directory").unwrap();
     assert_unfinished(&place, &intent, &["top", "sub/replaced"]);
     assert_eq!(place.raw("sub/replaced").as_deref(), Some("of another directory"));
-    // A link to it is not what was there either.
+    // A link to the directory is not the directory either.
     fs::remove_dir_all(place.path("sub")).unwrap();
     std::os::unix::fs::symlink("elsewhere", place.path("sub")).unwrap();
     assert!(matches!(place.adapter.read_with_lock(place.path("top")), Err(Error::Unfinished { .. })));
@@ -82,7 +83,7 @@ pub(crate) fn a_temporary_file_that_was_removed() {
     let aside = place.above.join("aside");
     fs::rename(place.path(&temporary), &aside).unwrap();
     assert_unfinished(&place, &intent, &["replaced", "made", "deleted"]);
-    // Another file by that name is not it.
+    // Another file with the same name is not the temporary file.
     fs::write(place.path(&temporary), "foreign").unwrap();
     assert!(matches!(place.adapter.read_with_lock(place.path("made")), Err(Error::Unfinished { .. })));
     assert_eq!(place.raw("made"), None);
@@ -99,13 +100,13 @@ pub(crate) fn files_that_were_replaced_without_locks() {
             fs::write(place.path("foreign"), "foreign").unwrap();
             fs::rename(place.path("foreign"), place.path(name)).unwrap();
         };
-        // One that was to be removed: what is there now is not what was to go.
+        // A file that has to be removed: another file with its name must stay.
         foreign("deleted");
         assert_eq!(place.seen("replaced").as_deref(), Some("new"), "{done}");
         place.assert_is(&[("replaced", Some("new")), ("made", Some("made")), ("deleted", Some("foreign"))]);
         place.assert_nothing_left();
     }
-    // One that was replaced already, and one that was to be made and whose temporary file is gone.
+    // A file that was replaced already, and one that has to be made and has lost its temporary file.
     let place = Place::quick();
     place.after_death(1);
     for (name, temporary) in [("replaced", None), ("made", Some(".made."))] {
@@ -121,7 +122,7 @@ pub(crate) fn files_that_were_replaced_without_locks() {
 }
 
 pub(crate) fn it_is_given_up() {
-    // What can be finished is.
+    // The other files are finished.
     let place = Place::quick();
     let intent = place.after_death(1);
     assert_eq!(place.adapter.give_up(&intent).unwrap(), [""; 0].map(PathBuf::from));
@@ -138,7 +139,7 @@ pub(crate) fn it_is_given_up() {
     let marks = place.left().into_iter().filter(|name| name.ends_with(".lock")).count();
     assert_eq!(marks, 0);
 
-    // One of a later version is for that version to finish, or to give up.
+    // Only a later version can finish its own intent, or give it up.
     let place = Place::quick();
     let intent = place.after_death(1);
     let bytes = fs::read(&intent).unwrap();
@@ -149,7 +150,7 @@ pub(crate) fn it_is_given_up() {
     let error = place.adapter.give_up(&intent).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::Unsupported, "{error}");
     assert!(error.to_string().contains("later version"), "{error}");
-    // By hand: then it is as if it had never been decided, and what is there is there.
+    // Removed by hand: then it is as if the change had never been decided, and the files stay as they are.
     fs::remove_file(&intent).unwrap();
     place.assert_is(&[("replaced", Some("new")), ("made", None), ("deleted", Some("old"))]);
 }

@@ -1,4 +1,4 @@
-//! Several users, who have several rights.
+//! Several users with different rights.
 
 use std::cell::Cell;
 use std::fs::{self, Permissions};
@@ -21,12 +21,12 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// In a worker: reads a file as that user, and says what came of it.
+/// The worker: reads a file as that user, and prints the result.
 pub(crate) fn read_as(args: &[String]) {
     let [user, locks, path] = args else { panic!("{args:?}") };
     let user: u32 = user.parse().unwrap();
     let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
-    // Elsewhere these tests are skipped.
+    // On other systems these tests are skipped.
     #[cfg(target_os = "linux")]
     nix::unistd::setgroups(&[]).unwrap();
     setgid(gid).unwrap();
@@ -39,7 +39,8 @@ pub(crate) fn read_as(args: &[String]) {
         Action::Proceed
     };
     let read = inject(count, || adapter.read_to_string_with_lock(path)).0;
-    // Who may only read a lock file leaves its mark to those who may write, and is not to wait for the disk at each read.
+    // A user who may only read a lock file leaves its mark to those who may write to it, and must not wait for the disk
+    // at each read.
     if fs::File::options().write(true).open(adapter.lock_path(path).unwrap()).is_err() {
         assert_eq!(syncs.get(), 0);
     }
@@ -58,7 +59,7 @@ fn read_by(user: u32, place: &Place, name: &str) -> String {
     said
 }
 
-/// A place in which everybody may take locks, and only root may change files.
+/// A directory in which every user may take locks, and only root may change files.
 fn shared() -> Place {
     let place = Place::quick();
     fs::create_dir(place.locks()).unwrap();
@@ -68,7 +69,7 @@ fn shared() -> Place {
     place
 }
 
-/// Everybody may open the lock files, and what is in the lock directory.
+/// Every user may open the lock files and the other files in the lock directory.
 fn share_locks(place: &Place) {
     for entry in fs::read_dir(place.locks()).unwrap() {
         let path = entry.unwrap().path();
@@ -92,19 +93,19 @@ pub(crate) fn who_may_not_finish_it_is_told() {
         }
     }
     assert!(intent.exists());
-    // One that he may not even read.
+    // An intent that he may not even read.
     set_mode(&intent, 0o600);
     let said = read_by(USER, &place, "deleted");
     assert!(said.starts_with("error: ") && said.contains(intent.to_str().unwrap()), "{said}");
     assert_eq!(place.raw("deleted").as_deref(), Some("old"));
-    // Who may, does, and then all is well for everybody.
+    // A user who may finish the change does so, and then every user can use the files.
     place.assert_is(&CHANGES);
     place.assert_nothing_left();
     assert_eq!(read_by(USER, &place, "deleted"), "None");
     assert_eq!(read_by(USER, &place, "replaced"), "Some(\"new\")");
 }
 
-/// Nothing is to be finished: whoever may only read the lock files can go on.
+/// No change is unfinished, so a user who may only read the lock files can go on.
 pub(crate) fn who_may_only_read_reads_on() {
     let place = shared();
     place.make(&OLD);
@@ -121,10 +122,11 @@ pub(crate) fn who_may_only_read_reads_on() {
     place.assert_nothing_left();
 }
 
-/// What an intent says is done with the rights of whoever reads it, root perhaps. So one that somebody else has put there must
-/// not do what he could not have done himself.
+/// The process that finds an intent carries it out with its own rights, perhaps root's. So an intent of another user
+/// must not do what that user could not do himself.
 pub(crate) fn an_intent_of_another_user() {
-    // A directory, whether its owner is the user, its mode, whose the new version is; and whether he could have done it.
+    // A directory: whether the user owns it, its mode, the owner of the new version, and whether he could have made the
+    // change.
     let cases: &[(&str, u32, u32, u32, bool)] = &[
         ("root's, with a file of root's", 0, 0o755, 0, false),
         ("root's, and everybody may write there", 0, 0o777, USER, true),
@@ -163,7 +165,7 @@ pub(crate) fn an_intent_of_another_user() {
         let fields = ["D", place.files.to_str().unwrap(), &inodes[0], "file", &inodes[1]];
         judge(&place, what, &fields, allowed, None);
     }
-    // Root's own, in which others can write what they like.
+    // Root's own intent, to which others can write.
     for (mode, allowed) in [(0o600, true), (0o644, true), (0o664, false), (0o666, false), (0o602, false)] {
         let place = shared();
         fs::write(place.path("file"), "old").unwrap();
@@ -174,7 +176,7 @@ pub(crate) fn an_intent_of_another_user() {
         set_mode(&intent, mode);
         judge_intent(&place, &format!("root's, {mode:o}"), &intent, allowed, None);
     }
-    // His own directory, by a way that leads through a link into somebody else's.
+    // The user's own directory, on a path with a link into another user's directory.
     let place = shared();
     fs::write(place.path("file"), "old").unwrap();
     drop(place.seen("file"));
@@ -212,7 +214,7 @@ fn judge_intent(place: &Place, what: &str, intent: &Path, allowed: bool, planted
         let _ = place.adapter.prune();
         let _ = place.adapter.sweep(&place.files);
         assert_eq!(place.raw("file").as_deref(), Some("old"), "{what}");
-        // There is a way out, and it does not do it either.
+        // The user gives it up, and that does not make the change either.
         if intent.exists() {
             place.adapter.give_up(intent).unwrap();
         }
