@@ -9,10 +9,10 @@ use assert_cmd::assert::Assert;
 use crate::common::names;
 use crate::{DONE, FAILED, Scratch, TIMED_OUT, TOOL, WRONG_USAGE, message, stdout};
 
-/// Without a sync of anything, which these are not about; and the directory for temporary files may be in memory.
+/// These tests are not about syncs, so nothing is durable, and the directory for temporary files may be in memory.
 const EDIT: [&str; 3] = ["--durability", "ordered", "edit"];
 
-/// A directory for the copies, which is empty before and afterwards.
+/// A directory for the copies. It must be empty before and afterwards.
 const TEMPORARY: &str = "tmp";
 
 fn scratch(files: &[(&str, &str)]) -> Scratch {
@@ -33,7 +33,7 @@ fn edit(scratch: &Scratch, files: &[&str], command: &[&str]) -> Assert {
     assert
 }
 
-/// CMD is a script that has the copies as $1, $2 and so on.
+/// CMD is a script with the copies as $1, $2 and so on.
 #[track_caller]
 fn edit_sh(scratch: &Scratch, files: &[&str], script: &str) -> Assert {
     edit(scratch, files, &["sh", "-c", script, "sh"])
@@ -72,7 +72,7 @@ fn what_the_command_makes_and_removes_is_made_and_removed() {
     edit_sh(&scratch, &["changed", "removed", "same", "made", "not"], script).code(DONE).stdout("").stderr("");
     assert_eq!(scratch.names(), ["changed", "made", "same", TEMPORARY]);
     assert_eq!(["changed", "made", "same"].map(|name| scratch.contents(name)), [&b"new"[..], b"made", b"old"]);
-    // Editors write a new file and give it the old one's name.
+    // Editors write a new file and rename it over the old one.
     edit_sh(&scratch, &["same"], r#"printf renamed >"$1~"; mv "$1~" "$1""#).code(DONE);
     assert_eq!(scratch.contents("same"), b"renamed");
 }
@@ -137,7 +137,7 @@ fn the_locks_of_all_are_held_while_the_command_runs() {
         edit(&scratch, &["a", "b", "missing"], &["sh", "-c", "exec \"$0\" --timeout 0 read \"$1\"", TOOL, file])
             .code(status);
     }
-    // And what is held by others is waited for.
+    // The command waits for locks that others hold.
     let mut holder = scratch.hold("b");
     let args = [&["--timeout", "0"][..], &EDIT, &["a", "b", "--", "true"]].concat();
     assert!(message(&scratch.run(&args).code(TIMED_OUT)).contains("cannot lock b: "));

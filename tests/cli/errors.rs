@@ -1,4 +1,4 @@
-//! Messages of errors, and wrong usage.
+//! Error messages, and wrong usage.
 
 use std::fs;
 
@@ -46,11 +46,11 @@ fn wrong_usage_is_status_2_and_does_nothing() {
     assert!(names(&scratch.path).is_empty());
 }
 
-/// The file system's own word, and not what became of an attempt to do without.
+/// The error of the file system, and not that of a fallback.
 #[test]
 fn on_a_read_only_file_system_the_error_says_so() {
     if no_root().is_some() || cfg!(not(target_os = "linux")) {
-        return; // It takes a mount.
+        return; // Mounting needs root.
     }
     let scratch = Scratch::new();
     let script = r#"

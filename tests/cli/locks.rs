@@ -1,4 +1,4 @@
-//! `lock-path`, `locks`, and what tidies up: `prune` and `sweep`.
+//! `lock-path`, `locks`, and the commands that clean up: `prune` and `sweep`.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -40,7 +40,7 @@ fn lock_path_names_the_file_that_is_locked() {
     assert!(lock.is_file());
 }
 
-/// What the system tells about a process of the tests: its program and its user.
+/// The program and the user of a process of the tests, as the system reports them.
 fn who(pid: u32) -> [String; 2] {
     if cfg!(not(target_os = "linux")) {
         return ["-", "-"].map(String::from);
@@ -76,10 +76,10 @@ fn taken(state: &str, by: &Worker, file: &Path) -> [String; 5] {
 #[test]
 fn locks_says_who_holds_what_and_what_is_held_comes_first() {
     let scratch = Scratch::new();
-    // Sorted by name they come in another order.
+    // By their names, these files would be in another order.
     scratch.run(&["read", "a free one"]).success();
     let (exclusive, shared) = (scratch.hold("exclusive"), scratch.hold_shared("shared"));
-    // Made by another program, which has not written what it is for.
+    // A lock file of another program, which does not contain the path.
     let foreign = scratch.lock_path("foreign");
     fs::write(&foreign, "").unwrap();
     let rows = [
@@ -104,7 +104,7 @@ fn locks_says_who_waits() {
     let held = [taken("exclusive", &holder, &file)];
     let waiting = waiters.each_ref().map(|waiter| taken("waiting", waiter, &file));
     scratch.run(&["locks"]).success().stdout(table(&[&held[..], &waiting].concat()));
-    // Nobody waits in the end.
+    // At the end nobody waits.
     holder.tell("end");
     holder.finish();
     waiters.into_iter().for_each(Worker::finish);
@@ -131,15 +131,15 @@ fn locks_of_paths_are_those_of_these_paths_however_they_are_spelled() {
     assert_eq!(json[0]["file"].as_str(), scratch.at("held").to_str());
     assert_eq!(json[1]["path"].as_str(), scratch.lock_path("missing/file").to_str());
     assert_eq!(json.as_array().unwrap().len(), 2);
-    // What is asked for is not made.
+    // Asking for a file does not make it.
     assert!(!scratch.lock_path("missing/file").exists() && !scratch.at("missing").exists());
-    // Where lock files say nothing, the file is known all the same.
+    // The path is known from the argument, even if the lock file does not contain it.
     fs::write(scratch.lock_path("foreign"), "").unwrap();
     scratch.run(&["locks", "foreign"]).stdout(table(&[free(&scratch.at("foreign"))]));
     scratch.run(&["locks", "held", "."]).code(FAILED).stdout("");
 }
 
-/// As fuser(1) has it, so that a script can say `if atomic-file locks settings.toml >/dev/null`.
+/// The same statuses as fuser(1), so that a script can say `if atomic-file locks settings.toml >/dev/null`.
 #[test]
 fn the_status_of_locks_of_paths_says_whether_one_is_held() {
     let scratch = Scratch::new();
@@ -164,11 +164,11 @@ fn the_status_of_locks_of_paths_says_whether_one_is_held() {
     holder.finish();
     scratch.run(&["locks", "held"]).code(MISSING);
     fs::remove_dir(scratch.lock_path("problem")).unwrap();
-    // The list of all says nothing by its status.
+    // Without paths the status says nothing.
     scratch.run(&["locks"]).code(DONE);
 }
 
-/// The help documents this, and programs rely on it: fields may be added, none of these may change.
+/// The help documents the schema, and programs rely on it. Fields may be added, but none of these may change.
 #[test]
 fn the_schema_of_json_stays() {
     let scratch = Scratch::with("held", "x");
@@ -179,7 +179,7 @@ fn the_schema_of_json_stays() {
     fs::create_dir(scratch.lock_path("problem")).unwrap();
     let lines = |args: &[&str], status| {
         let json = stdout(&scratch.run(&[&["locks", "--json"], args].concat()).code(status));
-        // A line for each object, and one for each bracket.
+        // Each object has a line, and so has each bracket.
         assert_eq!(json.lines().count(), 2 + serde_json::from_str::<Vec<Value>>(&json).unwrap().len());
         let objects = json.lines().filter(|line| line.len() > 1);
         objects.map(|line| line.trim_start().trim_end_matches(',').to_owned()).collect::<Vec<_>>()
@@ -232,7 +232,7 @@ fn locks_are_one_line_and_json_is_valid_whatever_is_in_the_path() {
     let scratch = Scratch::new();
     let dir = "a\"b\\c\n\t\u{1b}[31m\u{7f}\u{9b}é🦀";
     let args = |verb: &[&'static str]| [&["--lock-dir", dir], verb].concat();
-    // Of a path with a newline in it the lock file says nothing, so it is listed itself.
+    // A lock file does not contain a path with a newline, so the lock file itself is listed.
     let files = ["file", "fi\n\"le", "\"\\\t\u{1b}[31m\u{202e}"];
     files.iter().for_each(|file| drop(scratch.run(&[&["--lock-dir", dir, "read"], &[*file][..]].concat()).success()));
     let lock = |file| scratch.adapter(dir).lock_path(scratch.at(file)).unwrap();
@@ -358,16 +358,16 @@ fn sweep_goes_on_past_what_it_cannot_remove_and_says_so_at_the_end() {
     assert_eq!(left.map(|path| path.exists()), [true, false]);
 }
 
-/// What the tool prints on a terminal.
+/// The output of the tool on a terminal.
 fn on_a_terminal(scratch: &Scratch, args: &[&str]) -> String {
     let terminal = openpty(None, None).unwrap();
     let mut tool = scratch.command(args);
     let mut running = tool.stdout(terminal.slave).spawn().unwrap();
-    // It has another copy of the terminal, which must be closed for the output to end.
+    // `tool` has a copy of the terminal, which must be closed for the output to end.
     drop(tool);
     let mut shown = Vec::new();
     let mut master = File::from(terminal.master);
-    // The end is EIO on Linux (pty(7) has HUP only), and no error elsewhere.
+    // At the end Linux reports EIO (pty(7) has HUP only), other systems no error.
     let _ = master.read_to_end(&mut shown);
     assert!(running.wait().unwrap().success());
     String::from_utf8(shown).unwrap().replace("\r\n", "\n")
@@ -386,14 +386,14 @@ fn a_path_on_a_terminal_has_no_commands_to_it() {
     let shown = on_a_terminal(&scratch, &["sweep", ODD]);
     let escaped = scratch.path.to_str().unwrap().to_owned() + "/" + ODD_ESCAPED + "/";
     assert_eq!(shown, escaped + left.file_name().unwrap().to_str().unwrap() + "\n");
-    // Raw where nobody looks on, or where a program has asked for it.
+    // Not escaped, because it is not a terminal, or because a program asked for raw paths.
     leave();
     scratch.run(&["sweep", ODD]).success().stdout(line(&left));
     for null in ["-0", "--null"] {
         leave();
         scratch.run(&["sweep", null, ODD]).success().stdout(left.to_str().unwrap().to_owned() + "\0");
     }
-    // The names of lock files are harmless; their directory need not be.
+    // The names of lock files have no special characters, but the path of their directory may.
     for verb in [&["lock-path", "file"][..], &["prune"]] {
         scratch.run(&["--lock-dir", ODD, "read", "file"]).success();
         let args = [&["--lock-dir", ODD], verb].concat();

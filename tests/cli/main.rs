@@ -39,10 +39,10 @@ const WRONG_USAGE: i32 = 2;
 const MISSING: i32 = 3;
 const TIMED_OUT: i32 = 4;
 
-/// A CMD that says when it runs, and ends when it is told to.
+/// A CMD that says when it runs, and ends when it gets a line.
 const HOLD: &str = "echo held; read answer";
 
-/// More than fits into a pipe, so that whoever has written all of it knows that some has been read.
+/// More than fits into a pipe. A writer that has written all of it knows that some was read.
 const MORE_THAN_A_PIPE: usize = 200_000;
 
 /// An empty current directory for the tool.
@@ -54,12 +54,12 @@ struct Scratch {
 impl Scratch {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        // The directory for temporary files may be behind a symbolic link, and messages name real paths.
+        // The directory for temporary files may be behind a symbolic link, but messages have real paths.
         let path = dir.path().canonicalize().unwrap();
         Scratch { dir, path }
     }
 
-    /// With a file of these contents.
+    /// The same with a file.
     fn with(name: &str, contents: impl AsRef<[u8]>) -> Self {
         let scratch = Scratch::new();
         fs::write(scratch.at(name), contents).unwrap();
@@ -74,7 +74,7 @@ impl Scratch {
         fs::read(self.at(name)).unwrap()
     }
 
-    /// What is there, but for the tool's own directory.
+    /// The names in the directory, without the tool's own directory.
     fn names(&self) -> Vec<String> {
         names(&self.path).into_iter().filter(|name| name != ".jerry").collect()
     }
@@ -86,7 +86,7 @@ impl Scratch {
         command
     }
 
-    /// The tool, with empty input; a hang is a failure.
+    /// The tool with empty input. If it hangs, the test fails.
     fn tool(&self, args: &[&str]) -> assert_cmd::Command {
         let mut tool = assert_cmd::Command::from_std(self.command(args));
         tool.timeout(Duration::from_secs(60));
@@ -111,7 +111,7 @@ impl Scratch {
         Worker::spawn(&mut self.command(args))
     }
 
-    /// A process of the tool that has the lock of `name`.
+    /// A process of the tool that holds the lock of `name`.
     fn hold(&self, name: &str) -> Worker {
         let mut holder = self.start_sh(&["run", name], HOLD);
         holder.expect("held");
@@ -134,29 +134,30 @@ impl Scratch {
     }
 }
 
-/// The command starts as from a terminal, however the tests were started: nohup has SIGHUP ignored, and a shell that starts
-/// something with `&` SIGINT and SIGQUIT. What is ignored stays so, in the tool and in its CMD. And with a usual umask: a lock
-/// directory that the group may write to is shared, and its lock files are empty.
+/// Makes the command start as from a terminal, however the tests were started. nohup ignores SIGHUP, and a shell
+/// ignores SIGINT and SIGQUIT in programs that it starts with `&`. Ignored signals stay ignored in the tool and in its
+/// CMD. The umask is a usual one, because a lock directory that the group may write to is shared, and its lock files
+/// are empty.
 fn as_from_a_terminal(command: &mut Command) {
     let set = || {
-        // Numbers that are no signals are refused, and so are those that nobody may change.
+        // Some numbers are no signals, and some signals cannot be changed. These calls fail.
         for signal in 1..=64 {
-            // SAFETY: the default is no function that could be run.
+            // SAFETY: the default action is no function that could run.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
         SigSet::empty().thread_set_mask()?;
         umask(Mode::from_bits_truncate(0o022));
-        // Nobody wants the memory of a process that was ended on purpose.
+        // No core file for a process that the test kills.
         let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: it reads the struct, which is there.
+        // SAFETY: it reads the struct, which lives long enough.
         unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) };
         Ok(())
     };
-    // SAFETY: it makes system calls that are allowed between fork and exec, and allocates nothing.
+    // SAFETY: it makes only system calls that are allowed between fork and exec, and allocates nothing.
     unsafe { command.pre_exec(set) };
 }
 
-/// The tool's message, which has to be all that there is on standard error.
+/// The tool's message. It has to be everything that is on standard error.
 #[track_caller]
 fn message(assert: &Assert) -> String {
     let stderr = String::from_utf8(assert.get_output().stderr.clone()).unwrap();

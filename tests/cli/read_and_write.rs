@@ -15,7 +15,7 @@ use crate::{DONE, FAILED, MISSING, MORE_THAN_A_PIPE, Scratch, TIMED_OUT, TOOL, m
 #[test]
 fn read_gives_back_the_bytes_that_write_was_given() {
     let every_byte: Vec<u8> = (0..=255).cycle().take(10_000).collect();
-    // The last two go over the limit up to which the input is kept in memory, by nothing and by something.
+    // The last two are just at the limit up to which the input is kept in memory, and just over it.
     for contents in [vec![], b"one line\n".to_vec(), every_byte, vec![0; 1 << 20], vec![0xFF; (1 << 20) + 1]] {
         let scratch = Scratch::new();
         scratch.tool(&["write", "file"]).write_stdin(contents.clone()).assert().success().stdout("").stderr("");
@@ -92,7 +92,7 @@ fn read_ends_quietly_when_nobody_wants_the_rest() {
     let scratch = Scratch::with("file", vec![b'x'; 4 << 20]);
     let mut child = scratch.command(&["read", "file"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut first = [0];
-    // The pipe closes at the end of this statement.
+    // The pipe is closed at the end of this statement.
     child.stdout.take().unwrap().read_exact(&mut first).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(DONE), String::new()));
@@ -110,7 +110,7 @@ fn output_that_cannot_be_written_is_an_error() {
     }
 }
 
-/// A shell's redirections for the tool in place of `AF`. What grows for ever is ended by a signal.
+/// Runs a shell script in which `AF` is the tool. A signal ends the tool if a file grows for ever.
 fn sh(scratch: &Scratch, script: &str) -> Assert {
     let mut sh = assert_cmd::Command::new("sh");
     let af = format!("ulimit -f 2000; AF() {{ '{TOOL}' \"$@\"; }}; ");
@@ -139,11 +139,11 @@ fn what_would_be_read_and_written_for_ever_is_refused() {
 fn output_into_the_file_itself_that_comes_to_an_end_is_allowed() {
     for (old, script, new) in [
         ("", "AF read file >>file", ""),
-        // The shell has emptied it.
+        // The shell has emptied the file.
         ("old", "AF read file >file", ""),
         ("old", "AF read file 1<>file", "old"),
         ("old", "cp file other; AF read file >>other; mv other file", "oldold"),
-        // A new version is another file.
+        // The new version is another file.
         ("old", "AF read file | AF write file", "old"),
         ("old", "AF write file <file", "old"),
     ] {
@@ -166,7 +166,7 @@ fn write_with_its_input_closed_is_refused() {
         assert_eq!(scratch.names(), ["file"]);
     }
     let scratch = Scratch::with("file", "old");
-    // For writing only.
+    // Open for writing only.
     let assert = sh(&scratch, "AF write file 0>/dev/null").code(FAILED);
     assert!(message(&assert).starts_with("cannot read standard input: Bad file descriptor"));
     assert_eq!(scratch.contents("file"), b"old");
@@ -174,7 +174,7 @@ fn write_with_its_input_closed_is_refused() {
     assert_eq!(scratch.contents("file"), b"");
 }
 
-/// Other programs give it a /dev/null that is open for reading and writing, to throw the contents away.
+/// Other programs open /dev/null for reading and writing to throw the contents away.
 #[test]
 fn read_to_nowhere_is_no_error() {
     let scratch = Scratch::with("file", "old");
@@ -205,13 +205,13 @@ fn input_that_breaks_in_the_middle_changes_nothing() {
     use std::os::unix::net::UnixStream;
     let scratch = Scratch::with("file", "old");
     let (mut ours, mut its) = UnixStream::pair().unwrap();
-    // What nobody has read when our end closes makes it a reset instead of an end (unix_release_sock in
+    // If our end closes with unread data, the other end gets a reset instead of an end (unix_release_sock in
     // net/unix/af_unix.c).
     its.write_all(b"unread").unwrap();
     let mut command = scratch.command(&["write", "file"]);
     command.stdin(OwnedFd::from(its)).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
-    // It has its own copy; ours in here would keep the socket open.
+    // The process has its own copy. The copy in `command` would keep the socket open.
     drop(command);
     ours.write_all(&vec![b'x'; 3 << 20]).unwrap();
     drop(ours);
@@ -251,7 +251,7 @@ fn a_write_of_more_than_a_mebibyte_has_the_lock_while_it_streams() {
 #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: macOS does not enforce `ulimit -v`")]
 fn contents_larger_than_the_memory_stream_through_write_read_and_update() {
     let scratch = Scratch::new();
-    // Numbers, so that a piece that is lost, doubled or misplaced shows. 200 MB of address space for 300 MB of data.
+    // Numbers, so that a piece that is lost, repeated or misplaced shows. 200 MB of address space for 300 MB of data.
     let data = "seq 100000000 | head -c 300000000";
     let limit = "ulimit -v 200000";
     let sh = |script: &str| {
@@ -259,7 +259,7 @@ fn contents_larger_than_the_memory_stream_through_write_read_and_update() {
         sh.args(["-c", script, TOOL]).current_dir(&scratch.path).timeout(Duration::from_secs(300));
         sh.assert().success().stdout("").stderr("");
     };
-    // Durability is not what this is about, and 600 MB of it take their time.
+    // Without syncs, because 600 MB of them would take long, and the test is not about durability.
     sh(&format!("{data} | ({limit}; \"$0\" --durability none write big)"));
     sh(&format!("{data} | cmp - big"));
     sh(&format!("({limit}; \"$0\" read big) | cmp - big"));
@@ -268,7 +268,7 @@ fn contents_larger_than_the_memory_stream_through_write_read_and_update() {
     assert_eq!(scratch.names(), ["big"]);
 }
 
-/// As `sponge -a` does, and under one lock.
+/// Appends as `sponge -a` does, under one lock.
 #[test]
 fn write_appends_if_it_is_asked_to() {
     let scratch = Scratch::new();
@@ -279,13 +279,13 @@ fn write_appends_if_it_is_asked_to() {
     append("--append", "two\n");
     append("-a", "");
     assert_eq!(scratch.contents("file"), b"one\ntwo\n");
-    // More than is read before the lock is taken, behind more than is copied at once.
+    // More than the tool reads before it takes the lock, appended to more than it copies at once.
     let much = "x".repeat(3 << 20);
     append("-a", &much);
     append("-a", &much);
     assert!(scratch.contents("file") == format!("one\ntwo\n{much}{much}").into_bytes());
     assert_eq!(scratch.names(), ["file"]);
-    // Nobody's line is lost.
+    // No appended line is lost.
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| scratch.tool(&["write", "-a", "lines"]).write_stdin("line\n").assert().success());

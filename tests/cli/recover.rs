@@ -1,4 +1,4 @@
-//! `recover`, and what `locks` says of what is to be recovered.
+//! `recover`, and the output of `locks` for unfinished changes.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::common::{names, temporary_name};
 use crate::{DONE, FAILED, Scratch, line, message, stdout};
 
-/// Two files that a dead process was about to replace by `new`, and had decided to: by the lock protocol, and not by
-/// the crate.
+/// Two files, and a decided change that replaces both by `new` after its process died. It was made by hand with the
+/// lock protocol, not by the crate.
 struct Left {
     scratch: Scratch,
     intent: PathBuf,
@@ -52,7 +52,7 @@ impl Left {
         Left { scratch, intent }
     }
 
-    /// Such that it cannot be finished: of `b` there is no new version.
+    /// This change cannot be finished: the new version of `b` is missing.
     fn without_b() -> Self {
         let left = Self::new();
         fs::remove_file(left.scratch.at(&temporary_name("b", "abcdefg"))).unwrap();
@@ -63,7 +63,7 @@ impl Left {
         ["a", "b"].map(|name| self.scratch.contents(name))
     }
 
-    /// Nothing is left of it but the files.
+    /// Only the files are left.
     #[track_caller]
     fn is_gone(&self) {
         assert_eq!(self.scratch.names(), ["a", "b"]);
@@ -114,12 +114,12 @@ fn locks_lists_what_is_not_finished() {
         );
         assert_eq!(json[n]["intent"], intent.to_str().unwrap());
     }
-    // Of one of the files, or of another one.
+    // For one of the files, and for another file.
     assert!(stdout(&scratch.run(&["locks", "b"])).contains("not finished"));
     assert!(!stdout(&scratch.run(&["locks", "c"])).contains("not finished"));
-    // To look has changed nothing.
+    // Looking has changed nothing.
     assert_eq!(left.contents(), [b"old", b"old"]);
-    // The mark of what was never decided.
+    // The mark of a change that was never decided.
     fs::remove_file(intent).unwrap();
     let json: Value = serde_json::from_str(&stdout(&scratch.run(&["locks", "--json"]).code(DONE))).unwrap();
     assert_eq!((&json[0]["intent"], &json[1]["intent"]), (&Value::Null, &Value::Null));
@@ -157,10 +157,10 @@ fn nothing_but_an_intent_can_be_given_up() {
     scratch.run(&["recover"]).code(DONE).stdout("").stderr("");
     scratch.run(&["read", "a"]).code(DONE);
     let missing = scratch.at(".jerry/local/locks/e292ab48a6b06805.abcdefg234.intent");
-    // Somebody may have finished it a moment ago.
+    // It is no error: another process may have finished the change a moment ago.
     scratch.run(&["recover", "--give-up", missing.to_str().unwrap()]).code(DONE).stdout("").stderr("");
     assert!(message(&scratch.run(&["recover", "--give-up", "a"]).code(FAILED)).contains("not the name of an intent"));
-    // What has the name of one, elsewhere.
+    // A file with the name of an intent in another directory.
     fs::write(scratch.at("e292ab48a6b06805.abcdefg234.intent"), "mine").unwrap();
     scratch.run(&["recover", "--give-up", "./e292ab48a6b06805.abcdefg234.intent"]).code(FAILED);
     assert_eq!(scratch.names(), ["a", "e292ab48a6b06805.abcdefg234.intent"]);

@@ -46,7 +46,7 @@ fn run_takes_the_locks_of_several_files() {
         inside(&["--shared"], &["delete", file]).code(TIMED_OUT);
     }
     inside(&[], &["read", "another"]).code(DONE);
-    // In whatever order they are named.
+    // The order of the names does not matter.
     let mut holder = scratch.start_sh(&["run", "b", "a"], "echo held; read answer");
     holder.expect("held");
     for files in [["a", "b"], ["b", "a"]] {
@@ -87,7 +87,7 @@ fn what_follows_the_dashes_belongs_to_the_command() {
 fn sigterm_and_sighup_to_run_reach_the_command_and_the_lock_stays_until_that_has_ended() {
     for (signal, name) in [(Signal::SIGTERM, "TERM"), (Signal::SIGHUP, "HUP")] {
         let scratch = Scratch::with("file", "x");
-        // Only `wait` is sure to be interrupted by a trap.
+        // A trap is certain to interrupt only `wait`.
         let script = format!(
             "trap 'kill $!; echo asked to end; read answer; exit 0' {name}; sleep 10 >&2 & echo held; wait; exit 1"
         );
@@ -102,7 +102,7 @@ fn sigterm_and_sighup_to_run_reach_the_command_and_the_lock_stays_until_that_has
     }
 }
 
-/// As nohup does, and a script for what it starts with `&`.
+/// As under nohup, or in a script that starts the tool with `&`.
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: /proc")]
 fn a_signal_that_is_ignored_stays_ignored_for_the_command() {
@@ -121,7 +121,7 @@ fn sigint_and_sigquit_are_left_to_the_command() {
     send(Signal::SIGINT, &holder);
     send(Signal::SIGQUIT, &holder);
     scratch.run(&["--timeout", "0", "read", "file"]).code(TIMED_OUT);
-    // CMD ends well, which it would not if either had been passed on to it, nor would the tool if it had died.
+    // CMD ends normally. It would not if the tool had passed on a signal or had died.
     holder.tell("end");
     holder.finish();
 }
@@ -129,7 +129,7 @@ fn sigint_and_sigquit_are_left_to_the_command() {
 #[test]
 fn the_command_gets_the_signals_that_the_tool_leaves_to_it() {
     let scratch = Scratch::new();
-    // The tool's own handlers must not turn into ignored or blocked signals of CMD.
+    // The tool's own signal handlers must not become ignored or blocked signals in CMD.
     for (name, number) in [("INT", 2), ("QUIT", 3), ("PIPE", 13), ("TERM", 15)] {
         scratch.run_sh(&["run", "file"], &format!("ulimit -c 0; kill -{name} $$")).code(128 + number);
     }
@@ -176,12 +176,12 @@ fn the_command_inherits_no_descriptor_of_ours() {
     }
     scratch.run(&[&["update", "file"], &list[..]].concat()).success();
     let listing = String::from_utf8(scratch.contents("file")).unwrap();
-    // Its standard input: the old contents, whose name the new ones have got.
+    // Its standard input: the old version. The new version has its name now.
     assert_eq!(below(&listing), [scratch.at("file").to_str().unwrap()]);
 }
 
-/// A CMD that ends with status 7 and leaves two behind that live until they are told: a child, and a daemon (a session of its own,
-/// and its parent is gone).
+/// A CMD that ends with status 7 and leaves two processes that live until they get a line: a child, and a daemon (in
+/// its own session, and its parent has ended).
 #[cfg(target_os = "linux")]
 const LEAVES: &str = "(read answer <child; echo child >&2) & \
     (setsid sh -c 'echo $$ >daemon.pid; echo >started; read answer <daemon; echo daemon >&2' &) ; read answer <started; exit 7";
@@ -205,7 +205,7 @@ fn release(scratch: &Scratch, fifo: &str) {
 fn run_inherit_keeps_the_lock_until_all_have_ended_that_the_command_has_started() {
     let scratch = Scratch::with("file", "x");
     let mut tool = leaving(&scratch, &["run", "--inherit"]);
-    // It is there when its line can be read.
+    // The line shows that the process exists.
     let mut said = BufReader::new(tool.stderr.take().unwrap());
     let mut expect = |expected: &str| {
         let mut line = String::new();
@@ -214,7 +214,7 @@ fn run_inherit_keeps_the_lock_until_all_have_ended_that_the_command_has_started(
     };
     release(&scratch, "child");
     expect("child");
-    // CMD itself may or may not have ended by now.
+    // CMD itself may have ended by now or not.
     scratch.run(&["--timeout", "0", "read", "file"]).code(TIMED_OUT);
     assert_eq!(tool.try_wait().unwrap(), None);
     let mut daemon = String::new();
@@ -251,7 +251,7 @@ fn when_the_command_has_ended_a_request_to_end_reaches_those_that_are_left() {
         let daemon = scratch.at("daemon.pid");
         wait_until(|| fs::read_to_string(&daemon).is_ok_and(|pid| pid.ends_with('\n')));
         until_its_parent_is(fs::read_to_string(&daemon).unwrap().trim(), tool.id());
-        // CMD has gone when it is no child any more.
+        // CMD has ended when it is no longer a child of the tool.
         let children = format!("/proc/{0}/task/{0}/children", tool.id());
         wait_until(|| fs::read_to_string(&children).unwrap().split_whitespace().count() == 2);
         scratch.run(&["--timeout", "0", "read", "file"]).code(TIMED_OUT);
@@ -285,7 +285,7 @@ fn run_inherit_kills_nobody_that_was_there_before() {
     let scratch = Scratch::with("file", "x");
     nix::unistd::mkfifo(&scratch.at("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let tool = scratch.command(&["run", "--inherit", "file", "--", "sh", "-c", "echo >ended"]);
-    // A child of the shell, which becomes the tool.
+    // A child of a shell, which then becomes the tool by exec.
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", "{ read answer <go; echo lives; } & exec \"$0\" \"$@\""]);
     shell.arg(tool.get_program()).args(tool.get_args()).current_dir(&scratch.path);
@@ -308,7 +308,7 @@ fn run_inherit_passes_on_the_status_and_leaves_no_zombies() {
     scratch.run(&["run", "--inherit", "file", "--", "true"]).code(DONE);
     scratch.run(&["run", "--inherit", "file", "--", "sh", "-c", "kill -KILL $$"]).code(128 + 9);
     scratch.run(&["run", "--inherit", "file", "--", "./missing"]).code(127);
-    // Orphans that end while CMD goes on.
+    // Orphans that end while CMD still runs.
     let script = "for n in 1 2 3; do (true &); done; echo held; read answer";
     let mut holder = scratch.start(&["run", "--inherit", "file", "--", "sh", "-c", script]);
     holder.expect("held");
@@ -318,7 +318,7 @@ fn run_inherit_passes_on_the_status_and_leaves_no_zombies() {
     holder.finish();
 }
 
-/// Waits until the orphan has this parent: the fourth word of its state (proc_pid_stat(5)).
+/// Waits until this is the parent of the orphan: the fourth field of its state (proc_pid_stat(5)).
 #[cfg(target_os = "linux")]
 fn until_its_parent_is(pid: &str, parent: u32) {
     let stat = format!("/proc/{pid}/stat");

@@ -21,7 +21,7 @@ fn the_lock_directory_may_be_given_before_and_after_the_verb() {
     let absolute = scratch.at("absolute/locks");
     let absolute = absolute.to_str().unwrap();
     for (dir, below) in [("relative/locks", "relative/locks"), (absolute, "absolute/locks"), ("./a/../b", "b")] {
-        // `..` only leads back out of what is there.
+        // `..` needs an existing directory.
         fs::create_dir_all(scratch.at("a")).unwrap();
         let lock = scratch.adapter(below).lock_path(scratch.at("file")).unwrap();
         for args in [["--lock-dir", dir, "read", "file"], ["read", "file", "--lock-dir", dir]] {
@@ -53,12 +53,12 @@ fn locks_below_a_root_are_the_same_wherever_it_is() {
     };
     assert_eq!(lock_path("here"), lock_path("there/deeper"));
     assert_eq!(lock_path("here"), "/.jerry/local/locks/552292792527025e.lock");
-    // Two processes, of which the second comes by a link.
+    // Two processes. The second uses a path with a link.
     std::os::unix::fs::symlink("here", scratch.at("link")).unwrap();
     let mut holder = scratch.start_sh(&["--lock-root", "here", "run", "here/file"], HOLD);
     holder.expect("held");
     scratch.run(&["--lock-root", "link", "--timeout", "0", "read", "link/file"]).code(TIMED_OUT);
-    // The one of a program without a root is another one.
+    // A program without a root uses another lock file.
     scratch.run(&["--lock-dir", "here/.jerry/local/locks", "--timeout", "0", "read", "here/file"]).success();
 }
 

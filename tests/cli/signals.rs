@@ -1,4 +1,5 @@
-//! Signals to the tool, one by one: what it does with each while a CMD runs under the lock, and while there is a temporary file.
+//! Signals to the tool, one by one: the effect of each while a CMD runs under the lock, and while there is a temporary
+//! file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -15,7 +16,7 @@ use nix::unistd::{Pid, mkfifo};
 use crate::common::names;
 use crate::{DONE, FAILED, MORE_THAN_A_PIPE, Scratch, TIMED_OUT, TOOL};
 
-/// What ends a process by default, is passed on to CMD, and has no other meaning to the tool.
+/// Signals that end a process by default, are passed on to CMD, and mean nothing else to the tool.
 const MESSAGES: &[(&str, i32)] = &[
     ("ABRT", SIGABRT),
     ("ALRM", SIGALRM),
@@ -33,13 +34,13 @@ const MESSAGES: &[(&str, i32)] = &[
     ("STKFLT", SIGSTKFLT),
 ];
 
-/// Requests to end, which are passed on.
+/// Signals that ask the tool to end, and that it passes on.
 const PASSED_ON_REQUESTS: [(&str, i32); 2] = [("HUP", SIGHUP), ("TERM", SIGTERM)];
 
-/// Requests to end that CMD has from the terminal.
+/// Signals that ask it to end, and that CMD gets from the terminal.
 const TERMINAL_REQUESTS: [(&str, i32); 2] = [("INT", SIGINT), ("QUIT", SIGQUIT)];
 
-/// The tool in a process group of its own, which is killed in the end with all that is left in it.
+/// The tool in its own process group. At the end the whole group is killed.
 struct Tool {
     child: Child,
 }
@@ -59,7 +60,7 @@ impl Tool {
     }
 
     fn send(&self, signal: i32) {
-        // SAFETY: it takes numbers, and nobody has waited for this process.
+        // SAFETY: the call takes numbers, and nobody has waited for this process yet.
         assert_eq!(unsafe { kill(self.pid(), signal) }, 0);
     }
 
@@ -71,7 +72,7 @@ impl Tool {
         self.child.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
     }
 
-    /// Waits until the kernel says that it is in this state (proc_pid_stat(5)).
+    /// Waits until the process is in this state (proc_pid_stat(5)).
     fn wait_for_state(&self, state: char) {
         let stat = format!("/proc/{}/stat", self.pid());
         wait_until(|| fs::read_to_string(&stat).unwrap().rsplit_once(") ").unwrap().1.starts_with(state));
@@ -82,7 +83,7 @@ impl Tool {
         self.ended()
     }
 
-    /// Waits for its end while its input stays open.
+    /// Waits for its end, and keeps its input open.
     fn ended(mut self) -> ExitStatus {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
@@ -97,7 +98,7 @@ impl Tool {
 
 impl Drop for Tool {
     fn drop(&mut self) {
-        // They may all have ended.
+        // All of them may have ended.
         let _ = killpg(Pid::from_raw(self.pid()), Signal::SIGKILL);
         let _ = self.child.wait();
     }
@@ -112,11 +113,11 @@ fn wait_until(mut happened: impl FnMut() -> bool) {
     }
 }
 
-/// The next line. Its end does not come with the end of the tool, if CMD goes on.
+/// Expects this line. Its pipe does not close when the tool ends, because CMD may go on.
 #[track_caller]
 fn expect(output: &mut BufReader<ChildStdout>, line: &str, what: &str) {
     let mut fd = pollfd { fd: output.get_ref().as_raw_fd(), events: POLLIN, revents: 0 };
-    // SAFETY: one struct, which is there.
+    // SAFETY: the call gets one struct, which lives long enough.
     let ready = !output.buffer().is_empty() || unsafe { poll(&mut fd, 1, 60_000) } == 1;
     assert!(ready, "{what}: no answer");
     let mut heard = String::new();
@@ -136,7 +137,7 @@ fn is_locked(scratch: &Scratch, what: &str) {
 fn each_signal_that_would_end_run_reaches_the_command_and_the_lock_stays_until_that_has_ended() {
     for (name, signal) in PASSED_ON_REQUESTS.iter().chain(MESSAGES) {
         let scratch = Scratch::with("file", "x");
-        // Only `wait` is sure to be interrupted by a trap.
+        // A trap is certain to interrupt only `wait`.
         let script = format!(
             "trap 'kill $!; echo got it; read answer; exit 0' {signal}; sleep 60 >&2 & echo held; wait; exit 1"
         );
@@ -155,26 +156,26 @@ fn each_signal_that_would_end_run_reaches_the_command_and_the_lock_stays_until_t
 #[test]
 fn each_other_signal_that_would_end_run_is_left_to_the_command() {
     let mut left = TERMINAL_REQUESTS.to_vec();
-    // The second is ignored by Rust's runtime already.
+    // Rust's runtime ignores the second one already.
     left.extend([("XFSZ", SIGXFSZ), ("PIPE", SIGPIPE)]);
     #[cfg(target_os = "linux")]
     left.extend([("RTMIN", SIGRTMIN()), ("RTMIN+1", SIGRTMIN() + 1), ("RTMAX", SIGRTMAX())]);
     for (name, signal) in left {
         let scratch = Scratch::with("file", "x");
-        // Only `wait` is sure to be interrupted by a trap.
+        // A trap is certain to interrupt only `wait`.
         let script = "trap 'echo usr1' USR1; trap 'kill $!; exit 0' USR2; sleep 60 >&2 & echo held; while wait $!; [ $? -gt 128 ]; do :; done";
         let mut tool = Tool::sh(&scratch, "run", script);
         let mut output = tool.output();
         expect(&mut output, "held", name);
         tool.send(signal);
-        // What is passed on after it says that it was dealt with; twice, because two that come together have no order.
+        // A second signal is sent after the first was handled, because two pending signals have no order.
         for _ in 0..2 {
             tool.send(SIGUSR1);
             expect(&mut output, "usr1", name);
         }
         is_locked(&scratch, name);
         tool.send(SIGUSR2);
-        // The signal would have ended CMD, and the tool as well.
+        // The signal would have ended CMD, and then the tool, too.
         assert_eq!(tool.end().code(), Some(DONE), "{name}");
     }
 }
@@ -190,7 +191,7 @@ fn a_stopped_tool_keeps_the_lock() {
         tool.send(signal);
         tool.wait_for_state('T');
         is_locked(&scratch, name);
-        // CMD itself was not stopped; from a terminal it would be.
+        // Only the tool was stopped. From a terminal, CMD would be stopped, too.
         tool.tell("end\n");
         expect(&mut output, "ended", name);
         is_locked(&scratch, name);
@@ -208,8 +209,8 @@ fn only_sigkill_and_its_own_faults_end_run_before_the_command() {
         let mut output = tool.output();
         expect(&mut output, "held", "");
         wait_until(|| {
-            // Rust's runtime looks at the first SIGSEGV and SIGBUS, and sets the default (library/std/src/sys/pal/unix/
-            // stack_overflow.rs).
+            // Rust's runtime looks at the first SIGSEGV and SIGBUS, and then restores the default
+            // (library/std/src/sys/pal/unix/stack_overflow.rs).
             tool.send(signal);
             tool.child.try_wait().unwrap().is_some()
         });
@@ -223,7 +224,7 @@ fn a_command_that_ends_is_seen_although_sigchld_is_blocked() {
     let scratch = Scratch::with("file", "x");
     let mut command = scratch.command(&["run", "file", "--", "sh", "-c", "exit 7"]);
     let block = || {
-        // SAFETY: the set is there, and made empty first.
+        // SAFETY: the set lives long enough, and is made empty first.
         unsafe {
             let mut set = std::mem::zeroed();
             sigemptyset(&mut set);
@@ -232,7 +233,7 @@ fn a_command_that_ends_is_seen_although_sigchld_is_blocked() {
         }
         Ok(())
     };
-    // SAFETY: it makes one system call.
+    // SAFETY: the closure makes one system call.
     unsafe { command.pre_exec(block) };
     assert_eq!(Tool::spawn(&mut command).end().code(), Some(7));
 }
@@ -248,11 +249,12 @@ fn where_no_process_can_be_had_the_command_is_not_started_and_nothing_is_changed
     for (verb, processes, status) in cases.concat() {
         let scratch = Scratch::new();
         fs::set_permissions(&scratch.path, fs::Permissions::from_mode(0o777)).unwrap();
-        // The other user may not be let in where it is. By a process, because one that another test starts just now would
-        // have our copy open for writing (ETXTBSY).
+        // The other user may have no access to its place. A process copies it: if this process had it open for writing,
+        // a process that another test starts could inherit that descriptor, and running the copy would fail (ETXTBSY).
         assert!(Command::new("cp").arg(TOOL).arg(scratch.at("tool")).status().unwrap().success());
         let mut command = Command::new("setpriv");
-        // RLIMIT_NPROC counts the processes of a user on the whole machine, those of another run of this test, too.
+        // RLIMIT_NPROC counts the processes of a user on the whole machine, including those of another run of this
+        // test.
         let user = (40_000 + std::process::id() % 20_000).to_string();
         command.args(["--reuid", &user, "--clear-groups", "prlimit", &format!("--nproc={processes}"), "./tool"]);
         let command = command.args([verb, "file", "--", "touch", "started"]).current_dir(&scratch.path);
@@ -276,7 +278,7 @@ fn after_a_request_to_end_edit_changes_nothing_however_the_command_ends_and_leav
         for (end, status) in [("exit 0", 128 + signal), ("exit 7", 7)] {
             let scratch = Scratch::with("file", "old");
             fs::create_dir(scratch.at("tmp")).unwrap();
-            // It has the copy as $0, and is asked to end, or is not.
+            // The script has the copy as $0. It gets a signal or not.
             let script = format!("trap '' {name}; echo new >$0; echo copied; read answer; {end}");
             let mut command = scratch.command(&["edit", "file", "--", "sh", "-c", &script]);
             let mut tool = Tool::spawn(command.env("TMPDIR", scratch.at("tmp")));
@@ -307,16 +309,16 @@ fn a_signal_that_ends_the_command_ends_edit() {
     }
 }
 
-// update whose CMD has left somebody behind
+// update, with a CMD that leaves a process
 
-/// A CMD that ends while a process that it has started goes on, which has the pipe to the tool.
+/// A CMD that ends while a process that it has started goes on. That process has the pipe to the tool.
 struct LeftBehind {
     scratch: Scratch,
     tool: Tool,
 }
 
 impl LeftBehind {
-    /// CMD ends with `status`; when this returns it has started the other.
+    /// CMD ends with `status`. When this returns, CMD has started the other process.
     fn start(status: i32) -> (Self, u32) {
         let scratch = Scratch::with("file", "old");
         for fifo in ["started", "release"] {
@@ -383,7 +385,7 @@ fn a_signal_that_is_only_a_message_does_not_keep_update_from_its_commit() {
     }
 }
 
-/// As `$(...)` of a shell does.
+/// The same rule as for `$(...)` in a shell.
 #[test]
 fn without_a_signal_update_takes_what_is_said_after_the_end_of_the_command() {
     let (left, cmd) = LeftBehind::start(0);
@@ -404,7 +406,7 @@ fn update_waits_for_nobody_when_the_command_has_failed() {
 
 // While there is a temporary file
 
-/// A `write` that has a temporary file, and waits for more input.
+/// A `write` that has made its temporary file and waits for more input.
 fn half_a_write(scratch: &Scratch) -> Tool {
     let mut tool = Tool::spawn(&mut scratch.command(&["write", "file"]));
     tool.tell(&"x".repeat((1 << 20) + MORE_THAN_A_PIPE));
@@ -423,7 +425,7 @@ fn a_write_that_a_signal_ends_leaves_no_temporary_file() {
         let tool = half_a_write(&scratch);
         tool.send(signal);
         let status = tool.ended();
-        // The others cannot be had again once they were caught.
+        // These others cannot be restored once they were caught.
         match name {
             "IO" | "PWR" | "STKFLT" | "RTMIN" | "RTMAX" => assert_eq!(status.code(), Some(128 + signal), "{name}"),
             _ => assert_eq!(status.signal(), Some(signal), "{name}: {status}"),
@@ -437,7 +439,7 @@ fn a_write_that_a_signal_ends_leaves_no_temporary_file() {
 fn a_write_that_was_started_with_a_signal_ignored_goes_on() {
     for (name, signal) in PASSED_ON_REQUESTS.into_iter().chain(TERMINAL_REQUESTS) {
         if cfg!(not(target_os = "linux")) {
-            return; // Nobody says there what is ignored.
+            return; // That system does not tell which signals are ignored.
         }
         let scratch = Scratch::with("file", "old");
         let mut command = Command::new("sh");
@@ -471,7 +473,7 @@ fn a_signal_to_what_waits_for_a_lock_or_its_input_ends_it_at_once() {
         let _holder = scratch.hold("file");
         for args in [&["write", "file"][..], &["update", "file", "--", "cat"], &["run", "file", "--", "true"]] {
             let mut command = scratch.command(args);
-            // Its input has its end at once, so that it comes to the lock.
+            // Its input ends at once, so it goes on to take the lock.
             command.stdin(File::open("/dev/null").unwrap()).stdout(Stdio::null()).process_group(0);
             let tool = Tool { child: command.spawn().unwrap() };
             #[cfg(target_os = "linux")]

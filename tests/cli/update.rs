@@ -20,7 +20,7 @@ fn update_passes_the_old_contents_through_the_command() {
 #[test]
 fn update_of_a_missing_file_gives_the_command_empty_input() {
     let scratch = Scratch::new();
-    // The input of the tool itself must not reach CMD.
+    // CMD must not get the tool's own input.
     let mut tool = scratch.tool(&["update", "file", "--", "sh", "-c", "echo old=$(cat)"]);
     tool.write_stdin("not this").assert().success();
     assert_eq!(scratch.contents("file"), b"old=\n");
@@ -42,7 +42,7 @@ fn update_changes_nothing_when_the_command_fails_and_passes_its_status_on() {
         scratch.run_sh(&["update", "file"], script).code(status).stdout("").stderr("");
         assert_eq!(scratch.contents("file"), b"old", "{script}");
         assert_eq!(scratch.names(), ["file"], "{script}");
-        // Nor does a file appear where there was none.
+        // If there was no file, none is made.
         scratch.run_sh(&["update", "new"], script).code(status);
         assert_eq!(scratch.names(), ["file"], "{script}");
     }
@@ -52,7 +52,7 @@ fn update_changes_nothing_when_the_command_fails_and_passes_its_status_on() {
 fn a_command_that_cannot_be_started_changes_nothing() {
     let scratch = Scratch::with("file", "old");
     fs::write(scratch.at("no program"), "").unwrap();
-    // As env(1) and nohup(1) have it.
+    // The statuses of env(1) and nohup(1).
     for (command, status, why) in [
         ("./no\nprogram", 127, r"cannot run ./no\nprogram: No such file"),
         ("no-program-on-the-path", 127, "cannot run no-program-on-the-path: No such file"),
@@ -101,11 +101,11 @@ fn no_update_of_processes_that_race_is_lost() {
 fn sigterm_to_update_reaches_the_command_and_changes_nothing_when_that_fails() {
     let scratch = Scratch::with("file", "old");
     nix::unistd::mkfifo(&scratch.at("started"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    // Left alone it would succeed.
+    // Without a signal it would succeed.
     let script = "echo new; trap 'kill $!; exit 9' TERM; sleep 10 >started & wait; exit 0";
     let mut command = scratch.command(&["update", "file", "--", "sh", "-c", script]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // Opens when the other end is opened, which is after the trap was set.
+    // The open returns when the other end is opened, which is after the trap was set.
     drop(fs::File::open(scratch.at("started")).unwrap());
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     Assert::new(child.wait_with_output().unwrap()).code(9).stdout("").stderr("");

@@ -1,4 +1,4 @@
-//! What is said while a call waits for a lock.
+//! The messages of a call that waits for a lock.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -24,18 +24,18 @@ impl OnATerminal {
         let terminal = openpty(&size, None).unwrap();
         command.env("TERM", command.get_envs().find(|(name, _)| *name == "TERM").map_or("xterm", |_| "dumb"));
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(terminal.slave).spawn().unwrap();
-        // The command has a copy of the other end, and as long as that is open there is no end to what is read here.
+        // `command` has a copy of the other end. As long as it is open, the output does not end.
         command.stderr(Stdio::null());
         OnATerminal { child, terminal: File::from(terminal.master), shown: String::new() }
     }
 
-    /// False: that was all.
+    /// False: the output has ended.
     fn read(&mut self) -> bool {
         let mut piece = [0; 4096];
         match self.terminal.read(&mut piece) {
             Ok(0) => return false,
             Ok(count) => self.shown += std::str::from_utf8(&piece[..count]).unwrap(),
-            // At the end Linux says EIO.
+            // At the end Linux reports EIO.
             Err(_) => return false,
         }
         true
@@ -48,19 +48,19 @@ impl OnATerminal {
         }
     }
 
-    /// Waits for its end: how that was, and all that the terminal got.
+    /// Waits for its end. Returns its status and everything that the terminal got.
     fn end(mut self) -> (ExitStatus, String) {
         while self.read() {}
         (self.child.wait().unwrap(), self.shown)
     }
 }
 
-/// What is left on the last line, and before it.
+/// The last line as it stays on the screen, and the output before it.
 fn left_on_the_screen(shown: &str) -> &str {
     shown.rsplit("\x1b[2K").next().unwrap_or_default().trim_start_matches('\r')
 }
 
-/// Where nobody tells the name of the program, the rest is the same.
+/// The line. If the system does not tell the program's name, the rest is the same.
 fn line(file: &str, holder: &Worker) -> String {
     let program = if cfg!(target_os = "linux") { " (atomic-file, running sh)" } else { "" };
     format!("waiting for {file}: process {}{program} holds it", holder.pid())
@@ -87,7 +87,7 @@ fn every_verb_that_waits_says_so_on_a_terminal_and_erases_it() {
     holder.finish();
     for (verb, tool) in tools {
         let (status, shown) = tool.end();
-        // One of the others may have removed the file.
+        // Another of these calls may have removed the file.
         assert!(status.success() || verb[0] == "delete", "{verb:?}: {status}");
         assert_eq!(left_on_the_screen(&shown), "", "{verb:?}: {shown:?}");
         assert!(!shown.contains('\n'), "{verb:?}: {shown:?}");
@@ -99,7 +99,7 @@ fn the_line_makes_way_for_the_message_of_a_timeout() {
     let scratch = Scratch::with("file", "x");
     let holder = scratch.hold("file");
     let line = line("file", &holder);
-    // A machine may be too slow to say anything before the end.
+    // A slow machine may reach the end before the tool prints anything.
     for timeout in ["1.2", "2", "4", "16"] {
         let tool = OnATerminal::start(&mut scratch.command(&["--timeout", timeout, "read", "file"]));
         let (status, shown) = tool.end();
@@ -125,7 +125,7 @@ fn a_terminal_on_which_nothing_can_be_erased_gets_a_line_that_stays() {
     assert_eq!((status.code(), shown), (Some(DONE), line));
 }
 
-/// Starts the tool with `--verbose`, and waits until it has said so: whoever waited before has waited for long enough, too.
+/// Starts the tool with `--verbose`, and waits for its line. A call that waited before has waited for long enough, too.
 fn until_somebody_says_so(scratch: &Scratch, file: &str, line: &str) -> Child {
     let mut verbose = scratch.command(&["--verbose", "read", file]);
     let mut verbose = verbose.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -141,7 +141,7 @@ fn without_a_terminal_it_says_so_if_it_is_asked_to() {
     let mut holder = scratch.hold("file");
     let mut quiet = scratch.command(&["read", "file"]);
     let quiet = Worker::spawn(quiet.stderr(File::create(scratch.at("quiet")).unwrap()));
-    // A terminal is there, but nohup(1) takes it away.
+    // The process has a terminal, but nohup(1) detaches it.
     let mut nohup = Command::new("nohup");
     nohup.args([TOOL, "run", "file", "--", "true"]).current_dir(&scratch.path);
     as_from_a_terminal(&mut nohup);
@@ -186,8 +186,8 @@ fn a_file_elsewhere_has_its_whole_path_and_nothing_is_a_command_to_the_terminal(
     assert!(tool.wait().unwrap().success());
 }
 
-/// The tool says nothing of a wait that was shorter than a second, and whether it was is seen by the clock: from before its start
-/// until after its end.
+/// If a wait is shorter than a second, the tool prints nothing. The clock shows how long the wait was at most: from
+/// before its start until after its end.
 #[test]
 fn a_short_wait_is_not_worth_a_word() {
     const ATTEMPTS: usize = 20;
