@@ -1,4 +1,4 @@
-//! Contents, whatever their size, and writers that do not get to their end.
+//! Contents of any size, and writers that do not finish.
 
 use std::fs;
 use std::io::{self, Write};
@@ -25,7 +25,7 @@ fn an_empty_file_is_not_a_missing_one() {
     let file = scratch.adapter.file(&path).unwrap();
     file.lock().unwrap().writer().unwrap().commit().unwrap();
     assert_eq!(contents(&path), "");
-    // To write nothing is no error; only where something could not be taken it is (`WriteZero`).
+    // A write of 0 bytes is no error, unless there was something to write (`WriteZero`).
     let guard = file.lock().unwrap();
     let mut writer = guard.writer().unwrap();
     assert_eq!(writer.write(b"").unwrap(), 0);
@@ -37,7 +37,7 @@ fn an_empty_file_is_not_a_missing_one() {
     scratch.holds_only(&["file"]);
 }
 
-/// 100 MB in which every part is another one.
+/// 100 MB in which no two parts are the same.
 fn large() -> Vec<u8> {
     let mut bytes = vec![0; 100_000_000];
     for (n, part) in bytes.chunks_exact_mut(8).enumerate() {
@@ -54,7 +54,7 @@ fn a_file_of_100_mb_is_written_and_read_whole() {
     let file = scratch.adapter.file(&path).unwrap();
     file.write(&large).unwrap();
     assert_eq!(file.read_into(&mut read).unwrap(), Some(large.len()));
-    // Not assert_eq, which would print them.
+    // Not assert_eq, which would print the contents.
     assert!(read == large, "what was read is not what was written");
 
     // In pieces, none of them a whole number of pages.
@@ -69,7 +69,7 @@ fn a_file_of_100_mb_is_written_and_read_whole() {
     scratch.holds_only(&["file"]);
 }
 
-// The kernel's own files change in size, or have one of 0, and are not empty.
+// The kernel's own files change in size, or have a size of 0 and are not empty.
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: /proc")]
 fn a_file_is_read_to_its_end_whatever_its_size_is_said_to_be() {
@@ -100,7 +100,7 @@ fn text_that_is_not_utf8_is_an_error_that_says_where() {
             path.display()
         );
         assert_eq!(error.to_string(), text);
-        // It is an error about the text alone.
+        // The error is only about the text.
         assert_eq!(scratch.adapter.read_with_lock(&path).unwrap().unwrap(), bytes);
         scratch.holds_only(&["file"]);
     }

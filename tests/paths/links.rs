@@ -47,7 +47,7 @@ fn every_kind_of_link_is_followed_and_left_in_place() {
 #[test]
 fn the_target_of_a_dangling_link_is_created() {
     type Links = &'static [(&'static str, &'static str)];
-    // The path that is written, what that really is, and the links on the way.
+    // The path that is written, its canonical path, and the links on the way.
     let cases: [(&str, &str, Links); 5] = [
         ("link", "target", &[("link", "target")]),
         ("link", "missing/deep/target", &[("link", "missing/deep/target")]),
@@ -96,7 +96,7 @@ fn as_many_links_are_followed_as_the_kernel_follows() {
         assert_eq!(os_error(&error), Some(libc::ELOOP), "{what}: {error:?}");
     }
     assert_eq!(names(&scratch.dir), before);
-    // On the way to what does not exist yet, too.
+    // Also on the way to a file that does not exist yet.
     scratch.link(".", "here");
     let [enough, too_many] = [most, most + 1].map(|n| scratch.path("here/".repeat(n) + "missing/file"));
     assert_eq!(scratch.adapter.file(enough).unwrap().path(), scratch.path("missing/file"));

@@ -1,4 +1,4 @@
-//! What a path leads to: links, spellings, missing directories, long and odd names, things that are not files.
+//! Paths: links, spellings, missing directories, long and odd names, and files that are not regular.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -35,7 +35,7 @@ struct Scratch {
 impl Scratch {
     fn new() -> Self {
         let above = tempfile::tempdir().unwrap();
-        // Where the temporary directory itself is behind a symbolic link.
+        // The temporary directory itself may be behind a symbolic link.
         let real = above.path().canonicalize().unwrap();
         let adapter = AtomicFileAdapter::with_lock_dir(real.join("locks")).unwrap();
         fs::create_dir(real.join("files")).unwrap();
@@ -70,7 +70,7 @@ fn contents(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// An operation on a path, without what it answers.
+/// An operation on a path, without its result.
 type Verb = fn(&AtomicFileAdapter, &Path) -> Result<()>;
 
 const VERBS: [(&str, Verb); 7] = [
@@ -83,10 +83,10 @@ const VERBS: [(&str, Verb); 7] = [
     ("read_unlocked", |adapter, path| adapter.read_unlocked(path).map(drop)),
 ];
 
-/// Those that are given the path, and take its lock.
+/// The verbs that get a path and take its lock.
 const BY_PATH: [(&str, Verb); 4] = [VERBS[0], VERBS[2], VERBS[4], VERBS[5]];
 
-/// The error of every verb; no verb may succeed.
+/// The error of every verb. No verb may succeed.
 #[track_caller]
 fn errors(adapter: &AtomicFileAdapter, path: &Path) -> Vec<(String, Error)> {
     let failed = |(verb, call): (&str, Verb)| {
@@ -103,7 +103,7 @@ fn os_error(error: &Error) -> Option<i32> {
     if let Error::Io { source, .. } = error { source.raw_os_error() } else { None }
 }
 
-/// What `call` returns; a failure, not a test that hangs, if it blocks.
+/// Returns what `call` returns. If `call` blocks, the test fails instead of hanging.
 #[track_caller]
 fn promptly<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, result) = mpsc::channel();

@@ -79,7 +79,7 @@ fn a_handle_makes_the_directories_when_it_writes() {
     scratch.holds_only(&[]);
     file.write("new").unwrap();
     assert_eq!(contents(&path), "new");
-    // It was resolved when nothing was there.
+    // This handle was made when there was no file.
     assert_eq!(other.read().unwrap().unwrap(), b"new");
     other.update(|old| [old.unwrap(), b"er"].concat()).unwrap();
     assert_eq!(file.read().unwrap().unwrap(), b"newer");
@@ -107,7 +107,7 @@ fn a_handle_stays_with_its_directory_when_that_is_renamed() {
     file.write("new").unwrap();
     scratch.holds_only(&["after"]);
 
-    // Not even another directory of the old name takes its place.
+    // Not even if another directory with the old name takes its place.
     let decoy = scratch.make("before/file");
     file.update(|old| [old.unwrap(), b"er"].concat()).unwrap();
     assert_eq!(contents(&scratch.path("after/file")), "newer");

@@ -1,4 +1,4 @@
-//! What is not a regular file.
+//! Files that are not regular.
 
 use std::fs;
 use std::io;
@@ -67,7 +67,7 @@ fn a_link_to_a_directory_is_refused_as_one_however_it_is_written() {
     }
 }
 
-// The links in /proc/self/fd lead to open files, not to what their text says.
+// The links in /proc/self/fd lead to open files, and not to the path in their text.
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: /proc")]
 fn a_pipe_behind_a_descriptor_is_a_fifo_and_not_a_missing_file() {

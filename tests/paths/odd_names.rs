@@ -38,7 +38,7 @@ fn names_of_every_length_up_to_255_bytes_work() {
     let scratch = Scratch::new();
     for length in (1..=6).chain(230..=255) {
         goes_through_its_life(&scratch, "n".repeat(length).as_ref());
-        // Two, three and four bytes a character, at every offset.
+        // Characters of two, three and four bytes, at every offset.
         for character in ["é", "書", "🦀"] {
             let many = character.repeat(length / character.len());
             let padded = "x".repeat(length - many.len()) + &many;
@@ -86,7 +86,7 @@ fn names_that_are_not_utf8_work() {
     for bytes in [&b"\xff"[..], b"latin-1 \xe9", &[0x80; 255], &[0xff; 250]] {
         goes_through_its_life(&scratch, OsStr::from_bytes(bytes));
     }
-    // And two of them that look the same when printed are two files.
+    // Two names that look the same when they are printed are two files.
     let [one, other] = [&b"\xfe"[..], b"\xff"].map(|name| scratch.path(OsStr::from_bytes(name)));
     assert_eq!(one.display().to_string(), other.display().to_string());
     assert_ne!(scratch.adapter.lock_path(&one).unwrap(), scratch.adapter.lock_path(&other).unwrap());

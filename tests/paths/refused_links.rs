@@ -13,7 +13,7 @@ fn strict(scratch: &Scratch) -> AtomicFileAdapter {
     AtomicFileAdapter::builder().lock_dir(scratch.adapter.lock_dir()).follow_links(false).build().unwrap()
 }
 
-/// Links to a file, to directories and to nothing, and paths through them; with the first link in each.
+/// Links to a file, to directories and to nothing, and paths through them, each with the first link in it.
 fn paths_with_links(scratch: &Scratch) -> Vec<(PathBuf, &'static str)> {
     let target = scratch.make("real/target");
     scratch.make("below/deep/file");
@@ -85,9 +85,9 @@ fn a_link_is_refused_wherever_it_is() {
     let scratch = Scratch::new();
     let paths = paths_with_links(&scratch);
     all_are_refused(&scratch, &paths);
-    // Else it would prove little.
+    // Otherwise this test would prove little.
     assert_eq!(paths.iter().filter(|(path, _)| scratch.adapter.exists(path)).count(), 2 * 10);
-    // A directory that is swept, and its own name is no link.
+    // A directory that is swept. Its own name is not a link.
     strict(&scratch).sweep(scratch.path("below/deep/..")).unwrap();
     for directory in ["dir/", "below/deep/up/."] {
         let error = strict(&scratch).sweep(scratch.path(directory)).unwrap_err();
@@ -139,7 +139,7 @@ mod by_hand {
 
     use super::*;
 
-    /// As a kernel that has no openat2.
+    /// A kernel without openat2.
     fn old_kernel(call: &Call<'_>) -> Action {
         if call.syscall == Syscall::Openat2 { Action::Fail(libc::ENOSYS) } else { Action::Proceed }
     }

@@ -1,4 +1,4 @@
-//! Spellings of a path, and the lock that all of them have.
+//! All spellings of a path have the same lock.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ fn all_spellings_of_a_file_have_one_lock() {
     ];
     let lock = scratch.adapter.lock_path(&file).unwrap();
     assert_eq!(lock.parent().unwrap(), scratch.adapter.lock_dir());
-    // A name is not enough to be the same file.
+    // The same name does not make the same file.
     for other in ["dir/sub/file", "file", "dir/File", "dir/file2"] {
         assert_ne!(scratch.adapter.lock_path(scratch.path(other)).unwrap(), lock, "{other}");
     }
@@ -61,7 +61,7 @@ fn all_spellings_of_a_file_have_one_lock() {
     assert_eq!(names(&scratch.path("dir")), ["file", "odd-link", "sub"]);
 }
 
-/// A Mac's volumes ignore case, unless they were made not to; most file systems of Linux do not.
+/// Mac volumes ignore case unless they were made otherwise. Most of Linux's file systems do not.
 #[test]
 fn another_case_of_a_name_is_the_same_file_where_the_file_system_says_so() {
     let scratch = Scratch::new();
@@ -81,7 +81,7 @@ fn another_case_of_a_name_is_the_same_file_where_the_file_system_says_so() {
             );
         }
     }
-    // A name of its own for each of them, whatever the system says of either.
+    // Each of them has its own name, whatever the system reports of the other.
     let link = scratch.path("Directory/Other");
     fs::hard_link(&file, &link).unwrap();
     for path in [&file, &link] {
@@ -137,7 +137,7 @@ fn a_directory_with_the_kernels_mark_of_a_removed_one_in_its_name_works() {
 #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: XNU does not follow a link into so long a path")]
 fn a_path_that_is_too_long_to_be_said_at_once_has_one_lock() {
     let scratch = Scratch::new();
-    // Each is as long as a path may be, and starts where the one before it ends.
+    // Each is as long as a path may be, and starts at the end of the one before.
     let part = "deeply-nested/".repeat(200);
     for n in 0..2 {
         let start = if n == 0 { scratch.dir.clone() } else { scratch.path(format!("link-{}", n - 1)) };

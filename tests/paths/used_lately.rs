@@ -1,5 +1,5 @@
-//! A path that an adapter has used lately, of which it has the lock at hand: whatever has its name since is treated as if it
-//! were met for the first time.
+//! A path that an adapter has used lately, so that it still has the lock. If another file has this name by now, it is
+//! treated as if it were new.
 
 use std::fs;
 use std::os::unix::net::UnixListener;
@@ -13,7 +13,7 @@ use crate::common::names;
 use crate::spellings::relative;
 use crate::{BY_PATH, Scratch, contents, errors, promptly};
 
-/// A file and another one, of which the first was used by its path, as it is spelled.
+/// Two files, of which the first was used by its path in this spelling.
 fn used(how: Spelling) -> (Scratch, std::path::PathBuf) {
     let scratch = Scratch::new();
     scratch.make("file");
@@ -38,7 +38,7 @@ const SPELLINGS: [Spelling; 3] = [
     |scratch| relative(&scratch.dir).join("file"),
 ];
 
-/// Puts something in the place of the file, which must be gone.
+/// Replaces the file with something else. The file must be gone.
 fn replace(scratch: &Scratch, put: impl FnOnce()) {
     fs::remove_file(scratch.path("file")).unwrap();
     put();
@@ -63,11 +63,11 @@ fn a_link_is_followed_and_left_in_place() {
         assert!(scratch.adapter.delete_with_lock(&path).unwrap());
         assert!(!scratch.adapter.exists(&path));
         scratch.holds_only(&["file"]);
-        // And its target is made anew.
+        // The target of the link is made anew.
         scratch.adapter.write_atomic(&path, "new").unwrap();
         scratch.holds_only(&["file", "other"]);
 
-        // Back to a file, which has the old lock.
+        // A file again, which has the old lock.
         replace(&scratch, || drop(scratch.make("file")));
         assert_eq!(scratch.adapter.read_to_string_with_lock(&path).unwrap().unwrap(), "file");
         scratch.adapter.write_atomic(&path, "again").unwrap();
@@ -78,7 +78,7 @@ fn a_link_is_followed_and_left_in_place() {
 
 #[test]
 fn it_takes_the_lock_of_what_the_link_leads_to_and_no_other() {
-    // Each time it is the first verb after the change of places.
+    // Each verb is the first after the swap.
     for ((verb, call), in_the_way) in BY_PATH.into_iter().flat_map(|verb| [(verb, "other"), (verb, "file")]) {
         let (scratch, path) = used(SPELLINGS[0]);
         let held = scratch.adapter.file(scratch.path(in_the_way)).unwrap();
@@ -103,7 +103,7 @@ fn a_link_is_not_waited_for_longer_than_the_limit() {
         let [file, other] = ["file", "other"].map(|name| scratch.adapter.file(scratch.path(name)).unwrap());
         replace(&scratch, || drop(scratch.link("other", "file")));
         std::thread::scope(|scope| {
-            // Held by a thread that is not the one that asks.
+            // The lock is held by another thread than the one that asks.
             let _guards = (file.lock().unwrap(), both.then(|| other.lock().unwrap()));
             match scope.spawn(|| call(&hasty, &path)).join().unwrap() {
                 Ok(()) => assert!(!both, "{verb}"),
@@ -115,7 +115,7 @@ fn a_link_is_not_waited_for_longer_than_the_limit() {
     }
 }
 
-/// What is in the way of the file itself is told as ever.
+/// An error about the file itself is reported as usual.
 #[test]
 fn a_lock_that_is_taken_is_told() {
     for (verb, call) in BY_PATH {
@@ -207,7 +207,8 @@ mod at_each_call {
 
     use super::*;
 
-    /// The same with the directory, while this thread holds the lock of what the link leads to, so that nobody may read that.
+    /// The same with the directory. This thread holds the lock of the link's target, so that nobody may read the
+    /// target.
     #[test]
     fn what_a_link_leads_to_for_a_moment_is_not_read_without_its_lock() {
         const CALLS: usize = 32;
@@ -241,8 +242,8 @@ mod at_each_call {
         assert!(refused > 0);
     }
 
-    /// Puts a link in the place of the file before one call, and the file back before another one. Whatever the call sees, it
-    /// works on one of the two under the lock of that one, or says what is in the way.
+    /// Replaces the file with a link before one call, and restores the file before another one. Whatever the call sees,
+    /// it works on one of the two files under the lock of that file, or reports an error.
     #[test]
     fn a_link_that_comes_and_goes_is_never_read_as_a_file() {
         const CALLS: usize = 16;
@@ -265,7 +266,7 @@ mod at_each_call {
             match read {
                 Ok(Some(read)) => assert!(["file", "other"].contains(&&*read), "{put} {back}: {read}"),
                 Err(Error::NotRegularFile { kind: FileKind::Symlink, .. }) => {}
-                // It was opened, or asked where it leads, when it was the other one.
+                // The call opened the file or read the link when it was the other one.
                 Err(Error::Io { source, .. })
                     if [libc::ELOOP, libc::EINVAL].map(Some).contains(&source.raw_os_error()) => {}
                 other => panic!("{put} {back}: {other:?}"),
