@@ -1,5 +1,5 @@
-//! A bank whose tellers are processes of the library and of `atomic_file.py`. Some of them are killed at any moment, and
-//! whoever comes next finishes what they had decided, whichever of the two it is.
+//! A bank whose tellers are processes of the library and of `atomic_file.py`. Some of them are killed at any moment.
+//! The next process finishes what they had decided, whichever of the two implementations it uses.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ const SUM: u64 = 1000;
 const ACCOUNTS: usize = 6;
 const COUNTER: &str = "transfers-of-";
 
-/// As `driver.py` has them. The last two have one lock file between them (tests/many.rs).
+/// The same accounts as in `driver.py`. The last two have the same lock file (tests/many.rs).
 fn accounts(files: &Path) -> Vec<PathBuf> {
     const SECRET: &[u8] = b"\xde\xd4\x6d\xe9\x83\x90\x97\xdb";
     let colliding = [b"11111111", b"22222222"].map(|end: &[u8; 8]| {
@@ -56,7 +56,8 @@ impl From<Error> for Refusal {
     }
 }
 
-/// Moves some money among two to four accounts, and counts that as a part of the same change. What becomes empty is removed.
+/// Moves money among two to four accounts. A counter of the transfers is a part of the same change. Accounts that
+/// become empty are removed.
 fn transfer(
     adapter: &AtomicFileAdapter,
     accounts: &[PathBuf],
@@ -83,14 +84,14 @@ fn transfer(
     })
 }
 
-/// Whose counter an intent changes: that is who has decided it.
+/// The process that has decided an intent: the intent changes its counter.
 fn decided_by(intent: &Path) -> Option<String> {
     let bytes = fs::read(intent).ok()?;
     let name = bytes.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(COUNTER.as_bytes()))?;
     Some(String::from_utf8_lossy(name).into_owned())
 }
 
-/// Tells who has decided what this process finishes, if that is not itself: at the moment when it removes the intent.
+/// Reports who decided a change that this process finishes for another one. This happens when it removes the intent.
 fn on_finishing(own: &str, told: impl Fn(String) + 'static) -> impl FnMut(&Call<'_>) -> Action + 'static {
     let own = own.to_owned();
     let mut locks = PathBuf::new();
@@ -109,7 +110,7 @@ fn on_finishing(own: &str, told: impl Fn(String) + 'static) -> impl FnMut(&Call<
     }
 }
 
-/// Whether the process is to die now: so many calls after it has decided a change, once it is told how many.
+/// Whether the process has to die now: so many calls after it has decided a change. `lives` tells how many.
 fn die_in_a_change(lives: Arc<AtomicUsize>) -> impl FnMut(&Call<'_>) -> bool + 'static {
     let mut since = None;
     move |call| {
@@ -120,7 +121,8 @@ fn die_in_a_change(lives: Arc<AtomicUsize>) -> impl FnMut(&Call<'_>) -> bool + '
     }
 }
 
-/// A process of the library: the directory, the durability, its name, and a number that is another one for each life.
+/// A process of the library. Arguments: the directory, the durability, its name, and a number that differs in each
+/// life.
 pub(crate) fn teller(args: &[String]) {
     let [above, durability, name, life] = args else { panic!("{args:?}") };
     let above = Path::new(above);
@@ -160,19 +162,20 @@ pub(crate) fn teller(args: &[String]) {
     tell("stopped");
 }
 
-/// The tellers: the first ones are Python's.
+/// The tellers. The first ones use Python.
 const NAMES: [&str; 4] = ["python-0", "python-1", "rust-0", "rust-1"];
 const PYTHONS: usize = 2;
 
 struct Business {
     place: Place,
     accounts: Vec<PathBuf>,
-    /// Python for the looks between.
+    /// A Python process that reads the accounts in between.
     python: Python,
     tellers: Vec<Worker>,
-    /// How many transfers each has said that it made.
+    /// How many transfers each teller has reported as made.
     acknowledged: [u64; NAMES.len()],
-    /// How often what one kind had decided (whether Python) was finished by one of which kind (whether Python).
+    /// How often a change that one kind had decided was finished by the other or by the same kind: (decided by Python,
+    /// finished by Python).
     finished: BTreeMap<(bool, bool), u32>,
     lives: u64,
 }
@@ -211,12 +214,12 @@ impl Business {
         *self.finished.entry((decided_by_python, by_python)).or_default() += 1;
     }
 
-    /// How often one kind has finished what the other kind had decided.
+    /// How often one kind has finished a change of the other kind.
     fn finished_for_other(&self, by_python: bool) -> u32 {
         self.finished.get(&(!by_python, by_python)).copied().unwrap_or(0)
     }
 
-    /// The next transfer of a teller; false at its end.
+    /// Waits for the next transfer of a teller. False: the teller has ended.
     fn hear(&mut self, number: usize) -> bool {
         loop {
             let line = self.tellers[number].hear();
@@ -232,7 +235,7 @@ impl Business {
         }
     }
 
-    /// The sum of all accounts, as one of the two finds it, who may have to finish something before.
+    /// The sum of all accounts, read by one of the two kinds. It may have to finish a change first.
     fn sum(&mut self, by_python: bool) -> u64 {
         if by_python {
             self.python.tell("bank", &[]);
@@ -252,8 +255,8 @@ impl Business {
         sum
     }
 
-    /// Waits until this teller has decided something and not finished it: in our own processes by having it die so many calls
-    /// after that, in Python as far as that can be seen.
+    /// Waits until this teller has decided a change and not finished it. Our own process dies after so many calls. For
+    /// Python this is recognized as well as possible.
     fn until_it_has_decided(&mut self, number: usize, calls: u64) {
         if number >= PYTHONS {
             self.tellers[number].tell(&format!("die {calls}"));
@@ -266,9 +269,9 @@ impl Business {
         while Instant::now() < end && !self.place.intents().iter().any(has) {}
     }
 
-    /// What was acknowledged is there, and at most one transfer that was not.
+    /// Every transfer that was reported as made is there, and at most one more.
     fn check(&mut self, number: usize) {
-        // By the other kind.
+        // Read by the other kind.
         assert_eq!(self.sum(number >= PYTHONS), SUM);
         let counter = self.place.files.join(COUNTER.to_owned() + NAMES[number]);
         let made = amount(self.place.adapter.read_with_lock(counter).unwrap().as_deref());
@@ -294,9 +297,9 @@ impl Business {
     }
 }
 
-/// So often each has to have finished what the other had decided.
+/// How often each kind has to finish a change of the other.
 const EACH: u32 = 2;
-/// That is enough by far for it.
+/// Much more than is needed for that.
 const MOST_KILLS: usize = 2000;
 
 fn survives(above: &Path, durability: Durability, kills: usize) {
@@ -308,7 +311,8 @@ fn survives(above: &Path, durability: Durability, kills: usize) {
         assert!(done < MOST_KILLS.max(kills), "{:?} after {done} kills", business.finished);
         let number = done % NAMES.len();
         assert!(business.hear(number), "{} has ended", NAMES[number]);
-        // It is in the middle of something then. Every third time where is chance, else where others have to finish it.
+        // It is in the middle of a change now. Every third time the place is random. Otherwise others have to finish
+        // the change.
         if next(&mut random, 3) == 0 {
             thread::sleep(Duration::from_micros(next(&mut random, 3000)));
         } else {

@@ -1,4 +1,4 @@
-//! One of the two implementations dies at each of its steps, and the other one finishes what was decided.
+//! One of the two implementations dies at each of its steps, and the other one finishes the decided change.
 
 use std::fs;
 use std::path::Path;
@@ -9,14 +9,14 @@ use atomic_file_adapter::{AtomicFileAdapter, Durability};
 use crate::common::{Worker, tell};
 use crate::python::{Place, Python, adapter};
 
-/// The files, before and after.
+/// The names of the files, before and after.
 const NAMES: [&str; 3] = ["replaced", "branch/made", "branch/deleted"];
 const OLD: [Option<&str>; 3] = [Some("old"), None, Some("old")];
 const NEW: [Option<&str>; 3] = [Some("new"), Some("made"), None];
-/// The same as arguments: with contents, or to be removed.
+/// The same as arguments, with the new contents, or without if the file has to be removed.
 const CHANGES: [&str; 3] = ["replaced=new", "branch/made=made", "branch/deleted"];
 
-/// Nobody makes more system calls than this in one change.
+/// No change makes more system calls than this.
 const MOST_CALLS: usize = 1000;
 
 fn is_full() -> bool {
@@ -45,7 +45,7 @@ fn read(place: &Place) -> Vec<Option<String>> {
     guards.iter().map(|guard| guard.read().unwrap().map(text)).collect()
 }
 
-/// All is there or nothing, whichever the intent says, and nothing else is left.
+/// The change is made as a whole or not at all, as the intent says, and nothing else is left.
 #[track_caller]
 fn assert_whole(place: &Place, seen: &[Option<String>], decided: bool, what: &str) {
     let seen: Vec<_> = seen.iter().map(Option::as_deref).collect();
@@ -53,15 +53,15 @@ fn assert_whole(place: &Place, seen: &[Option<String>], decided: bool, what: &st
     place.assert_nothing_left(what);
 }
 
-/// What came of a process that was to die at some step.
+/// The end of a process that has to die at some step.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     Killed,
-    /// Before that it had done all there was to do.
+    /// It had made the whole change before.
     Ended,
 }
 
-/// Python changes the files, or recovers, and is killed before its call of this number.
+/// Python changes the files, or recovers them, and is killed before its call of this number.
 fn python_dies(python: &mut Python, lives: usize, recovers: bool) -> End {
     let lives = lives.to_string();
     let answer = match recovers {
@@ -75,7 +75,7 @@ fn python_dies(python: &mut Python, lives: usize, recovers: bool) -> End {
     }
 }
 
-/// The library does, in a process of its own.
+/// The library does the same, in another process.
 fn we_die(place: &Place, lives: usize, recovers: bool) -> End {
     let durability = format!("{:?}", place.durability);
     let verb = if recovers { "recover" } else { "change" };
@@ -89,7 +89,7 @@ fn we_die(place: &Place, lives: usize, recovers: bool) -> End {
     }
 }
 
-/// In that process: the directory, the durability, how many calls it lives, and what it does.
+/// The other process. Arguments: the directory, the durability, the number of calls that it makes, and the operation.
 pub(crate) fn die(args: &[String]) {
     let [above, durability, lives, verb] = args else { panic!("{args:?}") };
     let durability = if durability == "Full" { Durability::Full } else { Durability::None };
@@ -114,7 +114,7 @@ fn change(adapter: &AtomicFileAdapter, files: &Path) {
     batch.commit_all().unwrap();
 }
 
-/// Who dies first, and who comes after.
+/// The implementation that dies first, and the one that comes after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Who {
     Python,
@@ -133,7 +133,7 @@ impl Who {
         match self {
             Who::Python => {
                 let seen = python.read(&NAMES);
-                // A reader may leave a mark that means nothing more. A writer takes it away.
+                // A reader may leave a mark without an intent. A writer removes it.
                 if place.has_marks() {
                     assert_eq!(python.ask("touch", &NAMES), "touched");
                 }
@@ -148,7 +148,7 @@ impl Who {
     }
 }
 
-/// Each step of a change, and of whom it is finished by.
+/// Dies at each step of a change. The other implementation finishes it.
 fn at_each_step(first: Who) {
     places(|new_place| {
         let mut python = Python::start(Path::new("/nowhere"));
@@ -182,12 +182,13 @@ pub(crate) fn we_die_at_each_step_and_python_finishes() {
     at_each_step(Who::We);
 }
 
-/// Somebody who finishes what the other one has decided dies, too, at each step, and the first one finishes that.
+/// The second implementation dies at each step while it finishes the change of the first, and the first one finishes
+/// it.
 fn at_each_step_of_finishing(first: Who) {
     places(|new_place| {
         let mut python = Python::start(Path::new("/nowhere"));
         let second = first.other();
-        // The moments at which there is an intent: just decided, and with some of the files changed.
+        // The moments at which an intent exists: just decided, and with some of the files changed.
         let mut moments = Vec::new();
         for lives in 0..MOST_CALLS {
             let place = ready(new_place);

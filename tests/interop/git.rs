@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::Scratch;
 
-/// A repository, with nothing of the user's or the system's settings and of a hook that may have started us.
+/// A repository without the settings of the user, of the system, and of a hook that may have started the tests.
 fn git(dir: &Path, args: &[&str]) -> String {
     let mut git = assert_cmd::Command::new("git");
     git.current_dir(dir).args(["-c", "core.excludesFile=/dev/null"]).args(args);
@@ -26,7 +26,7 @@ fn status(scratch: &Scratch) -> String {
     git(&scratch.path, &["status", "--porcelain", "--ignored=no", "--untracked-files=all"])
 }
 
-/// Every verb once; one file is there in the end.
+/// Calls every verb once. At the end there is one file.
 fn use_it(scratch: &Scratch) {
     let file = scratch.file();
     file.write("x").unwrap();

@@ -11,8 +11,8 @@ use atomic_file_adapter::AtomicFileAdapter;
 use crate::Scratch;
 use crate::common::names;
 
-/// The names that Python computes for the lock files of `paths`; `path` is its expression for the bytes to hash,
-/// with `given` for those that it was given.
+/// The names that Python computes for the lock files of `paths`. `path` is a Python expression for the bytes to hash;
+/// `given` are the bytes that it was given.
 fn names_by_python(path: &str, paths: &[PathBuf]) -> Vec<String> {
     let script = format!(
         "import os, sys, xxhash\n\
@@ -44,7 +44,7 @@ fn assert_same_names(paths: &[PathBuf], ours: &[String], pythons: &[String]) {
     }
 }
 
-/// A path of `len` bytes that does not exist, with any bytes that a name may have, or ASCII only.
+/// A path of `len` bytes that does not exist. Its names have any allowed bytes, or ASCII only.
 fn path_of_len(len: usize, ascii: bool) -> PathBuf {
     // Less than NAME_MAX by one at least.
     const LONG_NAME: usize = 200;
@@ -56,7 +56,7 @@ fn path_of_len(len: usize, ascii: bool) -> PathBuf {
         let byte = (state >> 33) as u8;
         let name = bytes.rsplit(|byte| *byte == b'/').next().unwrap_or_default().len();
         bytes.push(match if ascii { byte & 0x7F } else { byte } {
-            // A slash at the end would make it a directory's.
+            // A slash at the end would make it the path of a directory.
             _ if name >= LONG_NAME && bytes.len() + 1 < len => b'/',
             // `.` so that no name is `.` or `..`.
             0 | b'/' | b'.' => b' ',
@@ -67,7 +67,7 @@ fn path_of_len(len: usize, ascii: bool) -> PathBuf {
 }
 
 pub(crate) fn lock_names_are_those_of_another_xxh3() {
-    // xxh3 takes another way for up to 16, 128, 240 and more bytes, and once more beyond each block of 1024.
+    // xxh3 uses different code for up to 16, 128, 240 and more bytes, and beyond each block of 1024.
     let lengths = (2..=260).chain([300, 511, 512, 513, 1023, 1024, 1025, 1088, 2047, 2048, 2049, 3000, 4000]);
     let lengths = lengths.filter(|len| len + 16 < libc::PATH_MAX as usize);
     let mut paths: Vec<PathBuf> = lengths.clone().map(|len| path_of_len(len, true)).collect();
@@ -87,7 +87,7 @@ pub(crate) fn lock_names_are_those_of_another_xxh3() {
         paths.push(path);
     }
     for path in &paths {
-        // Else this would say nothing about the bytes that were hashed.
+        // Otherwise this would not show which bytes were hashed.
         assert_eq!(scratch.adapter.file(path).unwrap().path(), path, "not canonical");
     }
     let pythons = names_by_python("os.fsencode(os.fsdecode(given))", &paths);
@@ -140,7 +140,7 @@ pub(crate) fn python_finds_the_lock_of_any_spelling_by_realpath() {
         "real//deep///../file",
         "dirlink/file",
         "dirlink/deep/../../real/file",
-        // Back out of where the link leads to, not of where it is.
+        // `..` leads out of the link's target, not out of the directory of the link.
         "deeplink/../file",
         "link",
         "link to link",

@@ -1,4 +1,4 @@
-//! Together with programs that are not ours: Python's record locks and its xxh3, and git.
+//! Other programs: Python's record locks and its xxh3, and git.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         ("teller", bank::teller),
     ];
     if common::is_worker() {
-        // It need not know what this machine has.
+        // A worker need not know what this machine has.
         return common::main(Vec::new(), workers);
     }
     let xxhash = no_program("python3", &["-c", "import xxhash"], "needs python3 with xxhash");

@@ -1,4 +1,4 @@
-//! The other implementation, `atomic_file.py`, as the tests drive it.
+//! The other implementation, `atomic_file.py`, as the tests run it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,7 +20,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// In memory, where that is to be had; what is not durable may be there.
+    /// In memory if possible. Its writes are not durable.
     pub(crate) fn quick() -> Self {
         Self::within(Path::new("/dev/shm"), Durability::None)
     }
@@ -49,7 +49,7 @@ impl Place {
         locks.iter().any(|lock| lock.path.metadata().unwrap().len() > 2048)
     }
 
-    /// No intents and no marks; and no temporary files once they are swept.
+    /// No intents, no marks, and after a sweep no temporary files.
     #[track_caller]
     pub(crate) fn assert_nothing_left(&self, what: &str) {
         assert_eq!(self.intents(), [""; 0], "{what}");
@@ -77,7 +77,7 @@ pub(crate) fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop").join(name)
 }
 
-/// Python itself: what `python3` starts may be a script that looks for it first, each time.
+/// The interpreter itself. `python3` may be a script that searches for it at each start.
 fn interpreter() -> &'static str {
     static INTERPRETER: OnceLock<String> = OnceLock::new();
     INTERPRETER.get_or_init(|| {
@@ -86,13 +86,13 @@ fn interpreter() -> &'static str {
     })
 }
 
-/// `driver.py`, with the files of one place.
+/// `driver.py`, for the files of one place.
 pub(crate) struct Python(pub(crate) Worker);
 
 impl Python {
     pub(crate) fn start(above: &Path) -> Self {
         let mut command = Command::new(interpreter());
-        // Nothing is to be left in the directory of the sources.
+        // Python must not write anything into the directory of the sources.
         command.arg(source("driver.py")).arg(above.join("locks")).env("PYTHONDONTWRITEBYTECODE", "1");
         Python(Worker::spawn(&mut command))
     }
@@ -106,12 +106,12 @@ impl Python {
         self.0.hear()
     }
 
-    /// From now on it is about another place.
+    /// From now on it uses another place.
     pub(crate) fn go_to(&mut self, place: &Place) {
         self.tell("at", &[place.adapter.lock_dir().to_str().unwrap()]);
     }
 
-    /// What it finds under the locks of all these files.
+    /// The contents that it reads under the locks of all these files.
     pub(crate) fn read(&mut self, names: &[&str]) -> Vec<Option<String>> {
         let answer = self.ask("read", names);
         serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"))
@@ -125,12 +125,12 @@ pub(crate) fn it_finds_what_the_vectors_say() {
     python.0.finish();
 }
 
-/// The library and it count in one file at once.
+/// The library and Python count in one file at the same time.
 pub(crate) fn they_count_together() {
     const EACH: u32 = 150;
     let place = Place::quick();
     let mut pythons = [(); 2].map(|()| Python::start(&place.above));
-    // All are there before the first one begins.
+    // All processes run before the first one begins.
     pythons.iter_mut().for_each(|python| assert_eq!(python.read(&["count"]), [None]));
     for python in &mut pythons {
         python.tell("count", &["count", &EACH.to_string()]);
@@ -146,7 +146,7 @@ pub(crate) fn they_count_together() {
     place.assert_nothing_left("counting");
 }
 
-/// A process that counts: the directory, and how often.
+/// A process that counts. Arguments: the directory, and how often.
 pub(crate) fn count(args: &[String]) {
     let [above, times] = args else { panic!("{args:?}") };
     let above = Path::new(above);

@@ -22,7 +22,7 @@ fn in_scratch(scratch: &Scratch, program: &str, args: &[&str]) -> Command {
     command
 }
 
-/// The command with the lock of `file`, until it is told a line, which it then makes the contents.
+/// The command holds the lock of `file` until it gets a line, which becomes the contents.
 fn holder(scratch: &Scratch) -> Worker {
     let args = ["run", "file", "--", "sh", "-c", "echo held; read new; echo $new >file"];
     let mut holder = Worker::spawn(&mut in_scratch(scratch, TOOL.unwrap(), &args));
@@ -47,7 +47,7 @@ pub(crate) fn the_readmes_reader_reads_what_the_command_writes() {
     for spelling in ["real/ünï", "dir/ünï", "./link", scratch.path.join("real/../link").to_str().unwrap()] {
         assert!(read(spelling) == every_byte, "{spelling}");
     }
-    // They all have had one lock file, that of the command.
+    // All of them have used one lock file, which is the command's.
     assert_eq!(names(scratch.lock_dir()).iter().filter(|name| name.ends_with(".lock")).count(), 1);
 }
 
@@ -65,12 +65,12 @@ pub(crate) fn the_readmes_reader_waits_for_the_command() {
 }
 
 pub(crate) fn the_readmes_reader_keeps_the_commands_writers_out() {
-    // Its own locking, held a while longer: what it opens under the lock is a FIFO that somebody has to write to.
+    // The reader holds its lock for a while: under the lock it opens a FIFO, and waits until somebody writes to it.
     let scratch = Scratch::new();
     reader_of_the_readme(&scratch);
     nix::unistd::mkfifo(&scratch.path.join("file"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let mut reader = Worker::spawn(&mut in_scratch(&scratch, "python3", &["reader.py", "file"]));
-    // Opens when the reader opens it.
+    // This open returns when the reader opens the FIFO.
     let mut fifo = fs::OpenOptions::new().write(true).open(scratch.path.join("file")).unwrap();
     let try_run = |how: &[&str]| {
         let args = [&["--timeout", "0", "run"], how, &["file", "--", "true"]].concat();
@@ -95,7 +95,7 @@ pub(crate) fn the_readmes_reader_notices_that_its_lock_file_was_removed() {
     let mut second = holder(&scratch);
     first.tell("torn");
     first.finish();
-    // It has got the lock that it waited for, and now has to wait for another.
+    // It has got the first lock, and has to wait for another one now.
     until_it_waits_for_a_lock(&reader);
     second.tell("new");
     second.finish();
@@ -108,7 +108,7 @@ pub(crate) fn the_readmes_reader_has_the_commands_locks_below_a_root() {
     reader_of_the_readme(&scratch);
     fs::create_dir_all(scratch.path.join("data/sub")).unwrap();
     fs::write(scratch.path.join("data/sub/file"), "old\n").unwrap();
-    // Where the reader has it.
+    // The place where the reader finds it.
     symlink("data", scratch.path.join("mount")).unwrap();
     let args = [
         "--lock-root",

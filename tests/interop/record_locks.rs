@@ -10,7 +10,7 @@ use atomic_file_adapter::{AtomicFile, Error};
 use crate::Scratch;
 use crate::common::{Worker, names};
 
-/// Python with the lock file of `file` open. It is told operations of `fcntl.lockf`, and answers each.
+/// Python with an open lock file. It gets operations of `fcntl.lockf`, and answers each.
 fn python(file: &AtomicFile) -> Worker {
     const SCRIPT: &str = "
 import fcntl, os, sys
@@ -36,7 +36,7 @@ fn granted(python: &mut Worker, operation: &str) {
 fn refused(python: &mut Worker, operation: &str) {
     python.tell(operation);
     let answer = python.hear();
-    // POSIX allows EAGAIN and EACCES.
+    // POSIX allows both EAGAIN and EACCES.
     assert!(["BlockingIOError", "PermissionError"].contains(&&*answer), "{operation}: {answer}");
 }
 
@@ -55,10 +55,10 @@ fn times_out<T: std::fmt::Debug>(result: Result<T, Error>, file: &AtomicFile, he
     assert_eq!((waited, holder), (SHORT, Some(held_by.pid())));
 }
 
-/// For waits that are to end without success.
+/// For waits that must end without success.
 const SHORT: Duration = Duration::from_millis(50);
 
-/// Of waits that are to end with success, the end is only there for those that do not.
+/// For waits that must end with success. Only a failing test waits this long.
 const LONG: Duration = Duration::from_secs(60);
 
 pub(crate) fn pythons_exclusive_lock_keeps_us_out() {
@@ -89,7 +89,7 @@ pub(crate) fn a_write_waits_for_python_and_goes_on_when_it_is_done() {
             done.send(()).unwrap();
         }
     });
-    // There is no event to wait for when nothing is to happen.
+    // No event shows that nothing happens.
     assert_eq!(is_done.recv_timeout(2 * SHORT), Err(RecvTimeoutError::Timeout));
     assert_eq!(fs::read(file.path()).unwrap(), b"old");
     granted(&mut python, "LOCK_UN");
@@ -107,7 +107,7 @@ pub(crate) fn pythons_shared_lock_lets_our_readers_in_only() {
     assert_eq!(file.try_lock_shared().unwrap().read().unwrap().as_deref(), Some(&b"x"[..]));
     would_block(file.try_lock(), &file);
     times_out(file.lock_timeout(SHORT), &file, &python);
-    // Now that ours are gone again, Python's must still be there, and be the only one.
+    // Our locks are released. Python's lock must still exist, and must be the only one.
     granted(&mut python, "LOCK_EX | LOCK_NB");
     would_block(file.try_lock_shared(), &file);
 }
@@ -130,7 +130,7 @@ pub(crate) fn our_read_guard_lets_pythons_readers_in_only() {
     let file = scratch.file();
     let mut python = python(&file);
     let guard = file.lock_shared().unwrap();
-    // The kernel knows one lock for all our threads, which must outlive a reader that comes and goes.
+    // The kernel has one lock for all our threads. It must survive a reader that comes and goes.
     std::thread::scope(|scope| {
         scope.spawn(|| drop(file.lock_shared().unwrap()));
     });
@@ -152,7 +152,7 @@ pub(crate) fn a_killed_python_leaves_no_lock_behind() {
 
 pub(crate) fn no_update_is_lost_between_python_and_us() {
     const EACH: u32 = 200;
-    // The protocol, as somebody who only knows its description would write it.
+    // The protocol, written from its description alone.
     const SCRIPT: &str = "
 import fcntl, os, sys
 lock, path, times = sys.argv[1], sys.argv[2], int(sys.argv[3])
