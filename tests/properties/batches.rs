@@ -1,5 +1,5 @@
-//! A batch does what its changes do one by one; one that fails says what it has done, or, where it is all or nothing, has done
-//! nothing or can be finished.
+//! A batch does what its changes do one by one. A batch that fails reports what it has done. If it is all or nothing,
+//! it has done nothing, or its change can be finished.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
@@ -20,13 +20,13 @@ use crate::{Entry, check, this_file, tree};
 #[derive(Debug, Clone)]
 struct Case {
     changes: Vec<Change>,
-    /// Before its rename or removal by that number, the disk fails.
+    /// The disk fails before the rename or removal of this number.
     fails: Option<usize>,
     new_file_mode: Option<u32>,
     files: Vec<Target>,
 }
 
-/// A file that may be there before.
+/// A file that may exist before.
 #[derive(Debug, Clone)]
 struct Target {
     dir: &'static str,
@@ -36,7 +36,7 @@ struct Target {
 #[derive(Debug, Clone)]
 struct Change {
     path: At,
-    /// `None`: delete.
+    /// `None`: the file is deleted.
     contents: Option<Contents>,
 }
 
@@ -46,7 +46,7 @@ enum At {
         which: Pick,
         spelling: Pick,
     },
-    /// What can be neither written nor deleted.
+    /// Something that can be neither written nor deleted.
     Obstacle(Pick),
 }
 
@@ -62,7 +62,7 @@ fn case() -> impl Strategy<Value = Case> {
     let changes = prop_oneof![
         14 => vec(change(1), 0..12),
         4 => vec(change(20), 0..12),
-        // More than are done at a time.
+        // More changes than are made at a time.
         1 => vec(change(1), 120..270),
     ];
     let files = vec(target, 1..8);
@@ -103,7 +103,7 @@ impl Case {
         Path::new(self.files[n].dir).join(n.to_string())
     }
 
-    /// Which file it is; `None`: an obstacle.
+    /// The number of the file. `None`: an obstacle.
     fn file(&self, change: &Change) -> Option<usize> {
         let At::File { which, .. } = change.path else { return None };
         let numbers: Vec<usize> = (0..self.files.len()).collect();
@@ -226,13 +226,13 @@ pub fn all_or_nothing_is_the_single_calls_or_none() {
     });
 }
 
-/// What it comes to: a directory in which a file was written and then deleted is made by the single calls only.
+/// The tree without `missing`: only the single calls make a directory in which a file was written and then deleted.
 fn without_missing_directories(mut tree: BTreeMap<PathBuf, Entry>) -> BTreeMap<PathBuf, Entry> {
     tree.retain(|path, entry| !path.starts_with("missing") || *entry != Entry::Directory);
     tree
 }
 
-/// Compares what a batch made with what the single calls made.
+/// Compares the results of a batch and of the single calls.
 fn is_like(together: &BTreeMap<PathBuf, Entry>, single: &BTreeMap<PathBuf, Entry>) -> TestCaseResult {
     prop_assert_eq!(together.keys().collect::<Vec<_>>(), single.keys().collect::<Vec<_>>());
     for (path, entry) in together {
@@ -250,7 +250,7 @@ fn is_like(together: &BTreeMap<PathBuf, Entry>, single: &BTreeMap<PathBuf, Entry
     Ok(())
 }
 
-/// After an error: what is said to be replaced is, all else is as it was.
+/// After an error: the files that are reported as replaced are replaced, and all others are unchanged.
 fn did_what_it_says(
     case: &Case,
     top: &Path,
@@ -271,7 +271,7 @@ fn did_what_it_says(
             _ => None,
         };
         let mut changes = case.changes.iter().rev().filter(|change| case.file(change) == Some(n));
-        // So many are never done at a time that an earlier change of the file could have been made.
+        // With so few changes, all are made at a time. So no earlier change of the same file can have been made.
         let all_at_once = case.changes.len() <= 32;
         let made = |change: &Change| change.contents.as_ref().map(Contents::bytes) == now;
         let was_made = if all_at_once { changes.next().is_some_and(made) } else { changes.any(made) };
@@ -289,7 +289,7 @@ fn did_what_it_says(
     Ok(())
 }
 
-/// Runs `body`, in which the rename or removal of a file by that number fails; and whether it came to that.
+/// Runs `body`. The rename or removal of the file of this number fails. Also returns whether that happened.
 #[cfg(feature = "fault-injection")]
 fn failing_at<T>(number: Option<usize>, body: impl FnOnce() -> T) -> (T, bool) {
     use std::cell::Cell;
@@ -306,7 +306,7 @@ fn failing_at<T>(number: Option<usize>, body: impl FnOnce() -> T) -> (T, bool) {
                 Syscall::Unlinkat => call.path,
                 _ => None,
             };
-            // The names of the files are numbers, those of temporary files and others are not.
+            // The names of the files are numbers. Temporary files and others have other names.
             if target.and_then(Path::to_str).and_then(|name| name.parse::<usize>().ok()).is_none() {
                 return Action::Proceed;
             }

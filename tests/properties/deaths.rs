@@ -1,8 +1,8 @@
 //! Processes work on a few files and are killed at any moment. Nothing that was acknowledged is lost, nothing is torn,
 //! every lock is free, and a sweep leaves nothing but files.
 //!
-//! When an operation began and ended is written to a history, a file that all processes append to. So its order is one in
-//! which things happened.
+//! Each operation writes its beginning and its end to a history, which is a file that all processes append to. So its
+//! order is a possible order of the operations.
 
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
@@ -18,22 +18,22 @@ use proptest::test_runner::TestCaseResult;
 use crate::common::{Scratch, Worker, hear, names, tell};
 use crate::{check, this_file};
 
-/// The files: one in a directory that is missing at first.
+/// The files. The directory of the second is missing at first.
 const REGISTERS: [&str; 2] = ["register", "below/register"];
 const COUNTERS: [&str; 2] = ["counter", "below/counter"];
 
 #[derive(Debug, Clone, Copy)]
 enum Operation {
-    /// Which of the registers, and how many bytes.
+    /// The number of the register, and the number of bytes.
     Write(usize, usize),
-    /// In so many pieces.
+    /// Written in so many pieces.
     Stream(usize, usize, usize),
-    /// A stream that is given up.
+    /// A stream that is dropped without a commit.
     Abandon(usize, usize),
     Delete(usize),
     /// Both registers.
     Batch(usize),
-    /// Which of the counters.
+    /// The number of the counter.
     Count(usize),
     Read,
     Prune,
@@ -44,7 +44,7 @@ use Operation::*;
 
 #[derive(Debug, Clone)]
 struct Life {
-    /// What it does, over and over.
+    /// The operations, which it repeats.
     operations: Vec<Operation>,
     rounds: usize,
     death: Death,
@@ -53,9 +53,9 @@ struct Life {
 #[derive(Debug, Clone, Copy)]
 enum Death {
     None,
-    /// From outside, when it has said so many times that an operation is done: somewhere in those that come after.
+    /// From outside, after it has reported so many operations as done: during one of the later ones.
     After(usize),
-    /// In the operation by this number, before the system call by this number.
+    /// In the operation of this number, before the system call of this number.
     Before(usize, usize),
 }
 
@@ -88,7 +88,7 @@ fn life() -> impl Strategy<Value = Life> {
 pub fn killed_processes_lose_and_hold_nothing() {
     let durability =
         prop_oneof![18 => Just(Durability::None), 1 => Just(Durability::Ordered), 1 => Just(Durability::Full)];
-    // It takes some chance to fail. Once it has, simpler cases get more chances.
+    // A failure depends on chance. After the first failure, the simpler cases get more attempts.
     let has_failed = Cell::new(false);
     check(this_file!(), 60, &(vec(life(), 1..5), durability), |(lives, durability)| {
         let chances = if has_failed.get() { 10 } else { 1 };
@@ -126,13 +126,13 @@ fn live_and_die(lives: &[Life], durability: Durability) -> TestCaseResult {
     judge(&scratch, lives)
 }
 
-/// Kills a worker when its time has come, and waits for its end.
+/// Kills a worker at its time, and waits for its end.
 fn watch(mut worker: Worker, number: usize, life: &Life, files: &Path) -> TestCaseResult {
     let (mut done, mut came_to_its_end) = (0, false);
     loop {
         if matches!(life.death, Death::After(count) if count == done) {
             worker.kill();
-            // What it has said before is still to be heard.
+            // Its earlier messages have to be read.
         }
         match &*worker.hear() {
             "done" => done += 1,
@@ -201,14 +201,14 @@ pub fn operate(args: &[String]) {
     let adapter = AtomicFileAdapter::builder()
         .lock_dir(files.parent().unwrap().join("locks"))
         .durability(durability)
-        // A lock that is held for ever is an error, not a test that hangs.
+        // A lock that is never released must be an error, and not hang the test.
         .lock_timeout(Duration::from_secs(30))
         .build()
         .unwrap();
     tell("ready");
     assert_eq!(hear(), "go");
     for (number, text) in operations.iter().enumerate() {
-        // Before it is replaced by what may be whole.
+        // Read before the register is replaced by a complete version.
         look(&adapter, files).unwrap();
         let tag = tag(worker.parse().unwrap(), number);
         note(files, &format!("start {worker} {number}"));
@@ -248,7 +248,7 @@ fn run(operation: Operation, adapter: &AtomicFileAdapter, files: &Path, tag: u64
             .commit()?,
         Count(which) => adapter.update(files.join(COUNTERS[which]), |old| {
             let count = old.map_or(0, |old| whole(old).expect("a torn counter"));
-            // So that others come in between, if they can.
+            // Gives other processes a chance to come in between.
             std::thread::yield_now();
             version(count + 1, usize::try_from(count * 7919 % 9000).unwrap())
         })?,
@@ -295,12 +295,12 @@ fn note(files: &Path, line: &str) {
     OpenOptions::new().append(true).open(history(files)).unwrap().write_all(line.as_bytes()).unwrap();
 }
 
-/// What an operation of a worker writes is marked with this.
+/// The tag of the versions that an operation of a worker writes.
 fn tag(worker: usize, number: usize) -> u64 {
     (worker * 1000 + number).try_into().unwrap()
 }
 
-/// Contents that say what they are, and end in their checksum.
+/// Contents with the tag, and with their checksum at the end.
 fn version(tag: u64, size: usize) -> Vec<u8> {
     let mut version = tag.to_le_bytes().to_vec();
     version.extend(version.clone().into_iter().cycle().take(size));
@@ -308,7 +308,7 @@ fn version(tag: u64, size: usize) -> Vec<u8> {
     version
 }
 
-/// The tag of a version; `None`: it is torn.
+/// The tag of a version. `None`: the version is torn.
 fn whole(version: &[u8]) -> Option<u64> {
     let (version, sum) = version.split_last_chunk()?;
     let tag = u64::from_le_bytes(*version.first_chunk()?);
@@ -323,7 +323,7 @@ struct Change {
     operation: Operation,
     tag: u64,
     start: usize,
-    /// Where it can have happened at the latest.
+    /// The latest possible end of the change.
     end: usize,
     acknowledged: bool,
 }
@@ -332,7 +332,7 @@ fn judge(scratch: &Scratch, lives: &[Life]) -> TestCaseResult {
     let history = std::fs::read_to_string(history(&scratch.files))?;
     let changes = changes(&history, lives);
     for (which, name) in REGISTERS.iter().enumerate() {
-        // At once: the kernel has dropped the locks with the processes.
+        // Must not wait: the kernel has released the locks of the dead processes.
         let found = scratch.adapter.file(scratch.path(name))?.try_lock()?.read()?;
         let tag = match found.as_deref().map(whole) {
             Some(None) => return Err(TestCaseError::fail(format!("{name} is torn\n{history}"))),
@@ -376,7 +376,7 @@ fn changes(history: &str, lives: &[Life]) -> Vec<Change> {
                 end: usize::MAX,
                 acknowledged: false,
             }),
-            // A dead worker does no more. What it was at has happened by now, or never will.
+            // A dead worker does nothing more. Its last operation has happened by now, or never will.
             "dead" => changes
                 .iter_mut()
                 .filter(|change| (tag(worker, 0)..tag(worker + 1, 0)).contains(&change.tag))
@@ -390,8 +390,7 @@ fn changes(history: &str, lives: &[Life]) -> Vec<Change> {
     changes
 }
 
-/// Whether a register can have this in the end: somebody wrote it, and nobody has begun to write after that and been told
-/// that it was done.
+/// Whether a register can have this version at the end: a worker wrote it, and no later write was reported as done.
 fn may_be_last(found: Option<u64>, register: usize, changes: &[Change]) -> bool {
     let is_of_register = |change: &&Change| match change.operation {
         Write(which, _) | Stream(which, ..) | Delete(which) => which == register,

@@ -1,4 +1,4 @@
-//! What is in the way has its error, the same for every verb, and stays as it is.
+//! Each obstacle has its own error, which is the same for every verb. The obstacle stays as it is.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -69,10 +69,10 @@ const OBSTACLES: [Obstacle; 19] = [
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expected {
-    /// It is no obstacle: there is no file yet.
+    /// No obstacle: there is no file yet.
     Nothing,
     NotRegular(FileKind),
-    /// From looking the path up.
+    /// From resolving the path.
     System(i32),
     InvalidPath,
 }
@@ -93,7 +93,7 @@ impl Obstacle {
         }
     }
 
-    /// Whether a symbolic link can lead there, with the same result.
+    /// Whether a symbolic link to it has the same result.
     fn can_be_linked_to(self) -> bool {
         !matches!(self, LongPath | Nul | NulInDirectory | Empty | Slash | Dot | Dots)
     }
@@ -102,16 +102,16 @@ impl Obstacle {
 #[derive(Debug, Clone)]
 struct Case {
     obstacle: Obstacle,
-    /// The directories above it.
+    /// The directories above the file.
     above: Vec<OsString>,
     /// The first of them is spelled as a link to it.
     by_link: bool,
     name: OsString,
-    /// What comes behind something that is no directory; or missing directories.
+    /// The names after an obstacle that is not a directory, or the missing directories.
     more: Vec<OsString>,
-    /// The path is a chain of links, relative or not.
+    /// The path is a chain of links. For each: whether it is relative.
     links: Vec<bool>,
-    /// Which verb writes where nothing is in the way.
+    /// The verb that writes if there is no obstacle.
     writes: Pick,
 }
 
@@ -128,7 +128,7 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 impl Case {
-    /// Puts it there. The path that leads to it, and what is that path without links.
+    /// Makes the obstacle. Returns the path that leads to it, and the same path without links.
     fn build(&self, scratch: &Scratch) -> (PathBuf, PathBuf) {
         let real = self.above.iter().fold(scratch.path("real"), |dir, name| dir.join(name));
         fs::create_dir_all(&real).unwrap();
@@ -203,7 +203,7 @@ impl Case {
     }
 }
 
-/// A verb; true if it found a file or made one.
+/// A verb. True: it found a file or made one.
 type Verb = fn(&AtomicFileAdapter, &Path) -> Result<bool>;
 
 const LOOKING: [Verb; 9] = [
@@ -227,7 +227,7 @@ const WRITING: [Verb; 6] = [
     |adapter, path| adapter.batch().write(path, "new").commit().map_err(unpacked).map(|()| true),
 ];
 
-/// The error in that of a batch.
+/// The error in the error of a batch.
 fn unpacked(error: Error) -> Error {
     match error {
         Error::Batch { replaced, source, .. } if replaced.is_empty() => *source,
@@ -245,7 +245,7 @@ pub fn obstacles_have_their_errors() {
 
         match scratch.adapter.lock_path(&path) {
             Ok(lock) => {
-                // There is a lock for what has a path, but not by a link, for it is not followed.
+                // A file with a path has a lock. Through a link it has none, because the link is not followed.
                 let has_path = expected == Nothing || matches!(expected, NotRegular(_)) && case.links.is_empty();
                 prop_assert!(has_path, "{:?}", lock);
                 prop_assert_eq!(lock, scratch.adapter.lock_path(&real)?);

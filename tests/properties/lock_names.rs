@@ -1,5 +1,6 @@
-//! A file has one lock file, whatever way one spells its path and whether or not it exists, and another file has another
-//! one. What a spelling means is told by [`fs::canonicalize`], and by hand where nothing exists.
+//! A file has one lock file, whatever spelling its path has and whether the file exists or not. Another file has
+//! another lock file. The canonical path of a spelling comes from [`fs::canonicalize`], and is computed by hand if
+//! nothing exists.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -22,7 +23,7 @@ use crate::{Entry, check, scratch, this_file, tree};
 /// The directories, links and files of a case, in the order in which they are made.
 #[derive(Debug, Clone)]
 struct World {
-    /// Each in one of those before it.
+    /// Each is in one of those before it.
     dirs: Vec<(Pick, OsString)>,
     files: Vec<File>,
     links: Vec<Link>,
@@ -32,7 +33,7 @@ struct World {
 #[derive(Debug, Clone)]
 struct File {
     dir: Pick,
-    /// Directories on the way that do not exist in the beginning.
+    /// The directories on its path that do not exist at first.
     missing: Vec<OsString>,
     name: OsString,
 }
@@ -56,7 +57,7 @@ enum To {
 }
 
 fn world() -> impl Strategy<Value = World> {
-    // No two things have one name, so nothing is in the way of anything.
+    // All names differ, so nothing is in the way.
     let dirs = (10..14usize).prop_flat_map(|end| (10..end).map(|n| (pick(), numbered(n))).collect::<Vec<_>>());
     let file = |n: usize| {
         (pick(), (0..3usize), numbered(n), numbered(n + 1), numbered(n + 2)).prop_map(
@@ -86,11 +87,11 @@ fn world() -> impl Strategy<Value = World> {
     (dirs, files, links).prop_map(|(dirs, files, links)| World { dirs, files, links })
 }
 
-/// Where everything is.
+/// The paths of everything.
 struct Built {
     dirs: Vec<PathBuf>,
     files: Vec<PathBuf>,
-    /// A link, and the canonical path of what it leads to.
+    /// A link, and the canonical path of its target.
     links: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -124,14 +125,14 @@ impl World {
     }
 }
 
-/// The way from a real directory, by way of the root.
+/// A relative path from a real directory, through the root.
 fn relative_to(dir: &Path, to: &Path) -> PathBuf {
     let up = dir.components().skip(1).map(|_| "..");
     up.collect::<PathBuf>().join(to.strip_prefix("/").unwrap())
 }
 
 impl Built {
-    /// Another spelling of a file's path: a choice for each name in it, 0 for none.
+    /// Another spelling of a file's path. `choices` has a choice for each name in it; 0 is the plain name.
     fn spell(&self, file: &Path, choices: &[u8]) -> Vec<u8> {
         let mut choices = choices.iter().copied();
         let mut here = PathBuf::from("/");
@@ -149,7 +150,7 @@ impl Built {
             }
             here.push(name);
             let mut links = self.links.iter().filter(|(_, to)| *to == here);
-            // From half of all choices on, by way of one of the links that lead here.
+            // Choices from 128 on use one of the links that lead here.
             match links.nth(usize::from(choice % 128) / 43) {
                 Some((link, _)) if choice >= 128 => spelling = link.as_os_str().as_bytes().to_vec(),
                 _ => spelling.extend(name.as_os_str().as_bytes()),
@@ -165,7 +166,7 @@ fn path_of(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
 }
 
-/// What a path means, whether or not it exists. `None`: it cannot be.
+/// The canonical path of a path, which need not exist. `None`: there is none.
 fn canonical(path: &Path, most_links: usize) -> Option<PathBuf> {
     match fs::canonicalize(path) {
         Ok(path) => return Some(path),
@@ -231,7 +232,7 @@ pub fn every_spelling_of_a_file_has_one_lock() {
             prop_assert!(!file.exists());
         }
         all_agree("afterwards")?;
-        // The verbs took those locks and no others.
+        // The verbs took these locks and no others.
         let taken: BTreeSet<PathBuf> = scratch.adapter.locks()?.into_iter().map(|lock| lock.path).collect();
         prop_assert_eq!(taken, spellings.iter().map(|(file, _)| lock_file(&scratch, file)).collect());
         let after = tree(&scratch.files);
@@ -240,7 +241,7 @@ pub fn every_spelling_of_a_file_has_one_lock() {
     });
 }
 
-/// What another process, which is in `dir`, says.
+/// The answer of another process whose current directory is `dir`.
 fn ask(worker: &mut Worker, dir: &Path, locks: &Path, paths: &[(PathBuf, PathBuf)]) -> Vec<PathBuf> {
     let words = [dir, locks].into_iter().chain(paths.iter().map(|(path, _)| &**path)).map(to_hex);
     worker.tell(&words.collect::<Vec<_>>().join(" "));
@@ -270,7 +271,7 @@ fn from_hex(hex: &str) -> PathBuf {
     OsString::from_vec((0..hex.len()).step_by(2).map(byte).collect()).into()
 }
 
-/// A step of a path: one of the names that are there, or of these.
+/// A step of a path: one of the existing names, or one of these.
 const STEPS: [&str; 5] = ["..", ".", "", "missing", "missing/nothing"];
 
 /// A path of existing and other names, and links as nobody would make them.
@@ -278,7 +279,7 @@ pub fn any_path_leads_where_the_kernel_says() {
     let text = vec(pick(), 1..4);
     let links = vec((pick(), text), 0..5);
     let paths = vec(vec(pick(), 1..7), 1..12);
-    // What comes first is shrunk first.
+    // Earlier values are shrunk first.
     check(this_file!(), 150, &(paths, links, world()), |(paths, links, world)| {
         let scratch = scratch();
         let built = world.build(&scratch.files);
@@ -298,7 +299,7 @@ pub fn any_path_leads_where_the_kernel_says() {
                 if !is_within(&path, &scratch.files) {
                     break;
                 }
-                // Where the path so far leads to a directory, mostly to something in it.
+                // If the path so far leads to a directory, the next step is usually a name in it.
                 let there = path_of(&path).read_dir().into_iter().flatten().map(|entry| entry.unwrap().file_name());
                 let mut there: Vec<_> = there.collect();
                 there.sort();
@@ -306,7 +307,7 @@ pub fn any_path_leads_where_the_kernel_says() {
                 there.extend(STEPS.map(OsString::from));
                 path.extend([b"/", step.get(&there).as_bytes()].concat());
             }
-            // Outside there is what others have made.
+            // Other programs have made the files outside.
             if is_within(&path, &scratch.files) {
                 leads_where_the_kernel_says(&scratch, &path)?;
             }
@@ -319,13 +320,13 @@ fn is_within(path: &[u8], dir: &Path) -> bool {
     canonical(path_of(path), 40).is_none_or(|real| real.starts_with(dir))
 }
 
-/// The path up to the first link in it.
+/// The part of the path up to the first link.
 fn first_link(path: &[u8]) -> Option<PathBuf> {
     let ends = (1..=path.len()).filter(|end| *end == path.len() || path[*end] == b'/');
     ends.map(|end| path_of(&path[..end]).to_owned()).find(|path| path.is_symlink())
 }
 
-/// Where a link really is.
+/// The canonical path of a link itself.
 fn canonical_link(link: &Path) -> Option<PathBuf> {
     Some(link.parent()?.canonicalize().ok()?.join(link.file_name()?))
 }
@@ -355,7 +356,7 @@ fn leads_where_the_kernel_says(scratch: &Scratch, spelling: &[u8]) -> TestCaseRe
         return Ok(());
     };
     if real.is_dir() {
-        // A lock, or an error at once.
+        // A lock, or an error without waiting.
         prop_assert!(answer.is_ok_and(|lock| lock == lock_file(scratch, &real)) || path.is_symlink(), "{:?}", path);
         prop_assert!(scratch.adapter.write_atomic(path, "new").is_err());
         prop_assert_eq!(&tree(&scratch.files), &before);

@@ -1,4 +1,4 @@
-//! Properties: what must hold for any contents, names, paths, batches and deaths, tried with generated ones.
+//! Properties that must hold for all contents, names, paths, batches and deaths, tested with generated ones.
 //!
 //! A case that fails is shrunk, and its seed saved in `tests/properties/*.regressions`, which are read again before new
 //! cases are made. `PROPTEST_CASES=5000 cargo test --all-features --test properties` tries more cases than the default;
@@ -42,10 +42,10 @@ fn main() -> ExitCode {
     )
 }
 
-/// Tries a property of the file `source`, with so many cases unless `PROPTEST_CASES` says otherwise.
+/// Tests a property of the file `source` with so many cases, unless `PROPTEST_CASES` is set.
 #[track_caller]
 fn check<S: Strategy>(source: &'static str, cases: u32, cases_of: &S, property: impl Fn(S::Value) -> TestCaseResult) {
-    // It has read the environment.
+    // The default comes from the environment.
     let mut config = Config::default();
     if std::env::var_os("PROPTEST_CASES").is_none() {
         config.cases = cases;
@@ -75,7 +75,7 @@ macro_rules! this_file {
 }
 use this_file;
 
-/// A scratch directory whose adapter does not sync, which takes most of the time and is tried elsewhere.
+/// A scratch directory whose adapter does not sync. Syncs take most of the time, and other tests have them.
 fn scratch() -> Scratch {
     let mut scratch = Scratch::new();
     let builder = AtomicFileAdapter::builder().lock_dir(scratch.adapter.lock_dir());
@@ -83,7 +83,7 @@ fn scratch() -> Scratch {
     scratch
 }
 
-/// What is at a path.
+/// An entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Entry {
     File { contents: Vec<u8>, mode: u32, inode: u64 },
@@ -111,7 +111,7 @@ impl Entry {
     }
 }
 
-/// All that is below a directory, by relative path.
+/// All entries below a directory, by relative path.
 fn tree(top: &Path) -> BTreeMap<PathBuf, Entry> {
     let mut tree = BTreeMap::new();
     let mut dirs = vec![top.to_owned()];

@@ -19,14 +19,14 @@ pub fn name() -> BoxedStrategy<OsString> {
             .boxed();
     }
     let byte = (1..=u8::MAX).prop_filter("not a separator", |byte| *byte != b'/');
-    // Of long names, the length is the sooner shrunk.
+    // The length of a long name is shrunk first.
     let long = (vec(byte.clone(), 1..20), prop_oneof![1..=NAME_MAX, 230..=NAME_MAX]);
     prop_oneof![
         4 => vec(byte, 1..20),
         4 => long.prop_map(|(piece, len)| piece.into_iter().cycle().take(len).collect()),
         1 => r"[^\x00/]{1,63}".prop_map(String::into_bytes),
         1 => temporary("[a-z.]{1,200}").prop_map(String::into_bytes),
-        // As where the name is cut.
+        // A name that looks like one that was cut.
         1 => temporary("[a-z]{220,222}~[0-9a-f]{16}").prop_map(String::into_bytes),
         1 => "[0-9a-fA-F]{16}\\.(lock|LOCK)".prop_map(String::into_bytes),
         1 => "\\.(gitignore|lock|tmp|gitignore\\.[0-9]{1,5})".prop_map(String::into_bytes),
@@ -36,7 +36,7 @@ pub fn name() -> BoxedStrategy<OsString> {
     .boxed()
 }
 
-/// A name as temporary files have it.
+/// A name that looks like a temporary file's.
 fn temporary(owner: &'static str) -> impl Strategy<Value = String> {
     let name = (owner, "[a-z2-7]{7}").prop_map(|(owner, random)| temporary_name(&owner, &random));
     name.prop_filter("fits", |name: &String| name.len() <= NAME_MAX)

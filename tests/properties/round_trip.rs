@@ -1,5 +1,5 @@
-//! What one verb writes, all others read, whatever the name and the contents; the mode stays, and nothing else is in the
-//! directory.
+//! Every verb reads what any other verb has written, whatever the name and the contents. The mode stays, and the
+//! directory contains nothing else.
 
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
@@ -24,9 +24,9 @@ enum Change {
     GuardWrite(Contents),
     Writer(Vec<Contents>),
     WriterDropped(Contents),
-    /// Puts this behind what is there.
+    /// Appends this to the contents.
     Append(Contents),
-    /// By the handle.
+    /// The same with the handle.
     AppendToFile(Contents),
     TryUpdateFails,
     Batch(Contents),
@@ -54,9 +54,9 @@ fn change() -> impl Strategy<Value = Change> {
 }
 
 pub fn what_is_written_is_read() {
-    // Of more than that no read or write moves at once.
+    // The most bytes that a read or write moves at once.
     let at_once = option::of(500..20_000usize);
-    // What comes first is shrunk first.
+    // Earlier values are shrunk first.
     check(this_file!(), 100, &(vec(change(), 1..6), at_once, name()), |(changes, at_once, name)| {
         let scratch = scratch();
         let path = scratch.files.join(&name);
@@ -85,7 +85,7 @@ fn mode_of(path: &Path) -> Option<u32> {
     path.metadata().ok().map(|meta| meta.mode())
 }
 
-/// Makes a change, to the file and to what is expected of it.
+/// Makes a change of the file, and of the expected file.
 fn apply(
     change: &Change,
     adapter: &AtomicFileAdapter,
@@ -177,7 +177,7 @@ fn read_in_every_way(
     same("WriteGuard::read", file.lock()?.read()?.as_deref(), expected)?;
     same("WriteGuard::open", opened(file.lock()?.open())?.as_deref(), expected)?;
     prop_assert_eq!(adapter.exists(path), expected.is_some());
-    // Into a buffer that has something in it, and room or no room.
+    // Into a buffer that is not empty, with room or without.
     let mut buffer = vec![b'x'; expected.map_or(7, |expected| expected.len() / 2 + 1)];
     for _ in 0..2 {
         let read = file.read_into(&mut buffer)?;
@@ -195,7 +195,7 @@ fn read_in_every_way(
     }
 }
 
-/// Without all the bytes in what it says.
+/// Compares, without all the bytes in the message.
 fn same(what: &str, found: Option<&[u8]>, expected: Option<&[u8]>) -> TestCaseResult {
     let at = || Some(found?.iter().zip(expected?).take_while(|(found, expected)| found == expected).count());
     prop_assert!(
@@ -208,7 +208,7 @@ fn same(what: &str, found: Option<&[u8]>, expected: Option<&[u8]>) -> TestCaseRe
     Ok(())
 }
 
-/// Runs `body`, whose reads and writes move no more than that many bytes at once.
+/// Runs `body`. Its reads and writes move no more than so many bytes at once.
 #[cfg(feature = "fault-injection")]
 fn in_pieces<T>(at_once: Option<usize>, body: impl FnOnce() -> T) -> T {
     use atomic_file_adapter::fault::{Action, inject};
