@@ -1,4 +1,5 @@
-//! File systems that do not sync directories: in memory, served by FUSE, so that a real kernel asks and passes on the answer.
+//! File systems that do not sync directories. FUSE serves them from memory, so that a real kernel asks and returns the
+//! answer.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -28,11 +29,11 @@ pub(crate) fn where_there_is_no_sync_of_directories_a_write_is_done() {
     worker.finish();
 }
 
-/// In a process with mounts of its own, which go when it ends.
+/// The worker, in a process with its own mounts, which end with it.
 pub(crate) fn write_without_syncs_of_directories(args: &[String]) {
     let above = Path::new(&args[0]);
     take_own_mounts();
-    // Before anything can hang: the mount hangs with the process that serves it.
+    // First of all, because the mount hangs if this process hangs, which serves it.
     let _done = end_after(Duration::from_secs(120), "a call does not end");
     let adapter = AtomicFileAdapter::with_lock_dir(above.join("locks")).unwrap();
     for (name, answer) in [("EINVAL", Errno::EINVAL), ("ENOTSUP", Errno::ENOTSUP), ("ENOSYS", Errno::ENOSYS)] {
@@ -45,13 +46,13 @@ pub(crate) fn write_without_syncs_of_directories(args: &[String]) {
         }
         adapter.batch().write(dir.join("one"), "1").delete(dir.join("file")).commit().unwrap();
         assert!(adapter.delete_with_lock(dir.join("one")).unwrap());
-        // The kernel itself remembers ENOSYS, and says from then on that it is done (`fuse_dir_fsync` in fs/fuse/dir.c).
+        // The kernel remembers ENOSYS and then reports success by itself (`fuse_dir_fsync` in fs/fuse/dir.c).
         let asked = asked.load(SeqCst);
         assert!(if name == "ENOSYS" { asked == 1 } else { asked > 10 }, "{name}: {asked}");
         tell(name);
     }
 
-    // An error is an error.
+    // Every other error is reported.
     let (dir, _) = serve(above, "EIO", Errno::EIO);
     let error = adapter.write_atomic(dir.join("file"), "new").unwrap_err();
     assert!(matches!(error, Error::NotDurable { .. }), "{error:?}");
@@ -61,7 +62,7 @@ pub(crate) fn write_without_syncs_of_directories(args: &[String]) {
     tell("EIO");
 }
 
-/// A new file system, and how often it was asked for a sync of a directory.
+/// A new file system, and a counter of its requests to sync a directory.
 fn serve(above: &Path, name: &str, answer: Errno) -> (PathBuf, Arc<AtomicUsize>) {
     let dir = above.join(name);
     fs::create_dir(&dir).unwrap();
@@ -80,7 +81,7 @@ enum Node {
 /// Files and directories in memory.
 struct Memory {
     nodes: Mutex<BTreeMap<u64, Node>>,
-    /// What it says when it is asked to sync a directory.
+    /// The answer to a request to sync a directory.
     answer: Errno,
     asked: Arc<AtomicUsize>,
 }

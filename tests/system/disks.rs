@@ -11,7 +11,7 @@ use atomic_file_adapter::{AtomicFileAdapter, Error, Step};
 use crate::common::{Worker, names, tell, until_it_waits_for_a_lock};
 use crate::{Scratch, WRITING, assert_fails, utf8};
 
-/// Something that is mounted until this is dropped.
+/// A mount, until it is dropped.
 pub(crate) struct Mount(PathBuf);
 
 impl Mount {
@@ -28,7 +28,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // Lazily, because a test that fails has files open there.
+        // Lazily, because a failed test has files open there.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
@@ -49,7 +49,7 @@ pub(crate) fn on_a_full_disk_the_old_version_stays() {
     for (verb, write) in WRITING {
         for (path, present) in [(&path, vec!["file"]), (&disk.0.join("other"), vec!["file"])] {
             let result = write(&scratch.adapter, path, &too_much);
-            // What was wrong with it a writer has said before.
+            // The earlier write has reported the error.
             let kind = if verb == "writer" { io::ErrorKind::Other } else { io::ErrorKind::StorageFull };
             assert_fails(result, kind, Step::Write, path, verb);
             assert_eq!(names(&disk.0), present, "{verb}");
@@ -61,7 +61,7 @@ pub(crate) fn on_a_full_disk_the_old_version_stays() {
     let guard = file.lock().unwrap();
     let mut writer = guard.writer().unwrap();
     assert_eq!(writer.write_all(&too_much).unwrap_err().kind(), io::ErrorKind::StorageFull);
-    // Something that fits does not make up for what did not.
+    // A later write that fits does not replace the lost one.
     fs::remove_file(&path).unwrap();
     writer.write_all(b"small").unwrap();
     assert_fails(writer.commit(), io::ErrorKind::Other, Step::Write, &path, "commit");
@@ -86,8 +86,8 @@ pub(crate) fn on_a_full_disk_deleting_makes_room() {
     assert_eq!(names(&disk.0), ["file", "filler"]);
 }
 
-/// A process that another test is starting just now has a copy of every descriptor until its exec, and keeps the space
-/// of a deleted file for so long.
+/// A process that another test is starting has copies of all descriptors until its exec. That long it keeps the space
+/// of a deleted file.
 fn write_when_there_is_room(adapter: &AtomicFileAdapter, path: &Path, contents: &[u8]) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while let Err(error) = adapter.write_atomic(path, contents) {
@@ -98,7 +98,7 @@ fn write_when_there_is_room(adapter: &AtomicFileAdapter, path: &Path, contents: 
 
 pub(crate) fn without_an_inode_the_old_version_stays() {
     let scratch = Scratch::new();
-    // One for the file system's root, one for the file.
+    // One inode for the root of the file system, one for the file.
     let disk = Mount::tmpfs(&scratch, "nr_inodes=2");
     let path = disk.0.join("file");
     scratch.adapter.write_atomic(&path, "old").unwrap();
@@ -133,7 +133,7 @@ pub(crate) fn a_read_only_file_system_can_be_read() {
     assert!(!scratch.adapter.delete_with_lock(&below).unwrap());
     assert_eq!(names(&disk.0), ["file", "locks"]);
     assert_eq!(scratch.adapter.read_with_lock(&path).unwrap().unwrap(), b"old");
-    // A lock file that is on it is good enough for readers, and for nobody else.
+    // A lock file on it is enough for readers, but not for writers.
     let locks = locks_there();
     assert_eq!(locks.read_with_lock(&path).unwrap().unwrap(), b"old");
     for adapter in [locks, locks_there()] {
@@ -146,7 +146,7 @@ pub(crate) fn a_read_only_file_system_can_be_read() {
     }
 }
 
-/// As a container's `/etc/hosts` is.
+/// As with a container's `/etc/hosts`.
 pub(crate) fn a_mount_point_cannot_be_replaced() {
     let scratch = Scratch::new();
     let (path, other) = (scratch.make("file", 0, 0o644), scratch.make("other", 0, 0o644));
@@ -169,12 +169,12 @@ pub(crate) fn a_mount_point_cannot_be_replaced() {
     assert!(matches!(&batch, Error::Batch { replaced, .. } if replaced.is_empty()), "{batch:?}");
     assert_eq!(scratch.adapter.read_with_lock(&path).unwrap().unwrap(), b"mounted");
 
-    // The other side: who replaces what is mounted there leaves the mount with the version that it was made of.
+    // The source of the mount: after its file was replaced, the mount still has the old version.
     scratch.adapter.write_atomic(&other, "new").unwrap();
     assert_eq!(scratch.adapter.read_with_lock(&path).unwrap().unwrap(), b"mounted");
 }
 
-/// The kernel refuses it there, too, but by this name nothing is mounted.
+/// The kernel refuses this, too, but nothing is mounted at this path.
 pub(crate) fn what_is_a_mount_point_by_another_path_is_busy() {
     let scratch = Scratch::new();
     let (path, other) = (scratch.make("file", 0, 0o644), scratch.make("other", 0, 0o644));
@@ -191,7 +191,7 @@ pub(crate) fn what_is_a_mount_point_by_another_path_is_busy() {
     assert_eq!(fs::read(&by_another).unwrap(), b"old");
 }
 
-/// For /proc/locks it has another device number than for `stat`.
+/// In /proc/locks it has another device number than `stat` reports.
 pub(crate) fn on_a_subvolume_of_btrfs_who_waits_is_told() {
     let scratch = Scratch::new();
     let image = scratch.dir.join("image");

@@ -17,7 +17,7 @@ pub(crate) fn beyond_the_file_size_limit() {
 pub(crate) fn exceed_size_limit(args: &[String]) {
     let [locks, dir] = args else { panic!("{args:?}") };
     const LIMIT: usize = 64 * 1024;
-    // SAFETY: both calls are given valid values and no handler.
+    // SAFETY: both calls get valid values and no handler.
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         let limit = libc::rlimit { rlim_cur: LIMIT as libc::rlim_t, rlim_max: LIMIT as libc::rlim_t };
@@ -41,7 +41,7 @@ pub(crate) fn a_file_with_a_lease_can_be_read() {
     scratch.adapter.write_atomic(&path, "contents").unwrap();
     let mut holder = Worker::start("lease", &[path.to_str().unwrap()]);
     holder.expect("leased");
-    // The holder gives the lease up when the kernel tells it to.
+    // The holder gives up its lease when the kernel asks for it.
     assert_eq!(scratch.adapter.read_with_lock(&path).unwrap().unwrap(), b"contents");
     holder.expect("asked for it");
     holder.finish();
@@ -58,14 +58,14 @@ pub(crate) fn lease(args: &[String]) {
     told.thread_block().unwrap();
     let file = fs::File::open(&args[0]).unwrap();
     let set = |what: libc::c_int| {
-        // SAFETY: takes a descriptor that is open and a number.
+        // SAFETY: the call gets an open descriptor and a number.
         while unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, what) } != 0 {
             // A process that another test is starting may have a copy of the writer's descriptor until its exec.
             assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EAGAIN));
             std::thread::yield_now();
         }
     };
-    // A read lease would not mind a reader.
+    // A reader does not break a read lease.
     set(libc::F_WRLCK);
     tell("leased");
     told.wait().unwrap();

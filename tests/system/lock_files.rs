@@ -1,4 +1,4 @@
-//! Lock files of several users: who can use one that somebody else has made.
+//! The lock files of several users: whether a user can use the lock file of another one.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -24,7 +24,7 @@ const SHARED: [(u32, u32); 7] = [
 ];
 
 const PROJECT: u32 = 4321;
-/// Two users of that group.
+/// Two users of the directory's group.
 const ALICE: &str = "5001,4321";
 const BOB: &str = "5002,4321";
 
@@ -53,20 +53,21 @@ pub(crate) fn have_the_builders_mode(args: &[String]) {
             adapter.write_atomic(dir.join("file"), "new").unwrap();
             let lock = adapter.lock_path(dir.join("file")).unwrap();
             assert_eq!(format!("{:o}", mode(&lock)), format!("{exact:o}"), "{dirs:o}, {args:?}");
-            // Those that exist are left as they are.
+            // Existing lock files stay as they are.
             builder.lock_file_mode(0o606).build().unwrap().write_atomic(dir.join("file"), "newer").unwrap();
             assert_eq!(format!("{:o}", mode(&lock)), format!("{exact:o}"), "{dirs:o}, {args:?}");
         }
     }
 }
 
-/// Its case needs other users, and so Linux.
+/// This case needs other users, and so Linux.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn a_default_list_of_the_directory_counts() {
     unreachable!("it needs Linux");
 }
 
-/// A default access control list of the lock directory says whom new lock files let in, unless the builder says it exactly.
+/// A default access control list of the lock directory decides who may use new lock files, unless the builder sets an
+/// exact mode.
 #[cfg(target_os = "linux")]
 pub(crate) fn a_default_list_of_the_directory_counts() {
     let list =
@@ -89,7 +90,7 @@ pub(crate) fn a_default_list_of_the_directory_counts() {
     }
 }
 
-/// A directory of a project, and its lock directory.
+/// The directory of a project, and its lock directory.
 fn project(dirs: u32) -> Scratch {
     let scratch = Scratch::new();
     for dir in [&scratch.dir, scratch.adapter.lock_dir()] {
@@ -114,7 +115,8 @@ pub(crate) fn two_users_of_a_group_share_a_directory() {
 }
 
 pub(crate) fn a_write_of_roots_locks_nobody_out() {
-    // A reader has come first, or root, in a directory that is shared or by an adapter that shares.
+    // The first user was a reader, or root. Either the directory is shared, or the adapter's mode shares its lock
+    // files.
     for (dirs, verb) in [(0o2775, "write"), (0o775, "write"), (0o2775, "read"), (0o755, "sharing write")] {
         let scratch = project(dirs);
         if dirs == 0o755 {
@@ -137,17 +139,17 @@ pub(crate) fn in_a_private_directory_nothing_has_changed() {
     assert_eq!((owner(&lock), mode(&lock)), ((0, 0), 0o644));
     let answer = as_user(ALICE, "write", &scratch, &path);
     assert_lock_denied(&answer, &lock, "0", 0o644);
-    // What helps is in it, and does help.
+    // The message contains the remedy, and the remedy works.
     assert!(answer.contains("belongs to user 0 and has mode 0644") && answer.contains("chmod"), "{answer}");
     set_mode(&lock, 0o666);
     assert_eq!(as_user(ALICE, "write", &scratch, &path), "done");
 }
 
-/// Nor does the group of whoever comes first get what the directory's has.
+/// The group of the first user does not get the rights of the directory's group.
 pub(crate) fn a_group_that_the_directory_is_not_for_gets_nothing() {
     let scratch = project(0o777);
     set_mode(scratch.adapter.lock_dir(), 0o773);
-    // Not in the group, and not in a position to give the lock file to it.
+    // This user is not in the group, and may not give the lock file to it.
     assert_eq!(as_user("5003", "write", &scratch, &scratch.path("file")), "done");
     let lock = scratch.adapter.lock_path(scratch.path("file")).unwrap();
     assert_eq!((owner(&lock), mode(&lock)), ((5003, 5003), 0o622));

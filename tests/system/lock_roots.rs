@@ -1,4 +1,4 @@
-//! One directory at two places, as a container and its host have it: processes that come to it by different paths.
+//! One directory at two paths, as a container and its host have it. Processes use it by different paths.
 
 use std::fs;
 use std::io::Write;
@@ -10,11 +10,11 @@ use crate::common::{Worker, hear, names, tell};
 use crate::disks::Mount;
 use crate::{Scratch, utf8};
 
-/// Whether the two name their locks below a root.
+/// Whether the two adapters have a lock root.
 const WITH: &str = "with a lock root";
 const WITHOUT: &str = "without one";
 
-/// The directory, and the place where it is mounted a second time.
+/// A directory, and its second mount point.
 struct Twice {
     here: PathBuf,
     there: PathBuf,
@@ -37,7 +37,7 @@ fn adapter(how: &str, dir: &Path) -> AtomicFileAdapter {
     if how == WITH { builder.lock_root(dir) } else { builder }.build().unwrap()
 }
 
-/// Has one lock, of that kind, until it is told to let go.
+/// The worker: holds a lock of this kind until it is told to release it.
 pub(crate) fn hold_below(args: &[String]) {
     let [how, dir, name, kind] = args else { panic!("{args:?}") };
     let dir = Path::new(dir);
@@ -73,7 +73,7 @@ fn hold(how: &str, dir: &Path, name: &str, kind: &str) -> Worker {
     holder
 }
 
-/// Adds to the number in a file.
+/// The worker: adds to the number in a file.
 pub(crate) fn count_below(args: &[String]) {
     let [how, dir, times] = args else { panic!("{args:?}") };
     let dir = Path::new(dir);
@@ -126,7 +126,7 @@ pub(crate) fn no_update_by_two_paths_is_lost() {
     assert_eq!(names(&twice.here), ["counter", "locks"]);
 }
 
-/// What names a lock without a root does not exclude what names it with one: the documentation says so.
+/// An adapter without a root does not exclude one with a root. The documentation says so.
 pub(crate) fn with_and_without_a_root_do_not_exclude_each_other() {
     let twice = Twice::new();
     let _holder = hold(WITH, &twice.here, "file", "exclusive");
@@ -141,7 +141,7 @@ pub(crate) fn upkeep_by_one_path_leaves_who_comes_by_the_other() {
         let lock = there.lock_path(twice.there.join(name)).unwrap();
         let above = twice.there.join(name).parent().unwrap().to_owned();
         let mut writer = hold(WITH, &twice.here, name, "writing");
-        // Its lock file stays, and so does its temporary file.
+        // Its lock file and its temporary file stay.
         assert_eq!(there.prune().unwrap(), [""; 0].map(PathBuf::from), "{name}");
         let held: Vec<_> = there.locks().unwrap().into_iter().map(|lock| (lock.path, lock.holder.is_some())).collect();
         assert_eq!(held, [(lock.clone(), true)], "{name}");
@@ -151,7 +151,7 @@ pub(crate) fn upkeep_by_one_path_leaves_who_comes_by_the_other() {
         assert_eq!(there.read_with_lock(twice.there.join(name)).unwrap().unwrap(), b"half of it all");
         assert_eq!(there.prune().unwrap(), [lock], "{name}");
 
-        // One that was killed has left a file, which is swept by either path.
+        // A killed writer has left a temporary file, which is swept by either path.
         hold(WITH, &twice.here, name, "writing").kill();
         assert_eq!(there.sweep(&above).unwrap().len(), 1, "{name}");
         there.prune().unwrap();
@@ -159,7 +159,7 @@ pub(crate) fn upkeep_by_one_path_leaves_who_comes_by_the_other() {
     }
 }
 
-/// Both paths in one process, which must not be told that it holds the lock by the one and by the other.
+/// Both paths in one process. The thread that holds the lock by one path must get a deadlock error for the other.
 pub(crate) fn a_thread_that_comes_by_both_paths_is_told_of_the_deadlock() {
     let twice = Twice::new();
     let [here, there] = [&twice.here, &twice.there].map(|dir| adapter(WITH, dir).file(dir.join("file")).unwrap());

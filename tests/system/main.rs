@@ -1,4 +1,4 @@
-//! What the system decides: modes and owners, permissions, full and read-only disks, limits.
+//! Modes and owners, permissions, full and read-only disks, limits: the results depend on the system.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -229,12 +229,12 @@ fn main() -> ExitCode {
     )
 }
 
-/// Why a test that acts as several users cannot run.
+/// The reason why a test with several users cannot run.
 fn no_users() -> Option<&'static str> {
     not_linux().or_else(no_root)
 }
 
-/// A directory that every user may look into, with a lock directory that every user may use.
+/// A directory that every user may read, with a lock directory that every user may use.
 struct Scratch {
     dir: PathBuf,
     adapter: AtomicFileAdapter,
@@ -262,7 +262,7 @@ impl Scratch {
         utf8(self.adapter.lock_dir())
     }
 
-    /// A file with "old" in it.
+    /// A file with the contents "old".
     fn make(&self, name: &str, owner: u32, mode: u32) -> PathBuf {
         self.make_in_group(name, owner, owner, mode)
     }
@@ -310,7 +310,7 @@ const WRITING: [(&str, Verb); 3] = [
         let file = adapter.file(path)?;
         let guard = file.lock()?;
         let mut writer = guard.writer()?;
-        // The caller does not look at the error, and must be told by `commit`.
+        // The caller ignores this error, and must get one from `commit`.
         let _ = writer.write_all(new);
         writer.commit()
     }),

@@ -29,7 +29,7 @@ pub(crate) fn under_umask(args: &[String]) -> (atomic_file_adapter::Builder, &Pa
 
 pub(crate) fn keep_modes(args: &[String]) {
     let (builder, dir) = under_umask(args);
-    // A mode for new files is none of the old ones' business.
+    // A mode for new files does not apply to existing files.
     for builder in [builder.clone(), builder.new_file_mode(0o604)] {
         let adapter = builder.build().unwrap();
         for before in [0o600, 0o640, 0o664, 0o755, 0o444, 0o666, 0o400, 0o777, 0o471, 0o2755, 0o4755, 0o1644] {
@@ -84,7 +84,7 @@ pub(crate) fn set_exactly(args: &[String]) {
     }
 }
 
-/// Whoever opens the temporary file can still read from it when it has become the file.
+/// A program that opened the temporary file can still read it when it has become the file.
 pub(crate) fn hide_temporary(args: &[String], exists: bool) {
     let (builder, dir) = under_umask(args);
     let path = dir.join("file");
@@ -122,7 +122,7 @@ pub(crate) fn root_keeps_owner_group_and_setuid_bits() {
     assert_eq!(names(&scratch.dir), ["file"]);
 }
 
-/// As long as the temporary file is in the writer's group, that group must not have the rights of the file's.
+/// As long as the temporary file has the writer's group, that group must not get the rights of the file's group.
 pub(crate) fn group_of_a_temporary_file() {
     let scratch = Scratch::new();
     for before in [0o660, 0o640, 0o664, 0o754, 0o6775] {
@@ -142,7 +142,7 @@ pub(crate) fn setuid_is_not_taken_from_another_owner() {
     let scratch = Scratch::new();
     let dir = scratch.make_dir("dir", NOBODYS_ID, 0o755);
     let (nobody, stranger) = (NOBODYS_ID, STRANGERS_ID);
-    // The file's owner, group and mode; and the mode after Nobody has replaced it.
+    // The file's owner, group and mode, and the mode after NOBODY has replaced it.
     let cases = [
         (0, 0, 0o6755, 0o755),
         (0, 0, 0o4755, 0o755),

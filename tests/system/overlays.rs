@@ -1,5 +1,5 @@
-//! overlayfs, on which containers run: a file of the image is in a lower layer, and copied to the upper one when it is opened for
-//! writing. Locks, names and versions must be the same before and after that.
+//! overlayfs, which containers use. A file of the image is in a lower layer. When it is opened for writing, it is
+//! copied to the upper layer. Locks, names and versions must be the same before and after the copy.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use crate::disks::Mount;
 use crate::users::{NOBODY, become_user};
 use crate::{Scratch, mode, set_mode, utf8};
 
-/// Whether both layers are in one file system, which makes a difference to inode numbers, and the options of the mount ("Inode
+/// Whether both layers are in one file system, which affects inode numbers, and the options of the mount ("Inode
 /// properties" in Documentation/filesystems/overlayfs.rst).
 const KINDS: [(bool, &str); 5] =
     [(true, "xino=off"), (false, "xino=off"), (false, "xino=on"), (false, "xino=off,index=on"), (false, "metacopy=on")];
@@ -21,14 +21,14 @@ const KINDS: [(bool, &str); 5] =
 struct Overlay {
     lower: PathBuf,
     merged: PathBuf,
-    // Unmounted in this order.
+    // They are unmounted in this order.
     _overlay: Mount,
     _disks: Vec<Mount>,
     scratch: Scratch,
 }
 
 impl Overlay {
-    /// `fill` makes the lower layer.
+    /// `fill` makes the contents of the lower layer.
     fn new((one_disk, options): (bool, &str), fill: impl FnOnce(&Path)) -> Self {
         let scratch = Scratch::new();
         let mut disks = Vec::new();
@@ -77,7 +77,7 @@ fn adapter(dir: &Path) -> AtomicFileAdapter {
     AtomicFileAdapter::with_lock_dir(dir.join("locks")).unwrap()
 }
 
-/// An image with a lock directory, and with files that were used when it was made.
+/// An image with a lock directory, and with files that were used when the image was made.
 fn image(names: &'static [&'static str]) -> impl FnOnce(&Path) {
     move |lower| {
         fs::create_dir(lower.join("locks")).unwrap();
@@ -91,14 +91,14 @@ fn image(names: &'static [&'static str]) -> impl FnOnce(&Path) {
     }
 }
 
-/// The lock file that `name` will have when the overlay is mounted, in the lower layer.
+/// The lower layer's lock file that `name` has when the overlay is mounted.
 fn lock_files(overlay: &Overlay, names: &[&str]) -> Vec<PathBuf> {
     names.iter().map(|name| overlay.adapter().lock_path(overlay.at(name)).unwrap()).collect()
 }
 
 /// An overlay whose lower layer has these files and their lock files.
 fn overlay(kind: (bool, &str), names: &'static [&'static str]) -> Overlay {
-    // The names of the lock files depend on where it is mounted: so it is mounted, asked, and mounted again.
+    // The names of the lock files depend on the mount point. So it is mounted, asked for the names, and mounted again.
     let overlay = Overlay::new(kind, image(names));
     let lock_files = lock_files(&overlay, names);
     let Overlay { lower, merged, _overlay, _disks, scratch } = overlay;
@@ -113,7 +113,8 @@ fn overlay(kind: (bool, &str), names: &'static [&'static str]) -> Overlay {
     Overlay { lower, merged, _overlay, _disks, scratch }
 }
 
-/// Has the lock of a file, as some user, until it is told to let go; then it takes it and lets it go once more.
+/// The worker: holds the lock of a file, as some user, until it is told to release it. Then it takes and releases the
+/// lock once more.
 pub(crate) fn hold_on_overlay(args: &[String]) {
     let [user, dir, name, kind] = args else { panic!("{args:?}") };
     become_user(user);
@@ -140,8 +141,8 @@ fn is_taken<T>(result: Result<T, Error>) -> bool {
     }
 }
 
-/// The first who holds the lock has its file open in the lower layer, for reading only, because it may not write there; the second
-/// opens it for writing.
+/// The first holder has opened the lock file in the lower layer, for reading only, because it may not write to it. The
+/// second opens it for writing.
 pub(crate) fn a_lock_holds_through_the_copy_up_of_its_file() {
     for kind in KINDS {
         let overlay = overlay(kind, &["file", "sub/file"]);
@@ -160,7 +161,7 @@ pub(crate) fn a_lock_holds_through_the_copy_up_of_its_file() {
             let other = overlay.adapter().file(overlay.at(name)).unwrap();
             guard.write("new").unwrap();
             drop(guard);
-            // The reader comes back by the descriptor that it has opened in the lower layer.
+            // The reader uses the descriptor that it has opened in the lower layer.
             reader.tell("again");
             reader.expect("held");
             assert!(is_taken(other.try_lock()), "{kind:?}, the second time");
@@ -171,12 +172,12 @@ pub(crate) fn a_lock_holds_through_the_copy_up_of_its_file() {
     }
 }
 
-/// Adds to the number in a file.
+/// The worker: adds to the number in a file.
 pub(crate) fn count_on_overlay(args: &[String]) {
     let [dir, times] = args else { panic!("{args:?}") };
     let dir = Path::new(dir);
     let adapter = adapter(dir);
-    // In the lower layer still.
+    // The file is still in the lower layer.
     let file = adapter.file(dir.join("sub/counter")).unwrap();
     assert!(file.open().unwrap().is_some());
     tell("ready");
@@ -193,7 +194,7 @@ pub(crate) fn count_on_overlay(args: &[String]) {
     }
 }
 
-/// Also while the lock files are pruned: those of the lower layer become whiteouts.
+/// The lock files are pruned meanwhile. Those of the lower layer become whiteouts.
 pub(crate) fn no_update_is_lost_on_an_overlay() {
     const TIMES: usize = 100;
     for kind in KINDS {
@@ -258,7 +259,8 @@ pub(crate) fn what_is_left_in_the_image_is_swept_and_pruned() {
     }
 }
 
-/// A hard link to a lock file, which must not be opened as data: it is known by its inode number, which must be the right one.
+/// A hard link to a lock file must not be opened as data. It is recognized by its inode number, so that has to be the
+/// right one.
 pub(crate) fn a_lock_file_is_known_by_its_inode_on_an_overlay() {
     for kind in KINDS {
         let overlay = overlay(kind, &["file"]);
@@ -273,7 +275,7 @@ pub(crate) fn a_lock_file_is_known_by_its_inode_on_an_overlay() {
     }
 }
 
-/// Reads without the lock until it is told to stop.
+/// The worker: reads without the lock until it is told to stop.
 pub(crate) fn read_on_overlay(args: &[String]) {
     let file = adapter(Path::new(&args[0])).file(Path::new(&args[0]).join("file")).unwrap();
     tell("ready");
@@ -298,8 +300,8 @@ pub(crate) fn a_file_is_never_missing_on_an_overlay() {
     }
 }
 
-/// Two containers of one image: what they write is not shared, and neither are their locks. What they do share, a volume, needs its
-/// lock directory in that.
+/// Two containers of one image share neither their files nor their locks. A volume that they share must contain its own
+/// lock directory.
 pub(crate) fn two_overlays_of_one_image_have_locks_of_their_own() {
     let first = overlay(KINDS[1], &["file"]);
     let second = first.scratch.make_dir("second", 0, 0o755);
@@ -310,7 +312,7 @@ pub(crate) fn two_overlays_of_one_image_have_locks_of_their_own() {
         fs::create_dir(volume).unwrap();
         Mount::new(volume, &["--bind", utf8(&shared)])
     });
-    // With the lock directory of the image, although it has the same lower layer, and with a lock root, so that the names agree.
+    // Each has the lock directory in its own copy of the image, and a lock root, so that the names are the same.
     let rooted = |n: usize, dir: &Path| {
         let builder = AtomicFileAdapter::builder().lock_root(&volumes[n]).lock_dir(dir);
         builder.build().unwrap().file(volumes[n].join("data")).unwrap()
@@ -322,7 +324,7 @@ pub(crate) fn two_overlays_of_one_image_have_locks_of_their_own() {
     drop(guard);
     let common = [rooted(0, &volumes[0].join("locks")), rooted(1, &volumes[1].join("locks"))];
     let guard = common[0].lock().unwrap();
-    // By a thread, because this one is told of a deadlock before anything else.
+    // In another thread, because this thread would get a deadlock error first.
     let taken = std::thread::scope(|scope| scope.spawn(|| is_taken(common[1].try_lock())).join().unwrap());
     assert!(taken);
     guard.writer().unwrap().write_all(b"half").unwrap();

@@ -13,7 +13,7 @@ use crate::{Scratch, WRITING, mode, owner, set_mode};
 pub(crate) fn without_write_permission_nothing_happens() {
     let scratch = Scratch::new();
     let dir = scratch.make_dir("dir", 0, 0o555);
-    // That the file itself may be written does not help.
+    // Write permission for the file itself does not help.
     let path = scratch.make("dir/file", NOBODYS_ID, 0o666);
     let missing = dir.join("missing");
     let cases = [
@@ -86,7 +86,7 @@ pub(crate) fn a_read_only_lock_file_serves_readers() {
     set_mode(&lock, 0o600);
     assert_lock_denied(&as_user(NOBODY, "read", &scratch, &path), &lock, "0", 0o600);
     assert_eq!(as_user(NOBODY, "read unlocked", &scratch, &path), "old");
-    // Without a lock file, and without permission to make one, even a reader would be alone.
+    // Without a lock file, and without permission to make one, a reader would not exclude writers.
     fs::remove_file(&lock).unwrap();
     assert_lock_denied(&as_user(NOBODY, "read", &scratch, &path), &lock, "nobody", 0);
     assert_eq!(as_user(NOBODY, "read unlocked", &scratch, &path), "old");
@@ -116,7 +116,7 @@ pub(crate) fn links_in_sticky_directories() {
             symlink(targets.join(target), sticky.join(link)).unwrap();
             lchown(sticky.join(link), Some(links_owner), Some(links_owner)).unwrap();
         }
-        // The second link of two is looked at, too.
+        // The second link of a chain is checked, too.
         symlink("sticky/link", scratch.path("chain")).unwrap();
 
         for path in [&sticky.join("link"), &scratch.path("chain")] {
@@ -158,7 +158,7 @@ pub(crate) fn a_link_where_a_file_was_used_lately() {
             assert!(told && error.kind() == io::ErrorKind::PermissionDenied, "{verb}: {error:?}");
         }
         assert_eq!((fs::read_to_string(&target).unwrap().as_str(), path.is_symlink()), ("old", true), "{verb}");
-        // One's own is followed.
+        // The caller's own link is followed.
         lchown(&path, Some(0), Some(0)).unwrap();
         write(&adapter, &path, b"new").unwrap();
         assert!(path.is_symlink(), "{verb}");

@@ -1,4 +1,4 @@
-//! Other root directories: one without `/proc`, and that of another process.
+//! Other root directories: one without `/proc`, and the root of another process.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -22,7 +22,7 @@ pub(crate) fn without_proc_locks_have_the_same_names() {
     worker.finish();
 }
 
-/// What `/proc/PID/root` links to, the root of a container for example, cannot be told from the text of that link.
+/// The text of the link `/proc/PID/root` does not tell which directory it is, for example the root of a container.
 pub(crate) fn the_root_of_another_process() {
     let scratch = Scratch::new();
     let mount = format!("mount -t tmpfs tmpfs {} && echo ready && read line", scratch.dir.display());

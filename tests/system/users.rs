@@ -9,14 +9,14 @@ use nix::unistd::{Gid, Uid};
 use crate::common::{Worker, tell};
 use crate::{Scratch, WRITING, utf8};
 
-/// Nobody in particular.
+/// A user without files.
 pub(crate) const NOBODY: &str = "65534";
 pub(crate) const NOBODYS_ID: u32 = 65534;
-/// Somebody else.
+/// Another user.
 pub(crate) const STRANGERS_ID: u32 = 1234;
 
-/// One call as another user (its number, then the groups that it is in besides the one of that number), in a
-/// process of its own; what it answered, or the error's kind, its step, and its text.
+/// Makes one call as another user, in another process. `user` is the uid, followed by the groups that the user has
+/// besides the group of the same number. Returns the answer, or the error's kind, step and text.
 pub(crate) fn as_user(user: &str, verb: &str, scratch: &Scratch, path: &Path) -> String {
     let mut worker = Worker::start("call", &[user, verb, scratch.locks(), utf8(path)]);
     let answer = worker.hear();
@@ -68,7 +68,7 @@ pub(crate) fn become_user(user: &str) {
     nix::unistd::setuid(Uid::from_raw(id)).unwrap();
 }
 
-/// Fails unless it is the lock file, this user's and of this mode, that kept the call out.
+/// Fails unless the call failed because of the lock file of this user with this mode.
 #[track_caller]
 pub(crate) fn assert_lock_denied(answer: &str, lock: &Path, owner: &str, mode: u32) {
     let start = format!("PermissionDenied lock file of {owner}, {mode:o}: ");
