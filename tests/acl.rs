@@ -1,4 +1,4 @@
-//! Access control lists as the library reads, narrows and writes them. Whether anybody gets in is `tests/access`'s business.
+//! Access control lists as the library reads, narrows and writes them. `tests/access` tests who gets in.
 
 #[allow(dead_code, reason = "the library uses the rest")]
 #[path = "../src/version/acl.rs"]
@@ -6,7 +6,7 @@ mod acl;
 
 use acl::Acl;
 
-// The tags of the entries, as acl(5) and the kernel number them.
+// The tags of the entries: the numbers of acl(5) and the kernel.
 const USER_OBJ: u16 = 1;
 const USER: u16 = 2;
 const GROUP_OBJ: u16 = 4;
@@ -54,7 +54,7 @@ fn nobody_gets_more() {
     let named = acl(&[(USER_OBJ, 6), (GROUP_OBJ, 6), (GROUP, 4), (MASK, 6), (OTHER, 6)]);
     let expected = acl(&[(USER_OBJ, 6), (GROUP_OBJ, 4), (GROUP, 4), (MASK, 6), (OTHER, 6)]);
     assert_eq!(named.without_group(), expected);
-    // With a mask of nothing, Linux would take the named group for others.
+    // If the mask had no bits, Linux would treat members of the named group as others.
     let shut_out = acl(&[(USER_OBJ, 6), (GROUP_OBJ, 4), (GROUP, 0), (MASK, 4), (OTHER, 4)]);
     let expected = acl(&[(USER_OBJ, 6), (GROUP_OBJ, 0), (GROUP, 0), (MASK, 4), (OTHER, 4)]);
     assert_eq!(shut_out.without_group(), expected);

@@ -1,5 +1,5 @@
-//! A bank: threads of several processes move money between accounts, one file each, some of them are killed at any moment and
-//! started anew, and whoever looks at all accounts finds the same sum.
+//! A bank. Threads of several processes move money between accounts, one file each. Some processes are killed at any
+//! moment and started again. A thread that looks at all accounts always finds the same sum.
 //!
 //! `BANK=full cargo test --all-features --test bank` kills thousands.
 
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
                 the_sum_is_the_same(Place::Disk, Durability::Full, 15);
             }),
             test("it_survives_kills_in_memory", || it_survives_kills(Place::Memory, Durability::Ordered, 200)),
-            // There the number of an inode is used again at once.
+            // On a disk, inode numbers are used again at once.
             test("it_survives_kills_on_a_disk", || it_survives_kills(Place::Disk, Durability::None, 200)),
             test("it_survives_kills_of_durable_writers", || it_survives_kills(Place::Disk, Durability::Full, 25)),
         ],
@@ -53,12 +53,12 @@ impl Place {
 }
 
 const PROCESSES: u64 = 3;
-/// Of each process; beside them it has one that only looks.
+/// The writers of each process. Each process also has a thread that only looks.
 const WRITERS: u64 = 2;
 const ACCOUNTS: usize = 7;
 const SUM: u64 = 1000;
 
-/// What a teller says first of what must not be.
+/// A teller's message about a fault begins with this word.
 const FAILED: &str = "failed";
 
 struct Bank {
@@ -67,7 +67,7 @@ struct Bank {
     accounts: Vec<PathBuf>,
 }
 
-/// Why there was no transfer.
+/// The reason why there was no transfer.
 #[derive(Debug)]
 enum Refusal {
     Short,
@@ -83,7 +83,8 @@ impl From<Error> for Refusal {
 impl Bank {
     fn at(dir: &Path, durability: Durability) -> Self {
         let adapter = AtomicFileAdapter::builder().lock_dir(dir.join("locks")).durability(durability).build().unwrap();
-        // Two that have one lock file between them (tests/many.rs), and some in a directory that is not there at first.
+        // Two accounts have the same lock file (tests/many.rs), and some are in a directory that does not exist at
+        // first.
         const SECRET: &[u8] = b"\xde\xd4\x6d\xe9\x83\x90\x97\xdb";
         let colliding = [b"11111111", b"22222222"].map(|end: &[u8; 8]| {
             dir.join(OsStr::from_bytes(&[b"two-names-of-one-lock-".as_slice(), SECRET, end].concat()))
@@ -94,22 +95,23 @@ impl Bank {
         Bank { adapter, dir: dir.to_owned(), accounts }
     }
 
-    /// How much there is in all accounts, seen under the locks of all.
+    /// The sum of all accounts, under all their locks.
     fn sum(&self) -> Result<u64, Error> {
         let guards = self.adapter.lock_many_shared(&self.accounts)?;
         guards.iter().map(|guard| Ok(amount(guard.read()?.as_deref()))).sum()
     }
 
-    /// How many transfers this writer has made.
+    /// The file with the number of this writer's transfers.
     fn counter(&self, writer: u64) -> PathBuf {
         self.dir.join(format!("transfers-of-{writer}"))
     }
 
-    /// Moves some money among two to four accounts, and counts that as a part of the same change. What becomes empty is removed.
+    /// Moves money among two to four accounts. A counter of the transfers is a part of the same change. Accounts that
+    /// become empty are removed.
     fn transfer(&self, writer: u64, random: &mut u64) -> Result<(), Refusal> {
         let count = 2 + usize::try_from(next(random, 3)).unwrap();
         let first = usize::try_from(next(random, ACCOUNTS as u64)).unwrap();
-        // Each of them once, in an order that is another one each time.
+        // Each of them once, in a random order.
         let step = 1 + usize::try_from(next(random, ACCOUNTS as u64 - 1)).unwrap();
         let mut paths: Vec<PathBuf> =
             (0..count).map(|n| self.accounts[(first + n * step) % ACCOUNTS].clone()).collect();
@@ -140,7 +142,7 @@ fn next(state: &mut u64, limit: u64) -> u64 {
     *state % limit
 }
 
-/// A process of the bank: it says which of its writers has made how many transfers, after each.
+/// A process of the bank. After each transfer it prints the writer and the number of its transfers.
 fn teller(args: &[String]) {
     let [dir, durability, number, life] = args else { panic!("{args:?}") };
     let durability = [Durability::Full, Durability::Ordered, Durability::None]
@@ -172,7 +174,7 @@ fn teller(args: &[String]) {
             while !stop.load(Relaxed) {
                 match bank.sum() {
                     Ok(SUM) => {}
-                    // A panic of a thread would not be seen if the process is killed.
+                    // A panic of a thread would be lost if the process is killed.
                     wrong => tell(&format!("{FAILED}: the sum is {wrong:?}")),
                 }
             }
@@ -182,12 +184,12 @@ fn teller(args: &[String]) {
     });
 }
 
-/// The bank with its processes, and what they have said.
+/// The bank's processes, and their reports.
 struct Business {
     bank: Bank,
     durability: Durability,
     tellers: Vec<Worker>,
-    /// How many transfers each writer has said that it made.
+    /// The last number of transfers that each writer has reported.
     acknowledged: BTreeMap<u64, u64>,
     lives: u64,
     _dir: tempfile::TempDir,
@@ -211,7 +213,7 @@ impl Business {
         Worker::start("teller", &[dir, &durability, &number.to_string(), &self.lives.to_string()])
     }
 
-    /// The next that a teller says; false at its end.
+    /// Reads the next report of a teller. False: the teller has ended.
     fn hear(&mut self, number: usize) -> bool {
         let line = self.tellers[number].hear();
         assert!(!line.starts_with(FAILED), "{line}");
@@ -220,7 +222,7 @@ impl Business {
         true
     }
 
-    /// What was acknowledged is there, and at most one transfer of each writer that was not.
+    /// Every reported transfer is there, and at most one more of each writer.
     fn check(&mut self, number: usize) {
         assert_eq!(self.bank.sum().unwrap(), SUM);
         for writer in number as u64 * WRITERS..(number as u64 + 1) * WRITERS {
@@ -230,12 +232,12 @@ impl Business {
                 (acknowledged..=acknowledged + 1).contains(&made),
                 "writer {writer} was told of {acknowledged} transfers, and there were {made}"
             );
-            // The next life goes on from there.
+            // The next life goes on with this number.
             self.acknowledged.insert(writer, made);
         }
     }
 
-    /// All end, and nothing is left but the accounts.
+    /// All processes end, and nothing is left except the accounts.
     fn close(mut self) {
         self.tellers.iter_mut().for_each(|teller| teller.tell("stop"));
         for number in 0..self.tellers.len() {
@@ -264,7 +266,7 @@ impl Business {
 fn the_sum_is_the_same(place: Place, durability: Durability, transfers: u64) {
     let mut business = Business::open(place, durability);
     for number in 0..business.tellers.len() {
-        // Of the last ones most are in the pipe already.
+        // Most of these reports are in the pipe already.
         for _ in 0..transfers {
             assert!(business.hear(number), "a teller has ended");
         }
@@ -279,7 +281,7 @@ fn it_survives_kills(place: Place, durability: Durability, kills: u64) {
     let mut random = 1;
     for kill in 0..kills {
         let number = usize::try_from(kill % PROCESSES).unwrap();
-        // It is in the middle of something then; where, is chance.
+        // It is in the middle of a transfer now, at a random place.
         assert!(business.hear(number), "a teller has ended");
         thread::sleep(Duration::from_micros(next(&mut random, 3000)));
         business.tellers[number].kill();

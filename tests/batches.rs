@@ -1,4 +1,4 @@
-//! A batch is, for each file, what the single calls are.
+//! For each file, a batch has the same effect as the single calls.
 
 mod common;
 
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     )
 }
 
-/// What is there: for each path, contents and mode.
+/// The tree: for each path, its contents and mode.
 fn tree(scratch: &Scratch) -> BTreeMap<PathBuf, (Vec<u8>, u32)> {
     let mut tree = BTreeMap::new();
     let mut dirs = vec![scratch.files.clone()];
@@ -134,7 +134,7 @@ fn fail_half_way(_: &[String]) {
     let scratch = Scratch::new();
     limit_descriptors(400);
     let mut batch = scratch.adapter.batch();
-    // 50 at a time: a directory is in the way of the 71st.
+    // 50 files at a time. The 71st name is a directory.
     for n in 0..100 {
         batch.write(scratch.path(&format!("{n:02}")), "new");
     }
@@ -241,7 +241,7 @@ fn swap_pairs(args: &[String]) {
 
 fn limit_descriptors(most: libc::rlim_t) {
     let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
-    // SAFETY: the pointer is to an rlimit of our own.
+    // SAFETY: the pointer is to an rlimit of this function.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
 }
 

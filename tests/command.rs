@@ -1,7 +1,7 @@
-//! What the command line tool prints: help, manual page, tables, errors and progress bars.
+//! The output of the command line tool: help, manual page, tables, errors and progress bars.
 //!
-//! Most of it is in `tests/command`, as it looks in a terminal. `TRYCMD=overwrite cargo test --features cli --test command`
-//! writes it anew.
+//! Most of it is in `tests/command`, as it looks in a terminal. `TRYCMD=overwrite cargo test --features cli --test
+//! command` writes it anew.
 
 mod common;
 
@@ -37,14 +37,14 @@ fn main() -> ExitCode {
 fn tool(args: &[&str]) -> Command {
     let mut tool = Command::new(TOOL);
     tool.args(args).env("TERM", "xterm");
-    // As if whoever runs the tests had no wishes.
+    // Independent of the settings of the user who runs the tests.
     for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
         tool.env_remove(name);
     }
     tool
 }
 
-/// What it prints, as text, when all goes well.
+/// The output of a command that succeeds.
 #[track_caller]
 fn stdout(command: &mut Command) -> String {
     let output = command.stderr(Stdio::inherit()).output().unwrap();
@@ -56,9 +56,9 @@ fn it_prints_what_it_printed_before() {
     let path = env::var("PATH").unwrap_or_default();
     let cases = trycmd::TestCases::new();
     cases.case("tests/command/*.trycmd").register_bin("atomic-file", Path::new(TOOL));
-    // So that a CMD may be the tool itself.
+    // So that a CMD can be the tool itself.
     cases.env("PATH", format!("{}:{path}", Path::new(TOOL).parent().unwrap().display()));
-    // As wide as that says, since no stream is a terminal.
+    // The width, because no stream is a terminal.
     cases.env("COLUMNS", "100").env("NO_COLOR", "1");
     cases.insert_var("[VERSION]", env!("CARGO_PKG_VERSION")).unwrap();
     cases.timeout(Duration::from_secs(60)).run();
@@ -108,7 +108,7 @@ fn mandoc_finds_nothing_wrong() {
 }
 
 fn the_manual_page_says_all_that_the_help_says() {
-    // As one line, without the marks for fonts, hyphens and quotes, and without the indentation.
+    // As one line, without the marks for fonts, hyphens and quotes, and without indentation.
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut page = stdout(&mut tool(&["man"])).replace("\\*(Aq", "'");
     for mark in ["\\fB", "\\fI", "\\fR", "\\"] {
@@ -118,7 +118,7 @@ fn the_manual_page_says_all_that_the_help_says() {
     let help = stdout(&mut tool(&["--help"]));
     let (_, sections) = help.split_once("\nExamples:\n").expect("the sections at the end of the help");
     for line in sections.lines().filter(|line| line.starts_with(' ')) {
-        // A column of terms, or a line for each.
+        // A column of terms, or one term in each line.
         let (term, what) = line.trim().split_once("  ").unwrap_or((line.trim(), ""));
         for part in [term, what] {
             assert!(page.contains(&words(part)), "{part:?} is not in {page}");
@@ -128,25 +128,25 @@ fn the_manual_page_says_all_that_the_help_says() {
 
 // Terminals
 
-/// Runs the tool with a terminal for its standard error, and says how it ended and what the terminal got.
+/// Runs the tool with a terminal as its standard error. Returns the status and the output on the terminal.
 fn on_a_terminal(command: &mut Command) -> (ExitStatus, String) {
     let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
     let terminal = openpty(&size, None).unwrap();
     command.stderr(terminal.slave);
     let mut child = command.spawn().unwrap();
-    // The command has a copy of the other end, and as long as that is open there is no end to what is read here.
+    // `command` has a copy of the other end. As long as it is open, the output does not end.
     command.stderr(Stdio::null());
     let mut shown = Vec::new();
     let mut piece = [0; 4096];
     let mut terminal = File::from(terminal.master);
-    // At the end Linux says EIO.
+    // At the end Linux reports EIO.
     while let Ok(count @ 1..) = terminal.read(&mut piece) {
         shown.extend_from_slice(&piece[..count]);
     }
     (child.wait().unwrap(), String::from_utf8(shown).unwrap())
 }
 
-/// What is left on the line in the end, if nothing but carriage returns and erased lines moves the cursor.
+/// The line as it stays on the screen, if only carriage returns and erased lines move the cursor.
 fn left_on_the_screen(shown: &str) -> &str {
     shown.rsplit("\x1b[2K").next().unwrap_or_default().trim_matches('\r')
 }
@@ -174,14 +174,14 @@ fn a_large_file_has_a_bar() {
     assert!(shown.contains("% of 17.00 MiB") && left_on_the_screen(&shown).is_empty(), "{shown:?}");
     assert_eq!(fs::metadata(dir.path().join("copy")).unwrap().len(), LARGE);
 
-    // Nobody knows how long a pipe is.
+    // A pipe has no known length.
     let mut sh = Command::new("sh");
     sh.args(["-c", "cat large | \"$0\" --durability none write copy", TOOL]).current_dir(dir.path());
     let (status, shown) = on_a_terminal(sh.env("TERM", "xterm"));
     assert!(status.success());
     assert!(shown.contains(" MiB, ") && !shown.contains('%') && left_on_the_screen(&shown).is_empty(), "{shown:?}");
 
-    // To a pipe or a file.
+    // To a pipe or to a file.
     let copy = File::create(dir.path().join("out")).unwrap();
     let (status, shown) = on_a_terminal(in_dir(&dir, &["read", "large"]).stdout(copy));
     assert!(status.success());
@@ -199,7 +199,7 @@ fn there_is_no_bar_where_nobody_would_see_it() {
         let output = command.stdin(open("large")).stdout(Stdio::null()).stderr(Stdio::piped()).output().unwrap();
         assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
     }
-    // The contents go to the same terminal.
+    // The contents go to the same terminal as the bar.
     let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
     let terminal = openpty(&size, None).unwrap();
     let mut read = in_dir(&dir, &["read", "large"]);

@@ -1,4 +1,4 @@
-//! The tool itself: what `fault::inject` sees and does, and that it leaves nothing behind.
+//! `fault::inject` itself: the calls that it sees, its effects, and that it leaves nothing behind.
 #![cfg(feature = "fault-injection")]
 
 mod common;
@@ -25,7 +25,7 @@ fn fail(syscall: Syscall, errno: i32) -> impl FnMut(&Call<'_>) -> Action {
     move |call| if call.syscall == syscall { Action::Fail(errno) } else { Action::Proceed }
 }
 
-/// What the calls of `body` look like.
+/// The calls of `body`, as text.
 fn calls(body: impl FnOnce()) -> Vec<String> {
     let seen = Rc::new(RefCell::new(Vec::new()));
     let watched = seen.clone();
@@ -105,7 +105,7 @@ fn a_call_that_is_skipped_is_not_made_and_nobody_hears_of_it() {
     let skip = |call: &Call<'_>| if call.syscall == Syscall::Renameat { Action::Skip } else { Action::Proceed };
     inject(skip, || adapter.write_atomic(&path, "new")).0.unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"old");
-    // Those that answer something are made.
+    // Calls with a result are made.
     inject(
         |call| if call.syscall == Syscall::Renameat { Action::Proceed } else { Action::Skip },
         || {
@@ -127,10 +127,10 @@ fn short_calls_move_as_much_as_they_are_told() {
         inject(|_| Action::Short(3), || adapter.write_atomic(&path, "0123456789")).0.unwrap();
     });
     assert_eq!(writes, [""; 0], "what an inner inject sees, the outer does not");
-    // A write that takes nothing is an error, or it would be tried for ever.
+    // A write of 0 bytes must be an error, or the crate would try again for ever.
     let (result, _) = inject(|_| Action::Short(0), || adapter.write_atomic(&path, "new"));
     assert_eq!(result.unwrap_err().kind(), std::io::ErrorKind::WriteZero);
-    // A read of nothing would look like the end of the file.
+    // A read of 0 bytes would look like the end of the file.
     let (contents, _) = inject(|_| Action::Short(0), || adapter.read_with_lock(&path));
     assert_eq!(contents.unwrap().as_deref(), Some(&b"0123456789"[..]));
 }
@@ -158,7 +158,7 @@ fn a_panic_leaves_nothing_behind() {
     let path = dir.path().join("file");
     adapter.write_atomic(&path, "old").unwrap();
     let mut at = 0;
-    // In `decide`, at each call in turn, also while the library holds its mutex.
+    // In `decide`, at each call in turn, even while the library has locked its mutex.
     loop {
         let watch = move |call: &Call<'_>| if call.number == at { panic!("planned") } else { Action::Proceed };
         let ended = catch_unwind(AssertUnwindSafe(|| inject(watch, || adapter.write_atomic(&path, "new"))));
@@ -190,7 +190,7 @@ fn what_decide_owns_is_dropped_at_the_end() {
     assert_eq!(Rc::strong_count(&owned), 1);
 }
 
-// What other tests cannot bring about.
+// Cases that other tests cannot cause
 
 fn opens_lock_file(call: &Call<'_>) -> bool {
     let is_lock = call.path.is_some_and(|path| path.extension().is_some_and(|extension| extension == "lock"));
@@ -212,7 +212,7 @@ fn a_lock_file_that_was_opened_for_reading_only_is_opened_anew() {
             Action::Proceed
         }
     };
-    // This one has it open for writing.
+    // The adapter has the lock file open for writing.
     drop(adapter);
     let adapter = AtomicFileAdapter::with_lock_dir(dir.path().join("locks")).unwrap();
     let file = adapter.file(&path).unwrap();
@@ -229,7 +229,7 @@ fn a_lock_file_is_not_opened_anew_for_ever() {
     let (dir, adapter) = scratch();
     const EBADF: i32 = 9;
     let mut asked = 0;
-    // A third time is one too many, and must not hang the test.
+    // A third attempt is too many, but it must not hang the test.
     let refuse = move |call: &Call<'_>| {
         asked += usize::from(call.syscall == Syscall::FcntlSetlkw);
         if call.syscall == Syscall::FcntlSetlkw && asked < 3 { Action::Fail(EBADF) } else { Action::Proceed }
@@ -239,13 +239,13 @@ fn a_lock_file_is_not_opened_anew_for_ever() {
     assert_eq!(source.raw_os_error(), Some(EBADF));
 }
 
-/// The lock is not held yet, so that closing another descriptor of its file drops nothing.
+/// The lock is not held yet, so closing another descriptor of the lock file drops nothing.
 fn is_removed(call: &Call<'_>) -> bool {
     let file: fs::File = call.fd.unwrap().try_clone_to_owned().unwrap().into();
     std::os::unix::fs::MetadataExt::nlink(&file.metadata().unwrap()) == 0
 }
 
-/// A lock file that may be read only, and what becomes of it while it is opened anew.
+/// A lock file that was opened for reading only, and that is replaced while it is opened again for writing.
 #[test]
 fn a_lock_file_that_changes_while_it_is_opened_anew_is_found() {
     for made_again in [false, true] {
@@ -301,11 +301,11 @@ fn a_lock_file_that_was_never_finished_is_swept_and_is_nobody_elses() {
     inject(leave, || adapter().write_atomic(dir.path().join("file"), "new")).0.unwrap();
     let left: Vec<_> = names(&locks).into_iter().filter(|name| name.ends_with(".tmp")).collect();
     assert_eq!(left.len(), 1);
-    // A directory with files of somebody else in it would get none.
+    // No `.gitignore` is made in a directory with other files.
     fs::remove_file(locks.join(".gitignore")).unwrap();
     adapter().write_atomic(dir.path().join("another"), "new").unwrap();
     assert!(locks.join(".gitignore").exists());
-    // It is another name of the lock file.
+    // This path is another name of the lock file.
     let file = adapter().file(dir.path().join("file")).unwrap();
     let guard = file.lock().unwrap();
     let swept = adapter().sweep(dir.path()).unwrap();
@@ -340,7 +340,7 @@ fn where_there_are_no_modes_a_shared_lock_directory_is_used_all_the_same() {
             _ => Action::Proceed,
         };
         inject(refuse, || drop(adapter.file(dir.path().join("file")).unwrap().lock().unwrap()));
-        // Asked for by name it is an error, and no lock file is there that would not have that mode.
+        // With an exact mode it is an error, and no lock file with another mode is left.
         let exact = AtomicFileAdapter::builder().lock_dir(adapter.lock_dir()).lock_file_mode(0o613).build().unwrap();
         let file = exact.file(dir.path().join("another")).unwrap();
         let error = inject(refuse, || file.lock().map(drop)).0.unwrap_err();
@@ -359,7 +359,7 @@ fn a_lock_file_that_is_pruned_while_it_is_looked_at_is_not_listed() {
     for name in ["one", "two"] {
         adapter.write_atomic(dir.path().join(name), "contents").unwrap();
     }
-    // This one has both of them open, and need not open them again.
+    // The handle has both of them open, and need not open them again.
     drop(adapter);
     let adapter = AtomicFileAdapter::with_lock_dir(dir.path().join("locks")).unwrap();
     let pruned = adapter.lock_path(dir.path().join("one")).unwrap();
@@ -375,7 +375,7 @@ fn a_lock_file_that_is_pruned_while_it_is_looked_at_is_not_listed() {
     let listed: Vec<_> = inject(prune, || adapter.locks()).0.unwrap().into_iter().map(|lock| lock.path).collect();
     assert_eq!(listed, [adapter.lock_path(dir.path().join("two")).unwrap()]);
     assert!(!pruned.exists());
-    // One that is there and cannot be looked at is not left out.
+    // A lock file that exists but cannot be looked at is not left out.
     let refuse = |call: &Call<'_>| if opens_lock_file(call) { Action::Fail(EIO) } else { Action::Proceed };
     let problems: Vec<_> =
         inject(refuse, || adapter.locks()).0.unwrap().into_iter().filter_map(|lock| lock.problem).collect();
@@ -402,7 +402,7 @@ fn a_new_version_that_may_be_lost_says_so() {
     assert_eq!(fs::read(&path).unwrap(), b"new");
 }
 
-/// The bad state that it is about: ext4, the commit of the removal fails, and the second delete finds nothing.
+/// The fault that this prevents: on ext4, the commit of the removal fails, and the second delete finds no file.
 #[test]
 fn after_a_removal_that_may_come_back_the_directory_is_changed_once_more() {
     let (dir, adapter) = scratch();
@@ -434,7 +434,7 @@ fn after_a_removal_that_may_come_back_the_directory_is_changed_once_more() {
         let removed = seen[sync..].iter().find(|(call, _)| *call == Syscall::Unlinkat);
         assert_eq!(made.unwrap().1, removed.unwrap().1, "{seen:?}");
         assert_eq!(names(dir.path()), ["locks"]);
-        // It is not there any more, and that is not durable yet.
+        // The file is removed, but that is not durable yet.
         assert!(matches!(again(), Err(Error::NotDurable { .. })));
     }
     assert!(!adapter.delete_with_lock(&path).unwrap());
@@ -447,12 +447,13 @@ fn what_a_dead_file_system_has_not_is_not_said_to_be_removed() {
     let path = dir.path().join("file");
     let delete = |syscall, errno| inject(fail(syscall, errno), || adapter.delete_with_lock(&path)).0;
     assert!(!adapter.delete_with_lock(&path).unwrap());
-    // As on btrfs, which becomes read-only then. An xfs that is shut down says EIO to fstat, but so it does before.
+    // As on btrfs, which becomes read-only then. On an xfs that was shut down, fstat reports EIO, but it does so before
+    // this step, too.
     let is_refused = |result: &Result<bool, Error>| matches!(result, Err(Error::Io { step: Step::SyncDirectory, .. }));
     if cfg!(target_os = "linux") {
         let refused = delete(Syscall::Faccessat, EROFS);
         assert!(is_refused(&refused), "{refused:?}");
-        // Who may not write to the directory has not removed anything.
+        // A user who may not write to the directory has not removed anything.
         const EACCES: i32 = 13;
         assert!(!delete(Syscall::Faccessat, EACCES).unwrap());
     }
@@ -460,7 +461,7 @@ fn what_a_dead_file_system_has_not_is_not_said_to_be_removed() {
 
 #[test]
 fn a_lock_directory_that_exists_need_not_be_made() {
-    // On a read-only file system mkdir says so, whether the directory is there or not.
+    // On a read-only file system, mkdir reports EROFS whether the directory exists or not.
     const EROFS: i32 = 30;
     let (dir, adapter) = scratch();
     let path = dir.path().join("file");
@@ -494,7 +495,7 @@ fn what_cannot_be_swept_does_not_save_the_rest() {
 #[test]
 fn a_write_that_finds_every_temporary_name_taken_gives_up() {
     const EEXIST: i32 = 17;
-    // As many as glibc's mkstemp tries: 62 to the third, ATTEMPTS_MIN in its sysdeps/posix/tempname.c.
+    // The number of names that glibc's mkstemp tries: 62 to the third, ATTEMPTS_MIN in its sysdeps/posix/tempname.c.
     const TRIES: usize = 62 * 62 * 62;
     let (dir, adapter) = scratch();
     let path = dir.path().canonicalize().unwrap().join("file");
@@ -561,7 +562,7 @@ fn temporary_names_of(write: impl FnOnce()) -> Vec<String> {
 fn a_thread_keeps_its_temporary_name_until_it_is_taken() {
     let (dir, adapter) = scratch();
     let file = adapter.file(dir.path().join("name")).unwrap();
-    // Lock files and `.gitignore` are made by temporary files, too.
+    // Made first, because lock files and `.gitignore` are made with temporary files, too.
     file.write("first").unwrap();
     let write = || temporary_names_of(|| file.write("contents").unwrap());
     let first = write();

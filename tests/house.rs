@@ -1,10 +1,10 @@
-//! The rooms of `src/` stand in the order that CONTRIBUTING.md gives, and every arrow between them runs down.
+//! The modules of `src/` have the order that CONTRIBUTING.md lists, and every import goes down in that order.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The files and folders of `src/`, top floor first, as CONTRIBUTING.md lists them.
+/// The files and folders of `src/`, from the top, as CONTRIBUTING.md lists them.
 #[derive(Debug)]
 struct House {
     rooms: Vec<String>,
@@ -19,7 +19,7 @@ impl House {
         for line in list.lines().skip(1) {
             let Some(name) = line.split_whitespace().next() else { continue };
             if line.starts_with(' ') {
-                // A folder whose files are listed is judged file by file.
+                // If the files of a folder are listed, each of them has its own place.
                 rooms.retain(|room| *room != folder);
                 rooms.push(format!("{folder}{name}"));
             } else {
@@ -30,7 +30,7 @@ impl House {
         House { rooms }
     }
 
-    /// The floor of a file, from the top.
+    /// The place of a file in the list, counted from the top.
     fn floor(&self, file: &str) -> Option<usize> {
         self.rooms.iter().position(|room| *room == file || room.ends_with('/') && file.starts_with(room.as_str()))
     }
@@ -46,7 +46,7 @@ impl House {
         })
     }
 
-    /// What is wrong with the imports of one file.
+    /// The faults in the imports of one file.
     fn arrows_up(&self, file: &str, source: &str) -> Vec<String> {
         let Some(from) = self.floor(file) else { return vec![format!("{file} is not in the list")] };
         let code: Vec<&str> = source.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
@@ -66,7 +66,7 @@ impl House {
                 }
             }
         }
-        // In a folder that is judged file by file, imports by other words would not be seen.
+        // If the files of a folder have their own places, imports without `crate::` would not be checked.
         if !self.rooms[from].ends_with('/') && code.iter().any(|line| line.contains("super::")) {
             wrong.push(format!("{file}: `crate::`, not `super::`"));
         }
@@ -83,7 +83,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-/// The files of Rust of the library, by their paths in `src/`.
+/// The Rust files of the library, by their paths in `src/`.
 fn library() -> BTreeSet<String> {
     let src = source_dir();
     let names = files(&src).into_iter().map(|file| file.strip_prefix(&src).unwrap().to_str().unwrap().to_owned());
@@ -126,7 +126,7 @@ fn the_protocol_imports_nothing_but_std_and_xxhash() {
     }
 }
 
-/// The judge itself: what it must not let pass.
+/// The checks themselves: imports that they must report.
 #[test]
 fn an_arrow_up_is_seen() {
     let house = House::of("```text\nlib.rs  x\ntop/  x\n    a.rs  x\n    mod.rs  x\nlow.rs  x\ncellar/  x\n```");
@@ -143,7 +143,7 @@ fn an_arrow_up_is_seen() {
     assert_eq!(wrong("attic.rs", ""), 1);
 }
 
-/// The Markdown of the repository whose links are checked.
+/// The Markdown files whose links are checked.
 fn pages() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let markdown = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "md");
@@ -151,7 +151,7 @@ fn pages() -> Vec<PathBuf> {
     docs.chain(["README.md", "CONTRIBUTING.md"].map(|name| root.join(name))).collect()
 }
 
-/// What a heading is called in a link: GitHub's rule, and rustdoc's, for the characters that occur here.
+/// The anchor of a heading in a link: the rule of GitHub and of rustdoc, for the characters that occur here.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim_start_matches('#').trim().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
     kept.collect::<String>().to_lowercase().replace(' ', "-")

@@ -1,4 +1,4 @@
-//! What is in a lock file: the path that it guards, for people, written once by whoever makes it.
+//! The contents of a lock file: the path that it guards, for people. The process that makes the file writes it once.
 
 mod common;
 
@@ -10,7 +10,7 @@ use atomic_file_adapter::{AtomicFileAdapter, LockFile};
 use common::vectors::{self, some_bytes, vectors};
 use common::{Scratch, temporary_name};
 
-/// A lock directory that is nobody else's, whatever the umask.
+/// A lock directory that is not shared, whatever the umask.
 fn private(scratch: &Scratch) -> &Path {
     let locks = scratch.adapter.lock_dir();
     fs::create_dir(locks).unwrap();
@@ -22,7 +22,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// What is in the lock file of `path`.
+/// The contents of the lock file of `path`.
 fn contents(adapter: &AtomicFileAdapter, path: &Path) -> String {
     String::from_utf8(fs::read(adapter.lock_path(path).unwrap()).unwrap()).unwrap()
 }
@@ -31,7 +31,7 @@ fn line(path: &Path) -> String {
     format!("{}\n", path.display())
 }
 
-/// The only lock file.
+/// The only lock file in the list.
 fn listed(adapter: &AtomicFileAdapter) -> LockFile {
     let mut locks = adapter.locks().unwrap();
     assert_eq!(locks.len(), 1, "{locks:?}");
@@ -60,12 +60,13 @@ fn a_lock_file_that_is_there_is_never_changed() {
     private(&scratch);
     let path = scratch.path("file");
     let lock = scratch.adapter.lock_path(&path).unwrap();
-    // By a program that writes nothing, by somebody who has died half-way, and by one who has written what he liked.
+    // Contents of a program that writes nothing, of a process that died while it wrote, and of one that wrote something
+    // else.
     for there in ["", "/srv/fil", "x\n", "/etc/passwd\n"] {
         fs::write(&lock, there).unwrap();
         scratch.adapter.write_atomic(&path, "new").unwrap();
         assert_eq!(contents(&scratch.adapter, &path), there);
-        // Its name is not made of that, so it is not what the lock guards.
+        // The lock file has another name than this path would have, so the path is not reported.
         assert_eq!(listed(&scratch.adapter).guards, None);
     }
     fs::write(&lock, line(&path) + "# and a remark").unwrap();
@@ -109,7 +110,7 @@ fn a_path_that_is_not_one_line_is_left_out() {
     assert_eq!(listed(&scratch.adapter).guards, None);
 }
 
-/// The lock of a file of which only the hash is known: its temporary file's name was cut.
+/// The lock of a file of which only the hash is known, because its temporary file's name was cut.
 #[test]
 fn nothing_is_written_that_is_not_what_the_lock_is_named_after() {
     let scratch = Scratch::new();
@@ -130,7 +131,7 @@ fn what_others_lock_is_listed_without_dropping_a_lock() {
     let seen = listed(&AtomicFileAdapter::with_lock_dir(scratch.adapter.lock_dir()).unwrap());
     assert_eq!(seen.guards.as_deref(), Some(file.path()));
     assert_eq!(seen.holder.unwrap().pid, Some(std::process::id()));
-    // F_GETLK, by another process: the record lock is still there.
+    // Another process asks with F_SETLK: the record lock still exists.
     let test = "import fcntl, sys\nf = open(sys.argv[1], 'r+')\ntry: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)\n\
                 except OSError: print('held')";
     if let Ok(python) = std::process::Command::new("python3").args(["-c", test]).arg(file.lock_path()).output() {
@@ -139,7 +140,7 @@ fn what_others_lock_is_listed_without_dropping_a_lock() {
     drop(guard);
 }
 
-/// What the vectors of the protocol say: what is told of a lock file, and what is left in it by whoever takes the lock next.
+/// The vectors of the protocol: what is reported of a lock file, and its contents after the next holder.
 #[test]
 fn lock_files_are_those_of_the_vectors() {
     let scratch = Scratch::new();

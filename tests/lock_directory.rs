@@ -44,7 +44,7 @@ fn it_hides_its_contents_and_itself_from_git() {
     let locks = dir.path().join("locks");
     adapter(&locks).write_atomic(dir.path().join("file"), "").unwrap();
     assert_eq!(fs::read(locks.join(".gitignore")).unwrap(), b"*\n");
-    // Made anew where it is missing among lock files, as after a crash between the two steps.
+    // It is made again if it is missing, for example after a crash between the two steps.
     fs::remove_file(locks.join(".gitignore")).unwrap();
     fs::write(locks.join(".gitignore.1234"), "").unwrap();
     adapter(&locks).write_atomic(dir.path().join("another"), "").unwrap();
@@ -120,14 +120,14 @@ fn what_is_not_a_lock_file_is_refused_and_left_alone() {
     assert!(matches!(refused, Error::NotRegularFile { kind: FileKind::Directory, .. }), "{refused}");
     fs::remove_dir(&lock).unwrap();
 
-    // Whoever could put a link there could make us lock, or make, any file.
+    // A user who can put a link there could make this process lock, or make, any file.
     symlink(dir.path().join("victim"), &lock).unwrap();
     let refused = adapter.write_atomic(&path, "new").unwrap_err();
     assert!(matches!(refused, Error::NotRegularFile { kind: FileKind::Symlink, .. }), "{refused}");
     assert_eq!(names(dir.path()), ["locks"]);
     fs::remove_file(&lock).unwrap();
 
-    // The contents of a lock file mean nothing, and stay.
+    // The contents of a lock file are ignored, and stay.
     fs::write(&lock, "some words").unwrap();
     adapter.write_atomic(&path, "new").unwrap();
     assert_eq!(fs::read(&lock).unwrap(), b"some words");
@@ -146,7 +146,7 @@ fn a_file_in_the_place_of_the_directory_is_a_clear_error() {
 
 #[test]
 fn a_directory_without_a_name_is_refused() {
-    // It would be the current directory, which is hardly what was meant.
+    // An empty path would mean the current directory, which is hardly intended.
     let refused = AtomicFileAdapter::with_lock_dir("").unwrap_err();
     assert!(matches!(refused, Error::InvalidPath { .. }), "{refused:?}");
     assert!(refused.to_string().contains("the lock directory's path is empty"), "{refused}");
@@ -154,7 +154,7 @@ fn a_directory_without_a_name_is_refused() {
 
 #[test]
 fn a_lock_file_is_not_handled_as_data() {
-    // To read it would drop the locks on it, to replace it would split them.
+    // Reading a lock file as data would drop the locks on it, and replacing it would split them.
     let dir = tempfile::tempdir().unwrap();
     let locks = dir.path().join("locks");
     let adapter = adapter(&locks);
@@ -173,7 +173,7 @@ fn a_lock_file_is_not_handled_as_data() {
             assert!(matches!(result, Err(Error::InvalidPath { .. })), "{result:?}");
         }
     }
-    // Elsewhere it is a name like any other.
+    // In another directory the name has no meaning.
     adapter.write_atomic(dir.path().join(lock.file_name().unwrap()), "x").unwrap();
     let others = adapter.file(dir.path().join("file")).unwrap();
     std::thread::scope(|scope| {

@@ -14,7 +14,7 @@ use common::vectors::{bytes, path, some_bytes, vectors};
 fn lock_names_are_those_of_the_vectors() {
     for vector in vectors("lock_names", "path") {
         let (path, root) = (path(&vector["path"]), vector["lock_root"].as_str());
-        // The path of a real file may have links in it, and that of a directory has no lock.
+        // The path of an existing file may have links, and a directory has no lock.
         if path.exists() {
             continue;
         }
@@ -70,11 +70,11 @@ fn names_of_temporary_files_are_those_of_the_vectors() {
         }
         let text = String::from_utf8_lossy(name);
         assert!(is_swept(name), "{text}");
-        // The check is over every byte before it.
+        // The check covers every byte before it.
         for at in 0..name.len() - ".tmp".len() {
             let mut other = name.to_vec();
             other[at] = if other[at] == b'b' { b'c' } else { b'b' };
-            // In a character of more than one byte.
+            // Inside a character of more than one byte.
             if at > 0 && std::str::from_utf8(name).is_ok() == std::str::from_utf8(&other).is_ok() {
                 assert!(!is_swept(&other), "{text}, with another byte at {at}");
                 fs::remove_file(files.join(OsStr::from_bytes(&other))).unwrap();
@@ -103,7 +103,7 @@ fn several_locks_are_taken_in_the_order_of_their_names() {
     let opened = Rc::new(RefCell::new(Vec::new()));
     let seen = opened.clone();
     let watch = move |call: &Call<'_>| {
-        // Each is opened when its turn has come.
+        // Each lock file is opened when it is needed.
         let lock =
             call.path.filter(|path| call.syscall == Syscall::Openat && path.extension().is_some_and(|e| e == "lock"));
         seen.borrow_mut().extend(lock.map(Path::to_owned));

@@ -1,4 +1,4 @@
-//! Locks that are named below a root. With two mounts and several processes: `tests/system/lock_roots.rs`.
+//! Locks that are named below a root. `tests/system/lock_roots.rs` has two mounts and several processes.
 
 mod common;
 
@@ -38,7 +38,7 @@ fn with_root(root: impl AsRef<Path>) -> Result<AtomicFileAdapter> {
     AtomicFileAdapter::builder().lock_root(root).build()
 }
 
-/// The name of the lock file.
+/// The name of the lock file of `path`.
 fn name(adapter: &AtomicFileAdapter, path: impl AsRef<Path>) -> String {
     adapter.lock_path(path).unwrap().file_name().unwrap().to_str().unwrap().to_owned()
 }
@@ -62,14 +62,14 @@ fn wherever_the_root_is_the_names_are_the_same() {
         let root = |path: &Path| path.ancestors().find(|above| above.ends_with("data")).unwrap().to_owned();
         let names = [&here, &there].map(|path| name(&with_root(root(path)).unwrap(), path));
         assert_eq!(names[0], names[1], "{below}");
-        // Without the root, and with one of another depth, they are other ones.
+        // Without the root, and with a root at another level, the names differ.
         let without = AtomicFileAdapter::with_lock_dir("/no/such/locks").unwrap();
         assert_ne!(names[0], name(&without, &here), "{below}");
         assert_ne!(names[0], name(&with_root(root(&here).parent().unwrap()).unwrap(), &here), "{below}");
     }
 }
 
-/// `a/b` below a root is not `/a/b`, nor is the root `/` none.
+/// `a/b` below a root is another name than `/a/b`, even if the root is `/`.
 #[test]
 fn no_name_below_a_root_is_that_of_an_absolute_path() {
     let without = AtomicFileAdapter::with_lock_dir("/no/such/locks").unwrap();
@@ -127,7 +127,7 @@ fn a_root_that_is_none_is_refused_when_the_adapter_is_built() {
     }
 }
 
-/// Paths that lead out of the root `data`, and where.
+/// Paths that lead out of the root `data`, and their canonical paths.
 fn outside(scratch: &Scratch) -> Vec<(PathBuf, PathBuf)> {
     fs::create_dir_all(scratch.at("database/sub")).unwrap();
     fs::write(scratch.at("database/file"), "outside").unwrap();
@@ -135,7 +135,7 @@ fn outside(scratch: &Scratch) -> Vec<(PathBuf, PathBuf)> {
     symlink(scratch.at("database"), scratch.at("data/dir")).unwrap();
     symlink("../database/missing", scratch.at("data/dangling")).unwrap();
     [
-        // Begins with the same letters.
+        // The name only begins with the root's name.
         ("database/file", "database/file"),
         ("data/../database/file", "database/file"),
         ("data/../file", "file"),
@@ -237,7 +237,7 @@ fn sweep_goes_through_directories_below_the_root_only() {
     assert!(in_other.exists());
 }
 
-/// A name that is cut has the hash of its lock in it, so that is the root's, too.
+/// A name that was cut contains the hash of its lock, which is named below the root, too.
 #[test]
 fn a_temporary_file_with_a_long_name_is_that_of_its_lock() {
     let scratch = Scratch::new();
@@ -267,11 +267,11 @@ fn what_stays_inside_is_not_refused() {
         adapter.write_atomic(scratch.at(path), path).unwrap();
         assert_eq!(adapter.read_to_string_with_lock(scratch.at("data/sub/file")).unwrap().unwrap(), path);
     }
-    // It only looks like a way out.
+    // This path only looks as if it led out.
     adapter.write_atomic(scratch.at("data/..hidden"), "x").unwrap();
 }
 
-/// The root is where it was when the adapter was built: what is called so later is another directory, and refused, not mixed up.
+/// The root was resolved when the adapter was built. Another directory with its name is refused.
 #[test]
 fn a_root_that_moves_is_not_mixed_up_with_what_takes_its_place() {
     let scratch = Scratch::new();

@@ -1,4 +1,4 @@
-//! Several locks in one call: all or none, and never a deadlock between two such calls.
+//! Several locks in one call: all or none. Two such calls never deadlock.
 
 mod common;
 
@@ -33,7 +33,7 @@ fn scratch() -> (tempfile::TempDir, AtomicFileAdapter) {
     (dir, adapter)
 }
 
-/// Whether another thread is kept from this file.
+/// Whether another thread is kept out of this file.
 fn is_locked(adapter: &AtomicFileAdapter, path: &Path) -> bool {
     let file = adapter.file(path).unwrap();
     std::thread::scope(|scope| {
@@ -74,12 +74,12 @@ fn two_spellings_are_one_lock() {
 
 /// Two names in `dir` whose paths have the same hash, and so the same lock file.
 ///
-/// For 17 to 128 bytes XXH3 multiplies the last 16, in halves, after an exclusive or with a fixed secret. If the first
-/// half is the secret itself the product is zero, whatever the second half is.
+/// For 17 to 128 bytes, XXH3 takes the last 16 in two halves, after an exclusive or with a fixed secret, and multiplies
+/// them. If the first half equals the secret, the product is zero, whatever the second half is.
 fn collision(dir: &Path) -> [PathBuf; 2] {
     const SECRET: &[u8] = b"\xde\xd4\x6d\xe9\x83\x90\x97\xdb";
     [b"11111111", b"22222222"].map(|end: &[u8; 8]| {
-        // In less than 40 bytes other parts of the hash see the end too.
+        // In a name of less than 40 bytes, other parts of the hash depend on the end, too.
         let name = [b"two-names-of-one-lock-".as_slice(), SECRET, end].concat();
         dir.join(OsStr::from_bytes(&name))
     })
@@ -94,7 +94,7 @@ fn a_collision_does_not_deadlock() {
     guards[1].write("2").unwrap();
     drop(guards.remove(0));
     assert!(is_locked(&adapter, &one) && is_locked(&adapter, &two));
-    // One by one it is the same lock twice, which is said and not suffered.
+    // Taken one after the other, it is the same lock twice, which is an error and no deadlock.
     let error = adapter.write_atomic(&one, "3").unwrap_err();
     assert!(matches!(&error, Error::Deadlock { path, held, .. } if *path == one && *held == [two.clone()]), "{error}");
     drop(guards);
@@ -139,7 +139,7 @@ fn there_is_one_limit() {
         let patient = AtomicFileAdapter::builder().lock_dir(adapter.lock_dir()).lock_timeout(limit).build().unwrap();
         let paths = &paths;
         let waiter = scope.spawn(move || patient.lock_many(paths).map(drop));
-        // Five of six become free before the limit, one after the other; each has used up a part of it.
+        // Five of six locks become free before the limit, one after the other. Each uses up a part of the limit.
         while held.len() > 1 && began.elapsed() < limit / 2 {
             held.pop();
             std::thread::sleep(Duration::from_millis(20));
@@ -162,7 +162,7 @@ fn shared_locks_are_shared() {
     });
 }
 
-/// Six files, two of which share a lock.
+/// Six files. Two of them have the same lock.
 fn accounts(dir: &Path) -> Vec<PathBuf> {
     (0..4).map(|n| dir.join(n.to_string())).chain(collision(dir)).collect()
 }
@@ -181,7 +181,7 @@ fn calls_in_any_order_never_deadlock() {
     assert!(balances.iter().any(|balance| *balance != 0));
 }
 
-/// Moves amounts between files, each time among three of them in some order.
+/// Moves amounts between files. Each time it locks three of them in any order.
 fn transfer(args: &[String]) {
     let dir = Path::new(&args[0]);
     let seed: u64 = args[1].parse().unwrap();

@@ -1,5 +1,5 @@
-//! Every error, as the person who gets it reads it: `tests/messages.txt`. `MESSAGES=overwrite cargo test --all-features --test
-//! messages` writes the list anew; read the difference as somebody who has to do something about it.
+//! Every error message, as the user reads it: `tests/messages.txt`. `MESSAGES=overwrite cargo test --all-features
+//! --test messages` writes the list anew. Read the difference as somebody who has to act on it.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -47,10 +47,10 @@ impl Scratch {
         AtomicFileAdapter::with_lock_dir(self.at("locks")).unwrap()
     }
 
-    /// The same in every run.
+    /// The message without the parts that differ in each run.
     fn told(&self, text: &str) -> String {
         let text = text.replace(self.dir.to_str().unwrap(), "/srv");
-        // What is said of one file is said of the others.
+        // Messages about one file are the same for the others.
         let text = text.replace("/srv/b.toml", "/srv/a.toml").replace("/srv/new/c.toml", "/srv/a.toml");
         let number = std::process::id().to_string();
         let text = text.replace(&format!("process {number}"), "process 4711");
@@ -78,14 +78,14 @@ impl Scratch {
             Error::Io { step, .. } => format!("Io, {step:?}"),
             error => format!("{error:?}").split([' ', '(']).next().unwrap().to_owned(),
         };
-        // No call fails with these there, and the system calls do not tell.
+        // These steps only read, so no real call fails with these errors there. `errors_of` knows calls, not steps.
         if let Error::Io { step: Step::Open | Step::Resolve | Step::ListLocks | Step::SyncLocks, source, .. } = error {
             if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EROFS)) {
                 return;
             }
         }
         let messages = list.entry(heading).or_default();
-        // Its end is an error that is in the list by itself.
+        // Its last part is an error that is in the list itself.
         if !matches!(error, Error::Batch { .. } | Error::Partial { .. } | Error::Unfinished { .. })
             || messages.is_empty()
         {
@@ -127,7 +127,7 @@ const OPERATIONS: [Operation; 10] = [
     },
 ];
 
-/// What a call may say.
+/// The errors that a system call may report.
 fn errors_of(syscall: Syscall) -> &'static [i32] {
     match syscall {
         Syscall::Openat | Syscall::Openat2 => &[libc::EACCES, libc::EROFS, libc::ENOSPC, libc::EMFILE],
@@ -141,12 +141,12 @@ fn errors_of(syscall: Syscall) -> &'static [i32] {
     }
 }
 
-/// Each call of each operation fails once with everything that it may say.
+/// Each call of each operation fails once with each of its errors.
 fn note_failed_calls(list: &mut List) {
     const CALLS: usize = 200;
     for operation in OPERATIONS {
         for number in 0..CALLS {
-            // How many ways there are in which that call fails. 0: there is no such call.
+            // How many errors the failing call has. 0: there is no such call.
             let ways = Rc::new(Cell::new(0));
             let mut way = 0;
             loop {
@@ -174,8 +174,8 @@ fn note_failed_calls(list: &mut List) {
     }
 }
 
-/// The others, one by one. There is no network file system here, whose `LockLost` the tests of the network see, and no fork, for
-/// `Forked`.
+/// The other errors, one by one. `LockLost` is missing, because there is no network file system here; the network tests
+/// see it. `Forked` is missing, because this test does not fork.
 fn note_the_others(list: &mut List) {
     let scratch = Scratch::new();
     let (adapter, a, b) = (scratch.adapter(), scratch.at("a.toml"), scratch.at("b.toml"));
@@ -212,7 +212,7 @@ fn note_the_others(list: &mut List) {
     note(settings().lock_root("").build().unwrap_err());
 }
 
-/// What the command says itself. What the library says comes after `atomic-file: `, too.
+/// The messages of the command itself. Messages of the library come after `atomic-file: `, too.
 fn note_the_command(list: &mut List) {
     let scratch = Scratch::new();
     fs::write(scratch.at("no program"), "").unwrap();
@@ -234,7 +234,7 @@ fn note_the_command(list: &mut List) {
         let said = String::from_utf8(said).unwrap();
         assert!(said.starts_with("atomic-file: ") && said.lines().count() == 1, "{script}: {said}");
         let said = scratch.told(said.trim_end());
-        // Its number, and the random name of a directory.
+        // The pid, and the random name of a directory.
         let said = match said.split_once("process ") {
             Some((before, after)) => {
                 format!("{before}process 4711{}", after.trim_start_matches(|c: char| c.is_ascii_digit()))

@@ -1,4 +1,4 @@
-//! Several processes at one file: no update is lost, nobody sees a part of a version, a dead holder blocks nobody.
+//! Several processes use one file. No update is lost, nobody sees a part of a version, and a dead holder blocks nobody.
 
 mod common;
 
@@ -71,7 +71,7 @@ fn increment(args: &[String]) {
     }
 }
 
-/// A version is its number, its length and a checksum that covers both; sizes differ from 0 to some 100 KB.
+/// A version has its number, its length, and a checksum of both. The sizes differ from 0 to some 100 KB.
 fn version(number: u64) -> Vec<u8> {
     let body = number.to_string().repeat(usize::try_from(number * 7919 % 20_000).unwrap());
     let mut version = format!("{number}\n{}\n{body}\n", body.len()).into_bytes();
@@ -132,7 +132,7 @@ fn a_killed_holder_blocks_nobody() {
     holder.expect("held");
     assert!(matches!(file.try_lock(), Err(Error::WouldBlock { .. })));
     holder.kill();
-    // At once: the kernel has dropped the lock with the process.
+    // Must not wait: the kernel has released the lock of the dead process.
     file.try_lock().unwrap().write("new").unwrap();
     assert_eq!(file.read().unwrap().unwrap(), b"new");
 }
@@ -222,7 +222,8 @@ fn a_chdir_does_not_split_a_lock() {
     fs::create_dir(dir.path().join("elsewhere")).unwrap();
     let mut worker = Worker::start_in(dir.path(), "relative_after_chdir", &[]);
     worker.expect("held");
-    // The worker's locks are where its adapter was built, and its file where the handle was made.
+    // The worker's lock directory is below its current directory of when its adapter was built, and its file below that
+    // of when its handle was made.
     let adapter = AtomicFileAdapter::with_lock_dir(dir.path().join(AtomicFileAdapter::DEFAULT_LOCK_DIR)).unwrap();
     let file = adapter.file(dir.path().join("file")).unwrap();
     assert!(matches!(file.try_lock(), Err(Error::WouldBlock { .. })));

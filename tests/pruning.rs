@@ -1,4 +1,4 @@
-//! Lock files that nobody holds can be removed at any time, and no lock is lost by it.
+//! Lock files that nobody holds can be removed at any time. No lock is lost by that.
 
 mod common;
 
@@ -49,7 +49,7 @@ fn what_nobody_holds_is_removed() {
     for name in ["here", "there", "nowhere", "over"] {
         adapter.write_atomic(dir.path().join(name), name).unwrap();
     }
-    // Sixteen digits, and hexadecimal ones, are a lock file's.
+    // The name of a lock file has sixteen hexadecimal digits in lower case.
     let foreign = ["0123456789ABCDEF.lock", "0123456789abcde.lock", "Cargo.lock", "notes.txt", "sixteen.of.them_.lock"];
     foreign.iter().for_each(|name| fs::write(dir.path().join("locks").join(name), "not a lock file").unwrap());
     let lock = |name| adapter.lock_path(dir.path().join(name)).unwrap();
@@ -64,7 +64,7 @@ fn what_nobody_holds_is_removed() {
     assert_eq!(adapter.prune().unwrap(), expected);
     assert!(lock("here").exists() && lock("there").exists());
     assert!(dir.path().join("locks/.gitignore").exists());
-    // Looking at them has dropped nobody's lock.
+    // The look at these lock files has dropped no lock.
     let others = AtomicFileAdapter::with_lock_dir(dir.path().join("locks")).unwrap();
     let locks = others.locks().unwrap();
     let pid = |name| locks.iter().find(|found| found.path == lock(name)).unwrap().holder.unwrap().pid;
@@ -92,7 +92,7 @@ fn a_handle_survives() {
         file.write(contents).unwrap();
         assert_eq!(adapter.prune().unwrap(), [file.lock_path()]);
     }
-    // The handle's next lock is the one that everybody else finds by the name.
+    // The handle's next lock uses the lock file that all others find by its name.
     let _guard = file.lock().unwrap();
     let other = adapter.file(dir.path().join("file")).unwrap();
     std::thread::scope(|scope| {
@@ -109,7 +109,7 @@ fn no_increment_is_lost() {
     let mut workers: Vec<Worker> =
         (0..PROCESSES).map(|_| Worker::start("increment", &[path, &EACH.to_string()])).collect();
     let (mut pruned, mut rounds) = (0, 0);
-    // On a busy machine the two may hardly meet in one round.
+    // On a busy machine the two may hardly overlap in one round.
     while pruned <= 10 {
         rounds += 1;
         assert!(rounds < 50, "pruned {pruned} times only: the two do not meet");
@@ -153,14 +153,14 @@ fn increment(args: &[String]) {
     }
 }
 
-/// Lock files that nobody holds, and before, between and after them what is named like one and is none.
+/// Lock files that nobody holds. Before, between and after them are names of lock files that are not regular files.
 fn lock_files_and_others(locks: &Path) -> (Vec<PathBuf>, Vec<(PathBuf, FileKind)>) {
     let lock = |number: usize| locks.join(format!("{number:016x}.lock"));
     fs::create_dir(locks).unwrap();
     let free: Vec<PathBuf> = [1, 3, 5, 7].map(lock).to_vec();
     free.iter().for_each(|path| fs::write(path, "").unwrap());
     fs::create_dir(lock(0)).unwrap();
-    // To a free lock file: nothing is to be done to it by this name.
+    // A link to a free lock file. Nothing must be done to the lock file through this name.
     symlink(&free[0], lock(2)).unwrap();
     symlink("nowhere", lock(4)).unwrap();
     mkfifo(&lock(6), Mode::S_IRWXU).unwrap();
@@ -213,7 +213,7 @@ fn what_is_no_lock_file_does_not_hide_the_rest() {
     assert_eq!(found.collect::<Vec<_>>(), expected);
 }
 
-/// As nobody, who is not root.
+/// The worker: runs as NOBODY, not as root.
 fn look_after(args: &[String]) {
     let [locks, verb] = args else { panic!("{args:?}") };
     #[cfg(target_os = "linux")]
@@ -237,7 +237,7 @@ fn look_after(args: &[String]) {
 
 fn what_belongs_to_another_user_does_not_save_the_rest() {
     const NOBODY: u32 = 65534;
-    // The lock file, its owner and its mode, and what nobody can do about it in a directory of this mode.
+    // The lock file's name, owner and mode, and the step that NOBODY cannot do in a directory of this mode.
     type Case = (&'static str, u32, u32, &'static str);
     let sticky: [Case; 4] = [
         ("0000000000000001.lock", 0, 0o600, "cannot open the lock file"),

@@ -1,5 +1,5 @@
-//! What the server of a network file system may say, by fault injection: that something is there no more, or a lock. `tests/network`
-//! has a real one.
+//! Errors of a network file system's server, by fault injection: a file or a lock that no longer exists.
+//! `tests/network` has a real server.
 #![cfg(feature = "fault-injection")]
 
 mod common;
@@ -16,7 +16,7 @@ const EPERM: i32 = Errno::EPERM as i32;
 const EIO: i32 = Errno::EIO as i32;
 const EINVAL: i32 = Errno::EINVAL as i32;
 
-/// What a verb does to a file with the contents "old", by a handle or by its path, and what is there then.
+/// What a verb does to a file with the contents "old", by a handle or by its path, and the contents afterwards.
 type Verb = (&'static str, fn(&AtomicFileAdapter, &AtomicFile, &Path) -> Result<()>, Option<&'static str>);
 
 const VERBS: [Verb; 11] = [
@@ -45,7 +45,7 @@ const VERBS: [Verb; 11] = [
     ("delete by path", |all, _, path| all.delete_with_lock(path).map(|was| assert!(was)), None),
 ];
 
-/// A file with the contents "old" by which nothing was done yet, or, `warm`, by which it was read.
+/// A file with the contents "old", and a handle. `warm`: the handle has read the file.
 fn scratch(warm: bool) -> (TempDir, AtomicFileAdapter, AtomicFile, PathBuf) {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().canonicalize().unwrap().join("file");
@@ -59,7 +59,7 @@ fn scratch(warm: bool) -> (TempDir, AtomicFileAdapter, AtomicFile, PathBuf) {
     (scratch, adapter, file, path)
 }
 
-/// ESTALE: it was removed after it was looked up.
+/// ESTALE: the file was removed after it was looked up.
 #[test]
 fn whichever_call_meets_it_the_verb_looks_again() {
     for warm in [false, true] {
@@ -74,7 +74,7 @@ fn whichever_call_meets_it_the_verb_looks_again() {
                 if failing >= calls {
                     break;
                 }
-                // The sync of a directory is not repeated, because it may report an error once only.
+                // The sync of a directory is not repeated, because it may report an error only once.
                 assert!(matches!(done, Ok(()) | Err(Error::NotDurable { .. })), "{name}, call {failing}: {done:?}");
                 assert_eq!(std::fs::read_to_string(&path).ok().as_deref(), expected, "{name}, call {failing}");
                 failing += 1;
@@ -101,7 +101,8 @@ fn it_is_told_when_it_does_not_go_away() {
     }
 }
 
-/// A file in memory, which has no device, with a lock file that is taken for one on NFS, because nobody may ask where it is.
+/// A file in memory, which has no device. Its lock file is assumed to be on NFS, because fault injection hides the file
+/// system.
 fn taken_for_nfs() -> (TempDir, AtomicFileAdapter, AtomicFile) {
     let scratch = tempfile::tempdir_in("/dev/shm").unwrap();
     let adapter = AtomicFileAdapter::with_lock_dir(scratch.path().join("locks")).unwrap();
@@ -111,7 +112,7 @@ fn taken_for_nfs() -> (TempDir, AtomicFileAdapter, AtomicFile) {
     (scratch, adapter, file)
 }
 
-/// The lock is gone from the look at it on that has this number.
+/// From the check of this number on, the lock is lost.
 fn lost_from(number: usize) -> impl FnMut(&Call<'_>) -> Action {
     let mut looks = 0;
     move |call| {
@@ -155,7 +156,7 @@ fn a_lock_that_was_lost_before_a_change_keeps_it_from_happening() {
     }
 }
 
-/// What a disk says there (EINVAL, because it cannot be read in this way) says nothing of the lock.
+/// The error of a disk, which cannot be read in this way (EINVAL), does not mean that the lock was lost.
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux")]
 fn other_errors_of_the_look_at_a_lock_are_not_a_loss() {
@@ -196,7 +197,7 @@ fn a_lock_that_was_lost_is_told_though_the_sync_fails_too() {
         let (mut lost, mut looks) = (lost_from(1), 0);
         let decide = move |call: &Call<'_>| {
             looks += usize::from(call.syscall == Syscall::Pread);
-            // After the first look there is the change, and then the sync of its directory.
+            // After the first check comes the change, and then the sync of its directory.
             if call.syscall == Syscall::Fsync && looks == 1 { Action::Fail(EIO) } else { lost(call) }
         };
         let error = inject(decide, || change(&file)).0.unwrap_err();

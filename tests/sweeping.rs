@@ -1,4 +1,4 @@
-//! What killed writers leave behind is removed, and nothing else.
+//! The files that killed writers leave behind are removed, and no others.
 
 mod common;
 
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     )
 }
 
-/// A writer in another process that has written a half of a new version.
+/// A writer in another process, which has written half of a new version.
 fn writer(scratch: &Scratch, name: &str) -> Worker {
     let locks = scratch.adapter.lock_dir().to_str().unwrap();
     let mut writer = Worker::start("write_half", &[locks, scratch.path(name).to_str().unwrap()]);
@@ -51,7 +51,7 @@ fn writer(scratch: &Scratch, name: &str) -> Worker {
     writer
 }
 
-/// A temporary file, as a killed writer leaves it.
+/// A temporary file as a killed writer leaves it.
 fn leave(scratch: &Scratch, name: &str) -> PathBuf {
     let before = names(&scratch.files);
     writer(scratch, name).kill();
@@ -91,7 +91,7 @@ fn a_killed_writers_temporary_file_is_swept() {
 
 type Writing = fn(&AtomicFileAdapter, &Path);
 
-/// By a handle that is new, or by a path that has not been written before.
+/// With a new handle, or with a path that was not written before.
 const WRITES: [(&str, Writing); 6] = [
     ("a handle", |adapter, path| adapter.file(path).unwrap().write("new").unwrap()),
     ("an update", |adapter, path| adapter.file(path).unwrap().update(|_| b"new".to_vec()).unwrap()),
@@ -110,7 +110,7 @@ const WRITES: [(&str, Writing); 6] = [
     }),
 ];
 
-/// As if nobody had written to any file in the directory for so many minutes.
+/// Makes the files look as if nobody had written to them for so many minutes.
 fn age(dir: &Path, minutes: u64) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let then = TimeSpec::from(now - Duration::from_secs(60 * minutes));
@@ -128,12 +128,12 @@ fn the_first_write_to_a_file_removes_its_litter() {
         let scratch = Scratch::new();
         scratch.adapter.write_atomic(scratch.path("file"), "whole").unwrap();
         writer(&scratch, "file").kill();
-        // It may be that of a writer with another lock directory.
+        // It may belong to a writer with another lock directory.
         age(&scratch.files, 50);
         writer(&scratch, "file").kill();
         assert_eq!(names(&scratch.files).len(), 3, "{how}");
         age(&scratch.files, 61);
-        // This one removes what those before have left.
+        // The next writer removes the leftovers of the earlier ones.
         writer(&scratch, "file").kill();
         assert_eq!(names(&scratch.files).len(), 2, "{how}");
         age(&scratch.files, 61);
@@ -154,10 +154,10 @@ fn a_write_removes_nothing_else() {
         leave(&scratch, &long);
         age(&scratch.files, 61);
         let mut live = writer(&scratch, "live");
-        // With the right name, but no regular file.
+        // It has the right name, but is not a regular file.
         fs::create_dir(scratch.path(&temporary_name("file", "aaaaaaa"))).unwrap();
         symlink("other", scratch.path(&temporary_name("file", "bbbbbbb"))).unwrap();
-        // With a check that is wrong.
+        // The check is wrong.
         let right = temporary_name("file", "ccccccc");
         let digit = if right.ends_with("a.tmp") { "b.tmp" } else { "a.tmp" };
         fs::write(scratch.path(&(right[..right.len() - 5].to_owned() + digit)), "").unwrap();
@@ -197,7 +197,7 @@ fn ones_own_temporary_file_is_no_litter() {
     assert_eq!(names(&scratch.files), ["file"]);
 }
 
-/// It may be about one of them, although the mark of the lock file is gone.
+/// The intent may name one of these files, although the mark of the lock file is gone.
 fn while_there_is_an_intent_a_write_removes_nothing() {
     for (how, write) in WRITES {
         let scratch = Scratch::new();
@@ -258,7 +258,8 @@ fn a_directory_is_swept_file_by_file() {
 
 fn long_names_are_told_apart() {
     let scratch = Scratch::new();
-    // The names differ only where the temporary files' names are cut. A cut must not split a character either.
+    // The names differ only in the part that is cut from the temporary files' names. The cut must not split a
+    // character.
     for filler in ["x", "é", "€", "𝄞"] {
         let long = |last: &str| {
             let name = filler.repeat(250 / filler.len());
@@ -278,7 +279,7 @@ fn long_names_are_told_apart() {
 
 fn a_name_that_may_be_two_files_needs_both_locks() {
     let scratch = Scratch::new();
-    // A file that is named like another one's temporary file, without its random part.
+    // A file whose name looks like another file's temporary file, but without the random part.
     let long = "x".repeat(255);
     let left = leave(&scratch, &long);
     let left_name = left.file_name().unwrap().to_str().unwrap();
@@ -296,7 +297,7 @@ fn a_name_that_may_be_two_files_needs_both_locks() {
 
 fn what_only_looks_similar_stays() {
     let scratch = Scratch::new();
-    // All with the right check, so that it is not what keeps them.
+    // All have the right check, so the check is not the reason why they stay.
     let ours = temporary_name("file", "abcdefg");
     let similar = [
         &temporary_name("file", "abcdef"),
@@ -323,7 +324,7 @@ fn what_only_looks_similar_stays() {
 
 fn a_users_file_that_looks_just_so_stays() {
     let scratch = Scratch::new();
-    // Ten digits of the alphabet each; but who did not read the protocol has one in 32768 with the right check.
+    // Each has ten characters of the alphabet. By chance one in 32768 such names has the right check.
     let theirs = ["notes.javascript", "notes.typescript", "old.background", "a.2223334445", "file.abcdefghij"];
     for name in theirs {
         fs::write(scratch.path(&format!(".{name}.tmp")), name).unwrap();
@@ -339,7 +340,7 @@ fn what_cannot_be_locked_does_not_save_the_rest() {
     let scratch = Scratch::new();
     let mut left = ["one", "three", "two"].map(|name| leave(&scratch, name)).to_vec();
     let [foreign, in_the_way] = ["two", "one"].map(|name| scratch.adapter.lock_path(scratch.path(name)).unwrap());
-    // Not a lock file, where that of `two` and that of `one` were.
+    // The lock files of `one` and `two` are replaced by something else.
     for path in [&foreign, &in_the_way] {
         fs::remove_file(path).unwrap();
         fs::create_dir(path).unwrap();
@@ -393,7 +394,7 @@ fn a_gitignore_that_was_never_finished_is_swept() {
     fs::create_dir(locks.join(".gitignore.tmp.2")).unwrap();
     symlink("nowhere", locks.join(".gitignore.tmp.3")).unwrap();
     let before = names(locks);
-    // Whose number it was does not matter: it may be another process's by now.
+    // Whatever the pid in the name. It may belong to another process by now.
     let left = [locks.join(".gitignore.tmp.1234"), locks.join(format!(".gitignore.tmp.{}", std::process::id()))];
     left.iter().for_each(|path| fs::write(path, "*").unwrap());
     let mut swept = sweep(&scratch, "file");

@@ -1,4 +1,4 @@
-//! How many system calls, syncs and allocations each verb costs: exact counts, so that a change is seen.
+//! The exact number of system calls, syncs and allocations of each verb, so that a change is noticed.
 #![cfg(feature = "fault-injection")]
 
 mod common;
@@ -12,15 +12,15 @@ use std::rc::Rc;
 use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 use atomic_file_adapter::{AtomicFileAdapter, Durability};
 
-/// The system's allocator, which counts for each thread.
+/// The system's allocator, with a counter for each thread.
 struct Counting;
 
 thread_local!(static ALLOCATIONS: Cell<usize> = const { Cell::new(0) });
 
-// SAFETY: everything is left to `System`.
+// SAFETY: `System` does everything.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // At the end of a thread there is nothing left to count with.
+        // At the end of a thread its counter is gone.
         let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
         unsafe { System.alloc(layout) }
     }
@@ -75,7 +75,7 @@ mod counts {
         let (dir, adapter) = scratch();
         let file = adapter.file(dir.path().join("file")).unwrap();
         file.write("old").unwrap();
-        // Apple's systems have no path to a name in an open directory.
+        // On Apple's systems no path leads to a name in an open directory.
         let attributes = if cfg!(target_os = "linux") { &[Llistxattr][..] } else { &[Openat, Flistxattr, Close] };
         let before = [Getpid, FcntlSetlkw, Fstatat, Fstatat];
         let after = [Openat, Flistxattr, Write, Fstat, Fsync, Renameat, Fsync, Close, FcntlUnlock];
@@ -88,7 +88,7 @@ mod counts {
         let file = adapter.file(dir.path().join("file")).unwrap();
         file.write("old").unwrap();
         let reading = [Getpid, FcntlSetlkw, Fstatat, Fstatat, Openat, Read, Close];
-        // The caller's code has run, which may have forked, and have changed the file's mode or what has its name.
+        // The caller's code has run. It may have forked, and have changed the file's mode or replaced the file.
         let looking = [Getpid, Fstatat];
         let attributes = if cfg!(target_os = "linux") { &[Llistxattr][..] } else { &[Openat, Flistxattr, Close] };
         let writing = [Openat, Flistxattr, Write, Fstat, Fsync, Renameat, Fsync, Close, FcntlUnlock];
@@ -106,7 +106,7 @@ mod counts {
         let [first, second, third] = [(); 3].map(|()| calls(|| file.write("new").unwrap()));
         assert_eq!(second, third);
         let is_looking = |call: &&Syscall| **call == Readdir;
-        // The names in there, and the end.
+        // One call for each name in the directory, and one for the end.
         assert_eq!(first.iter().filter(is_looking).count(), 4 + 2);
         let looking: Vec<_> = first.iter().filter(|call| **call != Readdir).copied().collect();
         let open = first.iter().position(|call| *call == Readdir).unwrap() - 1;
@@ -165,24 +165,25 @@ mod counts {
     #[test]
     #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: elsewhere a path is looked up by other calls")]
     fn two_files_changed_as_one() {
-        // Not in memory, which is refused.
+        // Not in memory, where it is refused.
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let adapter = AtomicFileAdapter::with_lock_dir(dir.path().join("locks")).unwrap();
         let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
         adapter.batch().write(&one, "old").write(&two, "old").commit().unwrap();
-        // Where no lock file is open, a look at the first one's name is left out; other tests have some open, or not.
+        // If no lock file is open, the look at the first one's name is left out. So that this does not depend on other
+        // tests, one is open.
         let kept = adapter.file(dir.path().join("other")).unwrap();
         drop(kept.lock().unwrap());
         let mut batch = adapter.batch();
         batch.write(&one, "new").write(&two, "new");
         let seen = calls(|| batch.commit_all().unwrap());
         let count = |call| seen.iter().filter(|seen| **seen == call).count();
-        // Two new versions, their directory, the intent, two marks, the lock directory; and the lock directory twice more,
-        // the directory once.
+        // Two new versions, their directory, the intent, two marks, and the lock directory. Then the lock directory
+        // twice more, and the directory once more.
         assert_eq!((count(Fsync), count(Syncfs)), (10, 0));
         assert_eq!((count(Renameat), count(Unlinkat), count(Pwrite), count(Ftruncate)), (3, 1, 2, 2));
         assert_eq!((count(FcntlSetlkw), count(FcntlUnlock), count(Fstatat), seen.len()), (2, 2, 11, 90));
-        // The marks are before the intent's rename, and go after its removal.
+        // The marks are written before the intent's rename, and removed after its removal.
         let order = [Pwrite, Fsync, Renameat, Fsync, Renameat, Fsync, Unlinkat, Fsync, Ftruncate, FcntlUnlock];
         let mut essential: Vec<_> = seen.into_iter().filter(|call| order.contains(call)).collect();
         essential.dedup();
@@ -197,7 +198,7 @@ mod counts {
             let file = adapter.file(dir.path().join(name)).unwrap();
             calls(|| drop(file.lock().unwrap()))
         };
-        // The first one prepares the directory.
+        // The first lock makes the lock directory.
         drop(first_lock("one".into()));
         let writes = |mode| {
             let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
@@ -241,7 +242,7 @@ mod counts {
         std::fs::write(&path, "contents").unwrap();
         let read = || assert_eq!(adapter.read_unlocked(&path).unwrap().unwrap(), b"contents");
         assert_eq!(calls(read), [Fstatat, Openat2, Read, Close]);
-        // What is missing, or a link, is looked up.
+        // A missing file, or a link, is resolved again.
         std::fs::rename(&path, path.with_file_name("other")).unwrap();
         assert_eq!(
             calls(|| assert_eq!(adapter.read_unlocked(&path).unwrap(), None)),
@@ -288,12 +289,13 @@ mod counts {
         let expected = [&lock[..], &[Fstatat, Openat2, Read, Close, FcntlUnlock]].concat();
         assert_eq!(calls(|| drop(adapter.read_with_lock(&path).unwrap())), expected);
         assert_eq!(calls(|| drop(adapter.read_to_string_with_lock(&path).unwrap())), expected);
-        // Another spelling, of which only the kernel knows where it leads to.
+        // Another spelling. Only the kernel knows where it leads.
         let spelled = dir.path().canonicalize().unwrap().join("./file");
         let looking = [Openat, Readlinkat];
         let expected = [&looking[..], &lock, &[Fstatat, Openat, Read, Close, FcntlUnlock, Close]].concat();
         assert_eq!(calls(|| drop(adapter.read_with_lock(&spelled).unwrap())), expected);
-        // What is missing may be behind a link by now, or somebody may have made it on another machine, and no device tells.
+        // The missing file may be behind a link by now, or another machine may have made it. Without a file there is no
+        // device number.
         adapter.delete_with_lock(&path).unwrap();
         let expected = [&lock[..], &[Fstatat, Openat2, Fstatat, Fstatfs, Close, FcntlUnlock]].concat();
         assert_eq!(calls(|| assert_eq!(adapter.read_with_lock(&path).unwrap(), None)), expected);
@@ -330,10 +332,10 @@ mod counts {
         std::fs::rename(&path, path.with_file_name("other")).unwrap();
         std::os::unix::fs::symlink("other", &path).unwrap();
         adapter.write_atomic(path.with_file_name("other"), "contents").unwrap();
-        // As a whole, and by its directory, which tells whether it is a link.
+        // The path is opened as a whole, and then by its directory, which shows whether it is a link.
         let met = [&under_lock[..], &[Openat2, Fstatat, Close, FcntlUnlock]].concat();
         assert_eq!(calls(read)[..8], met);
-        // The link, and what it leads to, which was used lately.
+        // The link, and its target, which was used lately.
         let followed = [Openat2, Fstatat, Fstat, Fstatat, Readlinkat, Openat, Readlinkat, Close];
         assert_eq!(calls(read), [&followed[..], &under_lock, &reads].concat());
     }
@@ -354,7 +356,7 @@ mod counts {
             seen
         };
         assert_eq!(writing(Durability::Ordered, PIECE), [Write, Fsync]);
-        // Nothing to wait for, so nothing to start.
+        // There is no wait for the write-back later, so it is not started.
         assert_eq!(writing(Durability::None, 2 * PIECE), [Write; 2]);
         let mut in_pieces = vec![Write, PosixFadvise, Write, PosixFadvise, Write, Fsync];
         in_pieces.retain(|call| cfg!(target_os = "linux") || *call != PosixFadvise);
@@ -364,7 +366,7 @@ mod counts {
     #[test]
     fn a_batch_shares_its_syncs() {
         let (dir, adapter) = scratch();
-        // Into a directory that is there, and into one that has to be made, which is synced in the one above it.
+        // Into an existing directory, and into one that has to be made. The latter is synced in its parent directory.
         for (files, makes) in [(dir.path().to_owned(), 0), (dir.path().join("missing"), 1)] {
             let write_100 = || {
                 let mut batch = adapter.batch();
@@ -375,7 +377,7 @@ mod counts {
             };
             let seen = calls(write_100);
             let count = |syscall| seen.iter().filter(|call| **call == syscall).count();
-            // Up to 128 at a time, where a process may have 1024 descriptors.
+            // Up to 128 at a time, if the process may have 1024 descriptors.
             if common::syncs_whole_file_systems(dir.path()) {
                 assert_eq!((count(Syncfs), count(Fsync)), (1, 1 + makes));
             } else {
@@ -390,7 +392,7 @@ mod counts {
     fn a_batch_on_two_file_systems_syncs_both() {
         const EACH: usize = 20;
         let (_dir, adapter) = scratch();
-        // A disk if there is one, since syncfs is not used in memory.
+        // A disk if there is one, because syncfs is not used in memory.
         let places = [std::env::temp_dir(), "/var/tmp".into()];
         let disk = places.iter().find(|place| common::syncs_whole_file_systems(place)).unwrap_or(&places[0]);
         let [disk, memory] = [disk, Path::new("/dev/shm")].map(|place| tempfile::tempdir_in(place).unwrap());
@@ -432,7 +434,7 @@ mod counts {
             assert_eq!(syncs(&|| file.update(|_| b"newer".to_vec()).unwrap()), expected, "{durability:?}");
             let deleting = usize::from(durability == Durability::Full);
             assert_eq!(syncs(&|| assert!(file.delete().unwrap())), deleting, "{durability:?}");
-            // Whoever has removed it may have died before that was synced.
+            // Another process may have removed the file and died before its sync.
             assert_eq!(syncs(&|| assert!(!file.delete().unwrap())), deleting, "{durability:?}");
             let path = file.path();
             assert_eq!(syncs(&|| adapter.batch().delete(path).commit().unwrap()), deleting, "{durability:?}");

@@ -1,9 +1,9 @@
-//! Where the crate is not at home, the build stops with one sentence.
+//! On targets that the crate does not support, the build stops with one sentence.
 
 use std::path::Path;
 use std::process::Command;
 
-/// What `build.rs` tells cargo for a target.
+/// The output of `build.rs` for a target.
 fn build_script(os: &str, vendor: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("build");

@@ -1,4 +1,4 @@
-//! Threads of one process exclude each other, although the kernel sees one process only.
+//! Threads of one process exclude each other, although the kernel sees only one process.
 
 mod common;
 
@@ -20,9 +20,9 @@ fn scratch() -> (tempfile::TempDir, AtomicFileAdapter) {
     (dir, adapter)
 }
 
-/// What another process would be told: the exclusive lock is free, or how it is held. Asked as an open file description,
-/// which is somebody else to the kernel, even in this process. To close the lock file here would drop the locks on it, so
-/// it stays open.
+/// The answer that another process would get: `None` if the exclusive lock is free, or how it is held. It is asked with
+/// an open file description lock, which has another owner than this process's record locks. Closing the lock file here
+/// would drop the locks on it, so it stays open.
 fn kernel_lock(file: &AtomicFile) -> Option<String> {
     let lock_file = ManuallyDrop::new(File::options().read(true).write(true).open(file.lock_path()).unwrap());
     let mut asked = libc::flock {
@@ -32,7 +32,8 @@ fn kernel_lock(file: &AtomicFile) -> Option<String> {
         l_len: 0,
         l_pid: 0,
     };
-    // SAFETY: takes a descriptor that is open and a pointer to a flock of our own. (nix has F_OFD_GETLK on Linux only.)
+    // SAFETY: the call gets an open descriptor and a pointer to a flock of this function. (nix has F_OFD_GETLK on Linux
+    // only.)
     let answer = unsafe { libc::fcntl(lock_file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut asked) };
     assert_eq!(answer, 0, "{}", io::Error::last_os_error());
     match asked.l_type {
@@ -76,7 +77,7 @@ fn readers_are_inside_together_and_writers_alone() {
         for _ in 0..3 {
             scope.spawn(|| {
                 let guard = file.lock_shared().unwrap();
-                // Returns only when all three are inside.
+                // Returns only when all three hold the lock.
                 together.wait();
                 drop(guard);
                 go.wait();
@@ -135,7 +136,7 @@ fn one_more_user_of_a_lock_file_does_not_drop_the_lock() {
 
 #[test]
 fn a_hard_link_of_a_lock_file_does_not_drop_the_lock() {
-    // Two names of one lock file: the table sees by its inode that they are the same.
+    // One lock file with two names. The table sees by its inode number that both are the same.
     let (dir, adapter) = scratch();
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));
     let file = adapter.file(&one).unwrap();
@@ -185,7 +186,7 @@ fn the_kernels_lock_lasts_until_the_last_reader_leaves() {
         scope.spawn(move || {
             let _second = file.lock_shared().unwrap();
             inside.send(()).unwrap();
-            // An error when the test has failed.
+            // An error if the test has failed.
             let _ = may_leave.recv();
         });
         is_inside.recv().unwrap();
@@ -256,7 +257,7 @@ fn a_descriptor_is_closed_when_nobody_uses_the_lock_file() {
     }
     drop(by_path);
     assert_eq!(open(), 0);
-    // The lock files are really locked through those: the kernel agrees.
+    // The kernel agrees that the lock files are locked.
     let file = adapter.file(dir.path().join("0")).unwrap();
     let guard = file.lock_shared().unwrap();
     let raw = guard.open().unwrap().unwrap();

@@ -1,5 +1,5 @@
-//! The test vectors of the lock protocol, and the code that reads and writes what is on disk. `tests/lock_names.rs` and
-//! `tests/lock_contents.rs` ask the public calls for the same, `tests/interop` a program in Python.
+//! The test vectors of the lock protocol, and the code that reads and writes the formats on disk. `tests/lock_names.rs`
+//! and `tests/lock_contents.rs` test them through the public calls, `tests/interop` with a program in Python.
 
 mod common;
 
@@ -137,7 +137,7 @@ fn change(vector: &Value) -> Change {
     }
 }
 
-/// The specification shows some of them.
+/// The specification shows some of the vectors.
 #[test]
 fn the_tables_of_the_specification_are_vectors() {
     let specification = include_str!("../src/docs/protocol.md");
@@ -154,7 +154,7 @@ fn the_tables_of_the_specification_are_vectors() {
         if last.ends_with(".lock") && last.len() == 21 {
             lock_rows += 1;
             let of_this_name = locks.iter().filter(|(name, _)| name == last);
-            // Where the cell is no more than the path.
+            // If the cell contains only the path.
             let cell = cells[cells.len() - 2];
             let plain = cell.strip_prefix('`').and_then(|cell| cell.strip_suffix('`')).filter(|it| !it.contains('`'));
             let mut matching = of_this_name.filter(|(_, it)| plain.is_none_or(|plain| it["named_after"] == plain));
@@ -172,7 +172,7 @@ fn each_file_is_read_by_some_test() {
     let names = common::names(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors"));
     let expected = ["README.md", "intents.jsonl", "lock_files.jsonl", "lock_names.jsonl", "temporary_names.jsonl"];
     assert_eq!(names, expected);
-    // Each line has one of the fields that the tests here ask for.
+    // Each line has one of the fields that these tests use.
     let fields = ["path", "temporary", "not_temporary", "contents", "new", "changes", "refused", "ids"];
     for name in expected.iter().filter(|name| name.ends_with(".jsonl")) {
         let lines = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name)).unwrap();
