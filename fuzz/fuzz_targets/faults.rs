@@ -1,5 +1,6 @@
-//! As `operations`, with system calls that fail, are interrupted and cut short: after every step each file is the version
-//! that the answer says, nothing is left behind by a call that could remove it, and every lock that has no guard is free.
+//! The same as `operations`, with system calls that fail, are interrupted or cut short. After every step each file is
+//! the version that the answer says, nothing is left that could have been removed, and every lock without a guard is
+//! free.
 
 #![no_main]
 

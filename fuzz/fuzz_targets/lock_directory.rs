@@ -1,8 +1,8 @@
-//! An arbitrary hostile lock directory: links, loops, FIFOs, directories and unreadable files where lock files and the
-//! `.gitignore` should be, or the directory itself.
+//! An arbitrary hostile lock directory. Lock files, the `.gitignore` or the directory itself are links, loops, FIFOs,
+//! directories or unreadable files.
 //!
-//! Every call ends, with the right result or an error that names the place and changes nothing; where nothing is in the
-//! way it succeeds; and what is no lock file stays what it was. libFuzzer's `-timeout` is the judge of hangs.
+//! Every call ends, with the right result, or with an error that names the path and changes nothing. Without an
+//! obstacle it succeeds. Files that are no lock files stay as they are. libFuzzer's `-timeout` finds calls that hang.
 
 #![no_main]
 
@@ -77,12 +77,13 @@ enum Op {
 }
 
 const FILES: [&str; 3] = ["one", "two", "three"];
-/// What only looks like a lock file.
+/// Names that only look like those of lock files.
 const NO_LOCKS: [&str; 4] =
     ["Cargo.lock", "0123456789abcde.lock", "0123456789ABCDEF.lock", "0123456789abcdef.lock.tmp"];
 const NOBODY: u32 = 65534;
 
-/// Permissions bite nobody who is root. Root again when dropped, for libFuzzer writes its corpus.
+/// Permissions do not restrict root, so the calls run as NOBODY. When this is dropped the process is root again,
+/// because libFuzzer writes its corpus.
 struct AsNobody(Uid);
 
 impl AsNobody {
@@ -118,7 +119,7 @@ struct World {
 impl World {
     fn new(input: &Input) -> Self {
         let world = sandbox().join("hostile");
-        // There is none the first time.
+        // The first time it does not exist.
         let _ = fs::remove_dir_all(&world);
         for dir in ["", "files", "elsewhere"] {
             fs::create_dir(world.join(dir)).unwrap();
@@ -158,7 +159,7 @@ impl World {
         self.files.join(FILES[file])
     }
 
-    /// Whether nothing is in the way of locking this file.
+    /// Whether there is no obstacle to the lock of this file.
     fn is_clear(&self, file: usize) -> bool {
         let usable = |path: &Path, bits| {
             fs::symlink_metadata(path).is_ok_and(|meta| {
@@ -172,7 +173,7 @@ impl World {
                 dir.is_dir() && dir.mode() & 0o700 == 0o700
             }
             (Ok(dir), Ok(_)) => dir.is_dir() && dir.mode() & 0o100 == 0o100 && usable(&lock, 0o600),
-            // Its directory will be made.
+            // The directory is missing, and will be made.
             (Err(error), _) => {
                 error.kind() == std::io::ErrorKind::NotFound && fs::symlink_metadata(&self.locks).is_err()
             }
@@ -219,7 +220,8 @@ impl World {
                             Err(Error::Partial { done, failed, .. }) => (done, failed),
                             pruned => (pruned.unwrap_or_default(), vec![]),
                         };
-                        // Nobody holds a lock: what is left has its error, or the directory could not be listed.
+                        // No lock is held. So each lock file that is left has its own error, or the directory could not
+                        // be listed.
                         assert!(done.iter().all(|path| before.contains(path) && !kept.contains(path)));
                         assert!(done.is_empty() && failed.is_empty() || done.len() + failed.len() == before.len());
                         assert!(failed.iter().all(|error| kept.contains(error.path())));
@@ -228,7 +230,7 @@ impl World {
                     }
                     _ => adapter.sweep(&self.files).map(drop),
                 };
-                // Whether these meet an obstacle, depends on all of the directory.
+                // Whether these calls meet an obstacle depends on the whole directory.
                 if let Err(error) = done {
                     self.judge(&error);
                 }
@@ -256,7 +258,7 @@ impl World {
         assert_eq!(fs::read(self.file(file)).ok(), self.contents[file], "after {op:?}");
     }
 
-    /// An error says what is wrong, and where.
+    /// An error must say what is wrong and where.
     fn judge(&self, error: &Error) {
         match error {
             Error::Io { source, .. } | Error::LockFileDenied { source, .. } => {
@@ -303,14 +305,14 @@ fn make(path: &Path, thing: Thing, world: &Path) {
     }
 }
 
-/// What has the name of a lock file.
+/// The entries with names of lock files.
 fn lock_names(dir: &Path) -> BTreeSet<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return BTreeSet::new() };
     let paths = entries.map(|entry| entry.unwrap().path());
     paths.filter(|path| is_lock_name(&path.file_name().unwrap().to_string_lossy())).collect()
 }
 
-/// What must stay: everything but lock files, and what `sweep` may remove.
+/// The entries that must stay: all but lock files and those that `sweep` may remove.
 fn others(dir: &Path) -> BTreeMap<PathBuf, (u64, u64, u32)> {
     let Ok(entries) = fs::read_dir(dir) else { return BTreeMap::new() };
     entries

@@ -1,5 +1,5 @@
-//! Arbitrary sequences of everything that can be done to a few files, through several adapters and handles, by one thread:
-//! after every step the state on disk, and the kernel's list of locks, are those of a plain model in memory.
+//! Arbitrary sequences of all operations on a few files, through several adapters and handles, in one thread. After
+//! every step, the state on disk and the kernel's list of locks agree with a plain model in memory.
 
 #![no_main]
 

@@ -1,8 +1,8 @@
-//! Arbitrary bytes as paths, in a tree of files, directories, links, loops and things that are no files.
+//! Arbitrary bytes as paths, in a tree of files, directories, links, loops and other things.
 //!
-//! The adapter finds the place of each that an independent resolver finds: `realpath` on what exists, and the rest by its
-//! rules. Two paths have one lock name if they have one place. What is written by a path is read by the kernel by the same
-//! path, and nothing else in the tree changes.
+//! For each path the adapter finds the same place as an independent resolver: `realpath` for the part that exists, and
+//! its rules for the rest. Two paths with one place have one lock name. The kernel reads by a path what the adapter has
+//! written by it, and nothing else in the tree changes.
 
 #![no_main]
 
@@ -26,7 +26,7 @@ use nix::sys::stat::Mode;
 struct World {
     tree: PathBuf,
     adapter: AtomicFileAdapter,
-    /// By path; not as `Path`, which compares name by name and slowly.
+    /// The key is the path, but not as `Path`, which compares name by name and slowly.
     before: BTreeMap<OsString, Thing>,
 }
 
@@ -73,7 +73,7 @@ impl World {
         ] {
             symlink(to, tree.join(link)).unwrap();
         }
-        // One more than may be followed.
+        // One link more than the kernel follows.
         for n in 0..=40 {
             symlink(if n == 0 { "f".into() } else { format!("c{}", n - 1) }, tree.join(format!("c{n}"))).unwrap();
         }
@@ -85,11 +85,11 @@ impl World {
     }
 }
 
-/// What there is in a tree.
+/// An entry of the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Thing {
     Directory,
-    /// Where it leads is not looked at: there is no system call that changes it, and the adapter makes none.
+    /// Its target is not compared, because no system call of the adapter changes it.
     Link,
     File(Vec<u8>),
     Other,
@@ -118,7 +118,7 @@ fn snapshot(tree: &Path) -> BTreeMap<OsString, Thing> {
     found
 }
 
-/// Why a path leads to no place.
+/// The reason why a path leads to no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum No {
     Invalid,
@@ -156,12 +156,12 @@ fn kind_of(meta: &fs::Metadata) -> Option<FileKind> {
     }
 }
 
-/// Where a path leads, by the rules in the lock protocol. `start` is where a relative one begins.
+/// The place of a path, by the rules of the lock protocol. A relative path starts at `start`.
 fn resolve(start: &Path, path: &[u8], links: usize) -> Result<PathBuf, No> {
     let slash = path.iter().rposition(|byte| *byte == b'/');
     let (above, name) = slash.map_or((&b""[..], path), |slash| (&path[..slash + 1], &path[slash + 1..]));
     if path.contains(&0) || matches!(name, b"" | b"." | b"..") {
-        // What a link leads to is not the caller's spelling.
+        // This text comes from a link, not from the caller.
         return Err(if links > 0 { No::NotRegular(FileKind::Directory) } else { No::Invalid });
     }
     let above = start.join(OsStr::from_bytes(above));
@@ -188,16 +188,16 @@ fn resolve(start: &Path, path: &[u8], links: usize) -> Result<PathBuf, No> {
     }
 }
 
-/// Where a directory will be that does not exist.
+/// The place of a directory that does not exist yet.
 fn missing(path: &Path, links: usize) -> Result<PathBuf, No> {
     if links > 40 {
         return Err(No::Io(ELOOP));
     }
-    // Not `components()`, which leaves out what the kernel does not.
+    // Not `components()`, which drops parts that the kernel does not.
     let names: Vec<&[u8]> = path.as_os_str().as_bytes().split(|byte| *byte == b'/').collect();
     let joined = |names: &[&[u8]]| PathBuf::from(OsStr::from_bytes(&names.join(&b'/')));
     let (mut real, mut reached) = (PathBuf::from("/"), 1);
-    // The longest beginning that exists.
+    // The longest part that exists.
     while reached < names.len() {
         match joined(&names[..=reached]).join(".").canonicalize() {
             Ok(found) => (real, reached) = (found, reached + 1),
@@ -228,17 +228,17 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// `@` in front stands for the tree, whose path is another one every time.
+/// An `@` at the start is the tree's path, which differs in each run.
 fn absolute(world: &World, path: &[u8]) -> Vec<u8> {
     let tree = world.tree.as_os_str().as_bytes();
     path.strip_prefix(b"@").map_or_else(|| path.to_owned(), |rest| [tree, rest].concat())
 }
 
-/// A path's place and its lock.
+/// The place of a path, and its lock.
 fn one(world: &World, path: &[u8]) -> Option<(PathBuf, PathBuf)> {
     let spelled = Path::new(OsStr::from_bytes(path));
     let expected = resolve(&world.tree, path, 0).and_then(|place| {
-        // The fuzzer does come upon their names.
+        // The fuzzer does find their names.
         let name = place.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
         let is_lock_file = is_lock_name(&name) && place.parent() == Some(world.adapter.lock_dir());
         if is_lock_file { Err(No::Invalid) } else { Ok(place) }
@@ -266,18 +266,19 @@ fn one(world: &World, path: &[u8]) -> Option<(PathBuf, PathBuf)> {
     let again = world.adapter.lock_path(Path::new(OsStr::from_bytes(&other_spelling)));
     match again {
         Ok(again) => assert_eq!(again, lock, "{spelled:?} in other words"),
-        // It may have become too long.
+        // The other spelling may be too long.
         Err(error) => assert_eq!(told(&error), No::Io(ENAMETOOLONG), "{spelled:?} in other words"),
     }
     if place.starts_with(&world.tree) && place != world.tree {
         keep_inside(|| use_it(world, spelled, &place));
-        // A million executions must not fill the memory; and the next use finds out that it is gone.
+        // Removed, because a million executions must not fill the memory. The next use notices that the lock file is
+        // gone.
         fs::remove_file(&lock).unwrap();
     }
     Some((file.path().to_owned(), file.lock_path().to_owned()))
 }
 
-/// The same place: every slash but the first becomes `/.//`.
+/// Another spelling of the same place: every slash but the first becomes `/.//`.
 fn respell(path: &[u8]) -> Vec<u8> {
     let mut spelled = Vec::new();
     for (n, byte) in path.iter().enumerate() {
@@ -300,13 +301,14 @@ fn use_it(world: &World, spelled: &Path, place: &Path) {
         Some(Thing::Other) => Err(No::NotRegular(kind_of(&place.symlink_metadata().unwrap()).unwrap())),
         Some(Thing::Link) => panic!("{place:?} is a link"),
     };
-    // A name that is too long shows only when it is used.
+    // A name that is too long is noticed only when it is used.
     let too_long = place.components().any(|name| name.as_os_str().len() > 255);
     let expected = if too_long { Err(No::Io(ENAMETOOLONG)) } else { expected };
     let read = adapter.read_with_lock(spelled).map_err(|error| told(&error));
-    // Where the directory is missing, nobody looks at the name.
+    // If the directory is missing, the name is not looked at.
     assert!(read == expected || (too_long && read == Ok(None)), "{spelled:?} reads {read:?}, not {expected:?}");
-    // The kernel counts the links of a whole path, the adapter those in the last place apart from those above.
+    // The kernel counts the links of a whole path. The adapter counts those of the last name and those above it
+    // separately.
     let too_many_links = spelled.metadata().is_err_and(|error| error.raw_os_error() == Some(ELOOP));
     let exists = matches!(before, Some(Thing::File(_))) && !too_many_links;
     assert_eq!(adapter.exists(spelled), exists, "{spelled:?}");
@@ -318,7 +320,7 @@ fn use_it(world: &World, spelled: &Path, place: &Path) {
         return;
     }
     assert_eq!(written, Ok(()), "{spelled:?} cannot be written");
-    // The kernel follows the links of the path by itself, and `..` of what did not exist before.
+    // The kernel resolves the links of the path itself, and also `..` after directories that did not exist before.
     let by_kernel = if too_many_links { place } else { spelled };
     assert_eq!(fs::read(by_kernel).ok().as_deref(), Some(NEW), "{spelled:?} is not where the kernel finds it");
     let mut after = snapshot(&world.tree);
@@ -328,7 +330,7 @@ fn use_it(world: &World, spelled: &Path, place: &Path) {
     if let Some(Thing::File(old)) = before {
         fs::write(place, old).unwrap();
     }
-    // Directories that had to be made, and nothing else.
+    // Only the directories that had to be made.
     for above in place.ancestors().skip(1).filter(|above| !world.before.contains_key(above.as_os_str())) {
         after.remove(above.as_os_str());
     }
@@ -340,7 +342,7 @@ fn use_it(world: &World, spelled: &Path, place: &Path) {
 fn remove_new_directories(world: &World, place: &Path) {
     let new = place.ancestors().skip(1).filter(|above| above.starts_with(&world.tree) && *above != world.tree);
     if let Some(topmost) = new.filter(|above| !world.before.contains_key(above.as_os_str())).last() {
-        // A failed write may have left none.
+        // A failed write may have made none.
         let _ = fs::remove_dir_all(topmost);
     }
 }

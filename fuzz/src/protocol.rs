@@ -1,4 +1,4 @@
-//! The names of lock files and of temporary files, by the lock protocol and not by the crate.
+//! The names of lock files and of temporary files, by the lock protocol and without the crate.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;

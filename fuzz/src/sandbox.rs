@@ -18,7 +18,7 @@ pub fn sandbox() -> &'static Path {
             .or_else(|_| tempfile::tempdir())
             .expect("a scratch directory")
             .keep();
-        // SAFETY: libFuzzer ends by exit(3), which runs no Rust destructor. `remove` panics nowhere and touches only the
+        // SAFETY: libFuzzer ends with exit(3), which runs no Rust destructor. `remove` does not panic and uses only the
         // path above.
         unsafe { libc::atexit(remove) };
         dir.canonicalize().expect("a real path")
@@ -27,7 +27,7 @@ pub fn sandbox() -> &'static Path {
 
 extern "C" fn remove() {
     if let Some(dir) = SANDBOX.get() {
-        // What is left tells its reader nothing.
+        // The rest of the directory is of no use to anybody.
         let _ = fs::remove_dir_all(dir);
     }
 }
@@ -60,7 +60,7 @@ pub(crate) fn assert_inside(call: &Call<'_>) {
     }
     let absolute = call.path.filter(|path| path.is_absolute());
     let place = match (absolute, call.fd) {
-        // Of a lock file. Its parent, because it need not exist.
+        // The path of a lock file. Its parent is resolved, because the lock file need not exist.
         (Some(path), _) => real_parent(path),
         (None, Some(fd)) => {
             fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("an open file has a path")

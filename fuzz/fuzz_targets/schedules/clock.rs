@@ -1,4 +1,4 @@
-//! Time that passes when nobody can say so but the schedule: shuttle's condition variables do not time out by themselves.
+//! A clock that only the schedule moves, because shuttle's condition variables do not time out by themselves.
 
 use std::cell::RefCell;
 use std::sync::{Arc, LockResult, PoisonError};
@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use shuttle::sync::{Mutex, MutexGuard};
 
-/// From so many steps of the clock on, it goes in large ones: a true deadlock of two processes is polled for half a minute.
+/// After so many steps the clock moves in large ones, because a true deadlock of two processes is polled for half a
+/// minute.
 const FINE_STEPS: u32 = 64;
-/// With the pause of 20 ms between two looks it is less than DEADLOCK_FORGOTTEN of the table, or no deadlock would last.
+/// Together with the pause of 20 ms between two polls it must be less than the table's DEADLOCK_FORGOTTEN, or no
+/// deadlock would be confirmed.
 const LARGE_STEP: Duration = Duration::from_millis(400);
 
 struct Clock {
@@ -18,7 +20,7 @@ struct Clock {
     next: u64,
     steps: u32,
     stopped: bool,
-    /// Where the clock waits while nobody sleeps.
+    /// The clock waits here while no thread sleeps.
     idle: (Arc<Mutex<()>>, Arc<shuttle::sync::Condvar>),
 }
 
@@ -28,7 +30,7 @@ struct Sleeper {
     bell: Arc<shuttle::sync::Condvar>,
 }
 
-// All threads of an execution are run by one thread of the system.
+// One thread of the system runs all threads of an execution.
 thread_local!(static CLOCK: RefCell<Option<Clock>> = const { RefCell::new(None) });
 
 fn with<T>(body: impl FnOnce(&mut Clock) -> T) -> T {
@@ -61,7 +63,7 @@ pub(crate) fn sleep(time: Duration) {
     }
 }
 
-/// The clock as a thread: whenever it is its turn, the next sleeper's time has come.
+/// The thread of the clock. Whenever it runs, the time of the next sleeper comes.
 pub(crate) fn run() {
     let (mutex, bell) = with(|clock| clock.idle.clone());
     loop {
@@ -83,7 +85,7 @@ pub(crate) fn run() {
             let due = clock.sleepers.iter().filter(|sleeper| sleeper.until <= clock.passed);
             due.map(|sleeper| sleeper.bell.clone()).collect()
         });
-        // Again and again, as long as they are due: one that is about to fall asleep does not hear it.
+        // Repeated as long as they are due, because a thread that is about to sleep does not hear it.
         due.iter().for_each(|bell| bell.notify_one());
         shuttle::thread::yield_now();
     }
@@ -125,7 +127,7 @@ impl Condvar {
         wake_clock();
         let woken = self.0.wait(guard);
         with(|clock| clock.sleepers.retain(|sleeper| sleeper.number != number));
-        // Whether the time is over, nobody asks: they look at the clock.
+        // The result says nothing about the time, because the callers look at the clock.
         woken.map(|guard| (guard, ())).map_err(|error| PoisonError::new((error.into_inner(), ())))
     }
 

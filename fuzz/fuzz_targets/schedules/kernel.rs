@@ -1,6 +1,6 @@
-//! A stand-in for the kernel. It knows processes only, drops a process's locks on a file at any close, and looks for
-//! cycles of processes. It finds all of them, whenever anything has changed; `posix_locks_deadlock` in fs/locks.c follows one
-//! wait of each process, and looks only when somebody begins to wait.
+//! A substitute for the kernel. It knows only processes, drops a process's locks on a file at any close, and looks for
+//! cycles of processes. It finds all cycles after every change. `posix_locks_deadlock` in fs/locks.c follows one wait
+//! of each process, and looks only when a process begins to wait.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,12 +23,12 @@ pub(crate) struct Locks {
 struct State {
     held: BTreeMap<(Pid, Key), LockMode>,
     waiting: Vec<(Pid, Key, LockMode)>,
-    /// A deputy that was disowned may be granted what its process has or has not.
+    /// A disowned deputy may be granted a lock, whether its process holds the lock or not.
     deputies: bool,
     open_files: usize,
     failing_lock: Option<u8>,
     failing_unlock: Option<u8>,
-    /// What a failed unlock has left, which a close is meant to drop.
+    /// The locks that a failed unlock has left. The next close has to drop them.
     stuck: Vec<(Pid, Key)>,
 }
 
@@ -50,7 +50,7 @@ impl Locks {
 }
 
 impl State {
-    /// The processes that keep one from a lock.
+    /// The processes that keep this one out of the lock.
     fn in_the_way(&self, pid: Pid, key: Key, mode: LockMode) -> impl Iterator<Item = Pid> {
         self.held
             .iter()
@@ -63,7 +63,7 @@ impl State {
     fn grant(&mut self, pid: Pid, key: Key, mode: LockMode) -> bool {
         let free = self.in_the_way(pid, key, mode).next().is_none();
         if free {
-            // The kernel would grant it all the same, and change the mode of what another thread relies on.
+            // The kernel would grant this, and change the mode of a lock that another thread relies on.
             let before = self.held.insert((pid, key), mode);
             assert!(before.is_none() || self.deputies, "a process has asked for a lock that it has");
         }
@@ -90,7 +90,7 @@ impl State {
     }
 }
 
-/// The kernel as one process sees it.
+/// The kernel for one process.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) pid: Pid,

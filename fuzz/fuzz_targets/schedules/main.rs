@@ -1,9 +1,9 @@
-//! Arbitrary interleavings of threads that lock, try, wait for a while and let go, through the table of `src/lock`: one
-//! table a process, one or two processes, and a stand-in for the kernel that knows processes only.
+//! Arbitrary schedules of threads that lock, try, wait with a deadline and release, through the table of `src/lock`.
+//! One or two processes have one table each, on a substitute for the kernel that knows only processes.
 //!
-//! The reference is a readers-writer lock for threads: nobody is beside a writer, a refusal has a reason, and everybody
-//! who waits for what becomes free gets it. shuttle runs the threads one at a time; who is next, and when time passes, is
-//! what the input says. It reports threads that are left waiting for each other.
+//! The reference is a readers-writer lock for threads: a writer is alone, a refusal has a reason, and every waiter gets
+//! the lock when it becomes free. shuttle runs one thread at a time. The input decides which thread is next, and when
+//! time passes. shuttle reports threads that wait for each other.
 
 #![no_main]
 
@@ -23,7 +23,7 @@ mod world;
 #[path = "../../../src/lock/table.rs"]
 mod table;
 
-/// What the table is built on.
+/// The types that the table is built on.
 mod sync {
     pub(super) use shuttle::sync::{Mutex, MutexGuard};
 
@@ -42,12 +42,12 @@ mod sys {
 struct Input {
     two_processes: bool,
     threads: [Option<Vec<Op>>; 4],
-    /// How many calls of the kernel go well before one fails.
+    /// How many calls of the kernel succeed before one fails.
     failing_lock: Option<u8>,
     failing_unlock: Option<u8>,
 }
 
-/// What a thread does. In the end it lets go of everything.
+/// An operation of a thread. At the end the thread releases everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Arbitrary)]
 enum Op {
     Lock {
@@ -55,16 +55,16 @@ enum Op {
         exclusive: bool,
         wait: Patience,
     },
-    /// Both exclusive locks, in the order that is common to all such calls.
+    /// Takes both exclusive locks, in the common order.
     LockBoth,
-    /// Lets go of the lock that was taken last.
+    /// Releases the lock that was taken last.
     Unlock,
     /// Removes a lock file, if nobody holds its lock.
     Prune {
         b: bool,
     },
-    /// Somebody enters and leaves the table, as a call does that only looks. `stale`: the name led to another file when it
-    /// was looked at, and leads to this one when it is opened.
+    /// Enters and leaves the table, as a call that only looks does. `stale`: the name led to another file at the look,
+    /// and leads to this one at the open.
     Look {
         b: bool,
         stale: bool,
@@ -78,10 +78,10 @@ enum Patience {
     Forever,
 }
 
-/// The first thread that `run` starts; it is itself the one with the number 0.
+/// The first thread that `run` starts. `run` itself has the number 0.
 const CLOCK: usize = 1;
 
-/// The rest of the input: who is next.
+/// The rest of the input, which decides which thread is next.
 struct Choices {
     bytes: Vec<u8>,
     used: usize,
@@ -104,8 +104,9 @@ impl Scheduler for Choices {
                 self.used += 1;
                 usize::from(*byte)
             }
-            // At the end of the input, everybody in turn: no thread can keep the others waiting. Time passes when they
-            // all wait for it, or a true deadlock of two processes, which is polled for half a minute, takes for ever.
+            // After the end of the input, each thread is next in turn, so that none keeps the others waiting. Time
+            // passes when all of them wait for it. Otherwise a true deadlock of two processes, which is polled for half
+            // a minute, would take for ever.
             None => {
                 self.turn += 1;
                 let others = runnable.len() - usize::from(runnable.iter().any(|task| task.id() == CLOCK.into()));

@@ -1,4 +1,4 @@
-//! The tables of one execution, and the readers-writer lock for threads that they have to be.
+//! The tables of one execution, and the model, a readers-writer lock for threads.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,37 +9,37 @@ use crate::sys::LockMode::{self, Exclusive, Shared};
 use crate::table::{Errand, Files, Key, LockFile, Refusal, Request, Table, Wait, Waits};
 use crate::{Input, Op, Patience, clock};
 
-/// Of a lock file that has gone.
+/// The key of a lock file that was removed.
 const NO_FILE: Key = (7, u64::MAX);
 
 pub(crate) struct World {
     locks: Arc<Locks>,
-    /// One a process.
+    /// One for each process.
     tables: Vec<Arc<Table<Process>>>,
-    /// Threads of the tables' own.
+    /// The threads that the tables have started.
     deputies: Mutex<Vec<shuttle::thread::JoinHandle<()>>>,
     label: Arc<Path>,
-    /// Which file has the name of each of the two lock files now.
+    /// The file that each of the two lock files' names leads to now.
     names: [Mutex<u64>; 2],
     model: Mutex<Model>,
     kernel_may_fail: bool,
-    /// Somebody does not wait for ever.
+    /// Some thread waits with a deadline.
     deadlines: bool,
 }
 
-/// What is true of the threads, whatever the tables believe. It is looked at between two steps of the schedule.
+/// The true state of the threads, whatever the tables say. It is checked between two steps of the schedule.
 #[derive(Default)]
 struct Model {
-    /// Who is inside.
+    /// The threads that hold a lock.
     inside: Vec<(usize, usize, LockMode)>,
-    /// Who is asking for, has, or is letting go of a lock.
+    /// The threads that ask for a lock, hold it, or are releasing it.
     interest: Vec<Interest>,
 }
 
 struct Interest {
     thread: usize,
     name: usize,
-    /// Somebody else has been interested in the same lock meanwhile.
+    /// Another thread was interested in the same lock meanwhile.
     contended: bool,
 }
 
@@ -53,7 +53,7 @@ impl Model {
         self.interest.push(Interest { thread, name, contended });
     }
 
-    /// The end of what began last.
+    /// Ends the interest that began last.
     fn end(&mut self, thread: usize, name: usize) -> bool {
         let mine = self.interest.iter().rposition(|mine| (mine.thread, mine.name) == (thread, name));
         self.interest.remove(mine.expect("it has begun")).contended
@@ -71,7 +71,7 @@ impl Model {
         self.inside.swap_remove(mine.expect("it is inside"));
     }
 
-    /// Whether a thread that asks for a lock may wait for itself, if everybody waits for everybody who is interested in
+    /// Whether a thread that asks for a lock may wait for itself, if each thread waits for all that are interested in
     /// the same lock.
     fn may_wait_for_itself(&self, thread: usize, name: usize) -> bool {
         let (mut todo, mut seen) = (vec![name], vec![name]);
@@ -117,7 +117,7 @@ impl World {
     }
 
     fn model(&self) -> MutexGuard<'_, Model> {
-        // No step of the schedule begins while it is held, so it is always free.
+        // No step of the schedule begins while it is locked, so it is always free.
         self.model.try_lock().expect("the model is free")
     }
 
@@ -132,16 +132,16 @@ impl World {
         true
     }
 
-    /// After all threads have ended, and before the clock stops: a deputy comes back when the lock is free.
+    /// Called after all threads have ended, and before the clock stops. A deputy comes back when the lock is free.
     pub(crate) fn await_deputies(&self) {
         let deputies = std::mem::take(&mut *self.deputies.try_lock().expect("the list is free"));
         deputies.into_iter().for_each(|deputy| deputy.join().unwrap());
     }
 
-    /// After all threads have ended.
+    /// Called after all threads have ended.
     pub(crate) fn assert_free(self: &Arc<Self>) {
         for process in 0..self.tables.len() {
-            // The last calls may fail that have not failed so far.
+            // The calls that have not failed so far may fail now.
             let mut thread = Thread { world: self.clone(), number: 100 + process, process, held: Vec::new() };
             for name in 0..2 {
                 let result = thread.lock(name, Exclusive, Wait::Never);
@@ -208,7 +208,7 @@ impl Thread {
         self.table().enter(identify, open).expect("it can be opened")
     }
 
-    /// Takes a lock as the library does, and judges the answer.
+    /// Takes a lock as the library does, and checks the answer.
     fn lock(&mut self, name: usize, mode: LockMode, wait: Wait) -> Result<(), Refusal<&'static str>> {
         self.world.model().begin(self.number, name);
         let result = self.ask(name, mode, wait);
@@ -217,14 +217,15 @@ impl Thread {
                 self.world.model().enter(self.number, name, mode);
                 self.held.push((name, user.clone()));
                 let held = self.world.locks.held_by(self.process as Pid, user.key());
-                // A deputy may have brought more for a moment.
+                // A deputy may have been granted an exclusive lock for a moment.
                 let more = self.world.deadlines && held == Some(Exclusive);
                 assert!(held == Some(mode) || more, "the kernel's lock {held:?} is not what the thread was granted");
             }
             Err(refusal) => {
                 let held = self.table().held_by(self.number as u64);
                 let mut model = self.world.model();
-                // The deputy of another process, whose threads have all given up, may have had it for a moment.
+                // The deputy of another process may have held it for a moment, after all threads of that process have
+                // given up.
                 let deputies = self.world.deadlines && self.world.tables.len() > 1;
                 let contended = model.end(self.number, name) || deputies;
                 match refusal {
@@ -264,7 +265,7 @@ impl Thread {
             let result = self.table().acquire(&request);
             match result {
                 Ok(()) if self.world.named(name) == user.key() => return Ok(user),
-                // It was pruned meanwhile.
+                // The lock file was pruned meanwhile.
                 Ok(()) => self.table().release(&user, thread, label),
                 Err(Refusal::Gone) => {}
                 Err(refusal) => {

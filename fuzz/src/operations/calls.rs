@@ -1,4 +1,4 @@
-//! Calls of the crate, watched: some of their system calls go wrong, and none may come in the wrong order.
+//! Calls of the crate, under watch. Some of their system calls fail, and none may come in the wrong order.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -13,15 +13,15 @@ use nix::sys::stat::{fstat, fstatat};
 use super::language::{ERRORS, Fault, Faults};
 use crate::sandbox::assert_inside;
 
-/// What was done to the calls of an operation, beyond interrupting and shortening them, which must change nothing.
+/// The faults of an operation's calls, except interruptions and short pieces, which must change nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Hit {
     pub(super) any: bool,
-    /// So that a temporary file may be left.
+    /// The removal of a temporary file may have failed, so that it is left.
     pub(super) unlink: bool,
 }
 
-/// What an operation has changed and not synced.
+/// The changes of an operation that it has not synced.
 #[derive(Debug, Default)]
 struct Unsynced {
     files: BTreeSet<u64>,
@@ -40,7 +40,8 @@ impl Unsynced {
             }
             Syscall::Renameat => {
                 let version = fstatat(call.fd.unwrap(), call.path.unwrap(), AtFlags::AT_SYMLINK_NOFOLLOW).unwrap();
-                // That of several files may be, where a power cut may come in the middle of them anyway.
+                // With `Ordered` an intent may be renamed without a sync, because a power cut may leave half of the change
+                // anyway.
                 let is_intent = call.new_path.unwrap().extension().is_some_and(|extension| extension == "intent");
                 let may_be_torn = self.files.contains(&version.st_ino)
                     && (durability == Durability::Full || durability == Durability::Ordered && !is_intent);
@@ -53,20 +54,20 @@ impl Unsynced {
     }
 }
 
-/// A directory may be open several times.
+/// By inode, because a directory may be open several times.
 fn inode(call: &Call<'_>) -> Option<u64> {
     call.fd.map(|fd| fstat(fd).unwrap().st_ino)
 }
 
-/// What came of a call.
+/// The result of a call.
 pub(super) struct Called<T> {
     pub(super) result: T,
     pub(super) hit: Hit,
-    /// It has left a directory unsynced.
+    /// It has left a directory without a sync.
     pub(super) unsynced: bool,
 }
 
-/// Makes a call of the crate under the eyes of the tests, with these faults.
+/// Makes a call of the crate under watch, with these faults.
 pub(super) fn call<T>(durability: Durability, faults: Option<&Faults>, body: impl FnOnce() -> T) -> Called<T> {
     let unsynced = Rc::new(RefCell::new(Unsynced::default()));
     let seen = unsynced.clone();
@@ -79,11 +80,11 @@ pub(super) fn call<T>(durability: Durability, faults: Option<&Faults>, body: imp
         assert_inside(call);
         let action = next_fault(&mut coming);
         if let Action::Fail(error) = action {
-            // To a directory it says that there is no such sync, and then nothing is left to be done.
+            // For a directory this means that there is no such sync, so nothing is left to do.
             if call.syscall == Syscall::Fsync && [EINVAL, ENOTSUP].contains(&error) {
                 seen.borrow_mut().directories.retain(|directory| Some(*directory) != inode(call));
             }
-            // One that was interrupted is made again.
+            // A call that was interrupted is made again.
             if error != EINTR {
                 let unlink = hits.get().unlink || call.syscall == Syscall::Unlinkat;
                 hits.set(Hit { any: true, unlink });
@@ -93,7 +94,7 @@ pub(super) fn call<T>(durability: Durability, faults: Option<&Faults>, body: imp
         if action == Action::Short(0) && call.syscall == Syscall::Write {
             hits.set(Hit { any: true, ..hits.get() });
         }
-        // Only what is made counts.
+        // Only calls that are made count.
         seen.borrow_mut().see(call, durability);
         action
     };
@@ -102,7 +103,7 @@ pub(super) fn call<T>(durability: Durability, faults: Option<&Faults>, body: imp
     Called { result, hit: hit.get(), unsynced }
 }
 
-/// What becomes of the next call.
+/// The action for the next call.
 fn next_fault(coming: &mut Vec<(u8, Fault)>) -> Action {
     let Some((left, fault)) = coming.last_mut() else { return Action::Proceed };
     if *left > 0 {

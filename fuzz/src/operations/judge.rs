@@ -1,4 +1,4 @@
-//! The judge: what may come of a call, by the model, and whether the disk and the kernel agree with it.
+//! The judge: compares the result of a call with the model, and the model with the disk and the kernel.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -18,7 +18,7 @@ impl World {
         self.held.iter().any(|held| held.file == file)
     }
 
-    /// Whether the thread holds what keeps itself out: a shared lock it may have once more.
+    /// Whether the thread holds a lock that keeps itself out. It may hold a shared lock twice.
     pub(super) fn keeps_itself_out(&self, file: usize, shared: bool) -> bool {
         let excludes = |guard: &Guard| !(shared && matches!(guard, Guard::Read(_)));
         self.held.iter().any(|held| held.file == file && excludes(&held.guard))
@@ -67,7 +67,7 @@ impl World {
         self.judge_change(deleted.map(drop), file, None, takes_lock);
     }
 
-    /// Whose temporary file this is. A long name is cut.
+    /// The file of this temporary file. A long name is cut.
     fn owner(&self, temporary: &Path) -> Option<usize> {
         let name = owner_in_temporary_name(temporary.file_name()?.to_str()?)?;
         (0..FILES.len()).find(|file| {
@@ -78,7 +78,7 @@ impl World {
         })
     }
 
-    /// The files, and the temporary files and their owners, as they are on disk.
+    /// The files, and the temporary files with their files, as they are on disk.
     pub(super) fn look(&self) -> ([Option<Version>; FILES.len()], BTreeMap<PathBuf, usize>) {
         let mut found = [const { None }; FILES.len()];
         let mut left = BTreeMap::new();
@@ -105,7 +105,7 @@ impl World {
     pub(super) fn compare(&mut self) {
         let (found, left) = self.look();
         assert!(found == self.files, "the disk has {found:?}, the model {:?}", self.files);
-        // One that could not be removed stays until it is swept, in the way of those who come.
+        // A temporary file that could not be removed stays until a sweep.
         if self.hit.unlink {
             self.left.extend(left.clone());
         }
@@ -115,8 +115,8 @@ impl World {
 
     /// Asks the kernel who holds which lock.
     ///
-    /// Through descriptors that stay open until the end, because to close one would drop the lock; and by F_OFD_GETLK,
-    /// to which this process's record locks are those of somebody else.
+    /// It uses descriptors that stay open until the end, because a close would drop the lock. It asks with F_OFD_GETLK,
+    /// for which this process's record locks belong to another owner.
     fn compare_locks(&mut self) {
         for path in lock_files(&self.locks) {
             let inode = fs::metadata(&path).unwrap().ino();

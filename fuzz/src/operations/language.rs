@@ -1,4 +1,4 @@
-//! What the input says: which files, which adapters, what is done with them, and what goes wrong.
+//! The meaning of the input: the files, the adapters, the operations, and the faults.
 
 use arbitrary::Arbitrary;
 use atomic_file_adapter::Durability;
@@ -7,13 +7,13 @@ use libc::{
     EROFS,
 };
 
-/// The files, by their canonical paths in the tree. The directory of one does not exist in the beginning.
+/// The files, by their canonical paths in the tree. One has a directory that does not exist at first.
 pub(super) const FILES: [&str; 6] = ["a", "b", "d/x", "d/z", "new/y", LONG];
 const LONG: &str = "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn\
                     nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn\
                     nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn";
 
-/// How the files are called, and which each is.
+/// The spellings of the files' paths, each with the number of its file.
 const SPELLINGS: [(&str, usize); 9] =
     [("a", 0), ("b", 1), ("link", 0), ("d/../a", 0), ("d/x", 2), ("ghost", 3), ("d/z", 3), ("new/y", 4), (LONG, 5)];
 
@@ -56,7 +56,7 @@ pub struct Contents {
 
 impl Contents {
     pub(super) fn bytes(self) -> Vec<u8> {
-        // Each is another one, so that a piece in the wrong place is seen.
+        // Every byte depends on its place, so that a piece in the wrong place is noticed.
         (0..self.len % 9000).map(|place| self.byte ^ place.wrapping_mul(31) as u8 ^ (place >> 8) as u8).collect()
     }
 }
@@ -76,7 +76,7 @@ pub enum Op {
         adapter: u8,
         changes: Vec<(Target, Option<Contents>)>,
     },
-    /// As one: a batch, or an update that sees what was there.
+    /// As one change: a batch, or an update that sees the old versions.
     Together {
         adapter: u8,
         update: bool,
@@ -102,12 +102,12 @@ pub enum Op {
         target: Target,
         directory: bool,
     },
-    /// Without the adapter.
+    /// By another program.
     Chmod(Target, u8),
     Outsider(Target, Option<Contents>),
-    /// In another process, in the middle of a write.
+    /// Another process is killed in the middle of a write.
     KilledWriter(Target),
-    /// In another process, before that call of a change of several files.
+    /// Another process is killed before this call of a change of several files.
     KilledTogether {
         adapter: u8,
         changes: Vec<(Target, Option<Contents>)>,
@@ -153,7 +153,8 @@ pub(super) enum Fault {
     Fails(u8),
 }
 
-/// Not ENOENT, which is an answer rather than a failure, nor EDEADLK, which is believed only after a second.
+/// Without ENOENT, which is an answer and not a failure, and without EDEADLK, which the table believes only after half
+/// a minute.
 pub(super) const ERRORS: [i32; 15] = [
     EIO,
     ENOSPC,

@@ -1,5 +1,5 @@
-//! Files, adapters, guards, and everything that can be done with them, beside a plain model in memory: for the targets
-//! `operations` and `faults`.
+//! Files, adapters, guards, and all operations on them, compared with a plain model in memory. The targets `operations`
+//! and `faults` use this.
 
 mod calls;
 mod judge;

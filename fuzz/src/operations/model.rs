@@ -1,4 +1,4 @@
-//! The model: what a file is, and what a write makes of it. And what the disk has to say about it.
+//! The model of the files and of writes, and the look at the disk.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ pub(super) struct Version {
     pub(super) mode: u32,
 }
 
-/// Its beginning is enough to know it by.
+/// The beginning of the contents is enough to recognize a version.
 impl std::fmt::Debug for Version {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let beginning = &self.contents[..self.contents.len().min(8)];
@@ -23,7 +23,7 @@ pub(super) fn next_version(old: &Option<Version>, contents: Vec<u8>, new_mode: u
     Version { contents, mode: old.as_ref().map_or(new_mode, |old| old.mode) }
 }
 
-/// The lock files that are there.
+/// The existing lock files.
 pub(super) fn lock_files(dir: &Path) -> BTreeSet<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return BTreeSet::new() };
     let paths = entries.map(|entry| entry.unwrap().path());

@@ -1,4 +1,4 @@
-//! The files, adapters, handles and guards of one execution, and everything that can be done with them.
+//! The files, adapters, handles and guards of one execution, and all operations on them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
@@ -30,7 +30,7 @@ pub(super) struct Held {
     pub(super) guard: Guard,
     pub(super) file: usize,
     pub(super) adapter: usize,
-    /// In one spelling of the lock directory.
+    /// The lock directory's path, in one spelling.
     pub(super) lock_path: PathBuf,
 }
 
@@ -42,14 +42,14 @@ pub struct World {
     pub(super) adapters: Vec<AtomicFileAdapter>,
     pub(super) handles: BTreeMap<(&'static str, usize), AtomicFile>,
     pub(super) held: Vec<Held>,
-    /// The model: what the files are,
+    /// The model: the versions of the files,
     pub(super) files: Files,
-    /// and which temporary files were left, and whose they are.
+    /// and the temporary files that were left, each with its file.
     pub(super) left: BTreeMap<PathBuf, usize>,
     pub(super) hit: Hit,
-    /// The last call has left something unsynced that its adapter should have synced.
+    /// The last call did not sync everything that its adapter should have synced.
     pub(super) unsynced: bool,
-    /// The lock files there have been, by inode.
+    /// All lock files so far, by inode.
     pub(super) witnesses: BTreeMap<u64, File>,
 }
 
@@ -58,7 +58,7 @@ impl World {
         umask(Mode::from_bits_truncate(0o022));
         let (tree, locks) = (sandbox().join("tree"), sandbox().join("locks"));
         for dir in [&tree, &locks] {
-            // There is none the first time.
+            // The first time it does not exist.
             let _ = fs::remove_dir_all(dir);
         }
         fs::create_dir_all(tree.join("d")).unwrap();
@@ -167,7 +167,7 @@ impl World {
         self.tree.join(target.spelling().0)
     }
 
-    /// What a call by path needs.
+    /// The adapter and the path for a call by path.
     fn by_path(&self, target: Target) -> (AtomicFileAdapter, PathBuf) {
         (self.adapters[target.adapter()].clone(), self.spelled(target))
     }
@@ -180,7 +180,7 @@ impl World {
         called.result
     }
 
-    /// Through the target's handle, or one for once.
+    /// Runs a call through the target's handle, or through a new one.
     fn on<T>(
         &mut self,
         target: Target,
@@ -227,7 +227,7 @@ impl World {
         let mut new = self.files.clone();
         let mut touched = BTreeSet::new();
         for (target, contents) in changes.iter().take(20) {
-            // The files of this batch are this adapter's.
+            // All files of this batch use this adapter.
             let target = Target { adapter: adapter as u8, ..*target };
             match contents {
                 Some(contents) => batch.write(self.spelled(target), contents.bytes()),
@@ -258,7 +258,7 @@ impl World {
         }
     }
 
-    /// What changes of several files make of them, and which these are.
+    /// The files after these changes of several files, and the numbers of the changed ones.
     fn changed(&self, adapter: usize, changes: &[(Target, Option<Contents>)]) -> (Files, BTreeSet<usize>) {
         let mut new = self.files.clone();
         for (target, contents) in changes {
@@ -309,12 +309,12 @@ impl World {
             }
             Err(Error::Unfinished { .. }) => {
                 assert!(self.hit.any);
-                // Whoever comes next.
+                // As the next caller does.
                 adapter.recover().unwrap();
                 self.files = new;
             }
             Err(Error::Deadlock { .. }) => assert!(would_deadlock),
-            // This is all in memory.
+            // All of this is in memory.
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::Unsupported => {
                 assert!(self.hit.any || DURABILITY[number] == Durability::Full && touched.len() > 1);
             }
@@ -338,15 +338,16 @@ impl World {
                 None => batch.delete(self.spelled(*target)),
             };
         }
-        // SAFETY: only libFuzzer's watch over time and memory is another thread, and it has no lock that the child needs.
+        // SAFETY: the only other thread is libFuzzer's watch over time and memory, and it has locked nothing that the
+        // child needs.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
                 let die = move |seen: &Call<'_>| {
                     if seen.number == usize::from(call) { Action::Kill } else { Action::Proceed }
                 };
-                // If it hangs, which it must not, it ends with its parent.
+                // If it hangs, which would be a fault, it ends with its parent.
                 let done = set_pdeathsig(Signal::SIGKILL).is_ok() && inject(die, || batch.commit_all()).0.is_ok();
-                // SAFETY: nothing is run any more.
+                // SAFETY: no other code runs after this.
                 unsafe { libc::_exit(i32::from(!done)) }
             }
             ForkResult::Parent { child } => {
@@ -357,7 +358,7 @@ impl World {
                     other => panic!("{other:?}"),
                 };
                 if self.look().0 != self.files || done == Some(true) {
-                    // It was decided.
+                    // The change was decided.
                     self.files = new.clone();
                 }
                 adapter.recover().unwrap();
@@ -434,7 +435,7 @@ impl World {
             return;
         }
         let place = usize::from(guard) % self.held.len();
-        // Out of the list, so that the world can be called.
+        // Taken out of the list, so that `self` can be used.
         let held = self.held.swap_remove(place);
         let (file, adapter) = (held.file, held.adapter);
         let version = |world: &Self, contents| Some(world.next_version(file, contents, NEW_FILE_MODE[adapter]));
@@ -464,7 +465,7 @@ impl World {
                     if !commit {
                         return Ok(false);
                     }
-                    // Also after a write that failed: then it must not happen.
+                    // Also after a failed write. Then the commit must fail.
                     let committed = writer.commit();
                     assert!(written.is_ok() || committed.is_err(), "half a version was committed");
                     committed.map(|()| true)
@@ -487,7 +488,7 @@ impl World {
             Ok(_) => {
                 let kept: BTreeSet<PathBuf> = lock_files(&self.locks);
                 let held: BTreeSet<PathBuf> = self.held.iter().map(|held| held.lock_path.clone()).collect();
-                // The answer to a failed try is that the lock is taken.
+                // A failed try reports the lock as taken.
                 assert!(kept == held || self.hit.any && kept.is_superset(&held), "kept {kept:?}, held {held:?}");
             }
             Err(error) => assert!(self.hit.any, "{error}"),
@@ -500,7 +501,7 @@ impl World {
         let swept_path = if directory { path.parent().unwrap().to_owned() } else { path };
         let in_reach = |file: &usize| {
             let its_place = self.tree.join(FILES[*file]);
-            // `ghost` is in the tree and leads below it.
+            // `ghost` is a path in the tree, and leads to a directory below it.
             let parent = if directory { swept_path.canonicalize().ok() } else { None };
             !self.holds(*file) && if directory { its_place.parent() == parent.as_deref() } else { its_place == place }
         };
@@ -525,21 +526,22 @@ impl World {
             return;
         }
         let (adapter, path) = self.by_path(target);
-        // SAFETY: only libFuzzer's watch over time and memory is another thread, and it has no lock that the child needs.
+        // SAFETY: the only other thread is libFuzzer's watch over time and memory, and it has locked nothing that the
+        // child needs.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
                 let write = || -> Option<()> {
-                    // If it hangs, which it must not, it ends with its parent.
+                    // If it hangs, which would be a fault, it ends with its parent.
                     set_pdeathsig(Signal::SIGKILL).ok()?;
                     let file = adapter.file(path).ok()?;
                     let guard = file.lock().ok()?;
                     let mut writer = guard.writer().ok()?;
                     writer.write_all(b"half of it").ok()?;
-                    // SAFETY: nothing is run any more, as if it were killed here.
+                    // SAFETY: no other code runs after this, as if the process were killed here.
                     unsafe { libc::_exit(0) }
                 };
                 let _nothing = write();
-                // SAFETY: as above.
+                // SAFETY: no other code runs after this.
                 unsafe { libc::_exit(1) }
             }
             ForkResult::Parent { child } => {
@@ -595,7 +597,7 @@ fn read(file: &AtomicFile, reading: Reading) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// What a process left there that was making the `.gitignore`, or an intent.
+/// Whether this is a leftover in the lock directory, of a process that was making the `.gitignore` or an intent.
 fn is_in_lock_directory(swept: &Path) -> bool {
     let name = swept.file_name().unwrap_or_default().to_string_lossy();
     name.starts_with(".gitignore") || name.contains(".intent")
