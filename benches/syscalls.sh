@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Counts the system calls of one operation, ours and the peers', with strace: those of twice as many operations less those
-# of so many, divided by their number, which leaves out what is done once. Rounded, because a start takes a few calls more or
-# less, depending on where things are in memory.
+# Counts the system calls of one operation, ours and the peers', with strace. It subtracts the calls of N operations
+# from those of 2N and divides by N, which leaves out the calls that are made once. The result is rounded, because a
+# start takes a few calls more or less, depending on addresses in memory.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

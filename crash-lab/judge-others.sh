@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Judges what other people's programs leave after a power cut, and prints a table in Markdown. It needs root, and installs nothing;
-# a program that is missing is named and left out. Run it from the checkout.
+# Judges other programs by what they leave after a power cut, and prints a table in Markdown. It needs root, and
+# installs nothing. If a program is missing, its name is printed and it is left out. Run it from the checkout.
 #
 #   crash-lab/judge-others.sh [NAME...]     all of them, or those whose first column contains one of the names
 #
@@ -10,7 +10,7 @@
 #   PYTHON=/usr/bin/python3  with the modules sqlite3, lmdb, atomicwrites (Debian: python3-lmdb, python3-atomicwrites)
 #   NODE_PATH=...            where node finds write-file-atomic (Debian: /usr/share/nodejs; `npm install` makes node_modules)
 #
-# Every writer gets a value on standard input, and ends with status 0 when it, or the call that it makes, says that all is done.
+# Every writer gets a value on standard input. It ends with status 0 if it, or the call that it makes, reports success.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,7 +31,7 @@ keep=${KEEP:-$work/keep}
 mkdir -p "$SCRATCH" "$keep"
 names=("$@")
 
-# One row: name, version, what it promises, then the command line of crash-lab.
+# One row: name, version, promise, then the command line of crash-lab.
 row() {
     local name=$1 version=$2 promise=$3 cells='' fs
     shift 3
@@ -60,7 +60,7 @@ print("{torn}, {lost}, {broken} of {states}".format(**total))' "$of.json") |"
     echo "| $name | $version | $promise |$cells"
 }
 
-# The version of a program, or nothing if it is not here.
+# The version of a program. Nothing if it is not installed.
 of() {
     command -v "${1%% *}" >/dev/null && $1 2>/dev/null | grep -Eom1 '[0-9]+(\.[0-9]+)+(p[0-9]+)?' || true
 }
@@ -77,7 +77,8 @@ wfa=$(command -v node >/dev/null && node -p 'require("write-file-atomic/package.
 git=$(of 'git --version')
 ours=$("$ATOMIC_FILE" --version | cut -d' ' -f2)
 
-# A commit is acknowledged when the call returns; the program ends there, without closing the database, as a longer one goes on.
+# A commit is acknowledged when the call returns. The program ends there without closing the database, as if a longer
+# program went on.
 cat >"$work/sqlite-write.py" <<'PY'
 import os, sqlite3, sys
 path, journal, synchronous = sys.argv[1:]
@@ -115,11 +116,11 @@ from atomicwrites import atomic_write
 with atomic_write(sys.argv[1], overwrite=True) as file:
     file.write(sys.stdin.read())
 PY
-# By default vim makes no backup of what is below /tmp, where this is mounted ('backupskip').
+# By default vim makes no backup of files below /tmp, where this is mounted ('backupskip').
 cat >"$work/vim.sh" <<'SH'
 new=$(mktemp -p "$SCRATCH") && cat >"$new" && vim -N -u NONE -i NONE --cmd 'set backupskip=' -es -c '%d' -c "0r $new" -c 'wq!' "$1" && rm "$new"
 SH
-# The first line of a value says how long it is.
+# The first line of a value is its length.
 cat >"$work/vim-read.sh" <<'SH'
 for file in "$1" "$1~"; do
     if [ -e "$file" ] && [ "$(sed -n '1s/^version [0-9]*, \([0-9]*\) bytes$/\1/p' "$file")" = "$(wc -c <"$file")" ]; then
