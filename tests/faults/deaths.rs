@@ -1,4 +1,4 @@
-//! Processes that die at a call.
+//! Processes that die at a system call.
 
 use std::path::Path;
 
@@ -33,7 +33,7 @@ pub(crate) fn the_process_dies_at_each_call(operation: &Operation) {
     }
 }
 
-/// One operation in a process of its own, which dies at a call.
+/// The worker: one operation, which dies at a call.
 pub(crate) fn die(args: &[String]) {
     let [name, durability, at, dir] = args else { panic!("{args:?}") };
     let operation = OPERATIONS.iter().find(|operation| operation.name == name).unwrap();
