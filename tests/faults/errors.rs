@@ -1,4 +1,4 @@
-//! Which errors a system call can have.
+//! The errors that a system call can report.
 
 use atomic_file_adapter::fault::Syscall;
 use libc::{
@@ -7,7 +7,7 @@ use libc::{
     ENOTEMPTY, ENOTSUP, ENXIO, EOPNOTSUPP, EOVERFLOW, EPERM, EPIPE, ERANGE, EROFS, ESPIPE, ETXTBSY, EXDEV,
 };
 
-/// The errors in section ERRORS of the call's manual page (man-pages 6.03), but for EINTR, which has a test of its own.
+/// The errors in section ERRORS of the call's manual page (man-pages 6.03), except EINTR, which has a test of its own.
 pub(crate) fn errors_of(syscall: Syscall) -> &'static [i32] {
     match syscall {
         Syscall::Openat => &[
@@ -170,7 +170,7 @@ pub(crate) fn errors_of(syscall: Syscall) -> &'static [i32] {
         Syscall::FcntlUnlock | Syscall::FcntlGetlk => &[EBADF, EFAULT, EINVAL, ENOLCK],
         Syscall::FcntlDupfd => &[EBADF, EINVAL, EMFILE],
         Syscall::Fsync => &[EBADF, EDQUOT, EINVAL, EIO, ENOSPC, EROFS],
-        // Not EINVAL, which means that fsync is to be used.
+        // Without EINVAL, which means that fsync has to be used.
         Syscall::FcntlFullfsync => &[EBADF, EDQUOT, EIO, ENOSPC, EROFS],
         Syscall::Syncfs => &[EBADF, EDQUOT, EIO, ENOSPC],
         Syscall::Fstatfs => {
@@ -228,7 +228,7 @@ pub(crate) fn errors_of(syscall: Syscall) -> &'static [i32] {
             EPERM,
             ERANGE,
         ],
-        // EPERM of an immutable file, though its page does not say so.
+        // With EPERM for an immutable file, although the page does not mention it.
         Syscall::Fremovexattr => &[
             EACCES,
             EBADF,
@@ -244,7 +244,7 @@ pub(crate) fn errors_of(syscall: Syscall) -> &'static [i32] {
             EOVERFLOW,
             EPERM,
         ],
-        // They cannot fail, or nobody looks.
+        // These cannot fail, or their errors are ignored.
         Syscall::Getpid | Syscall::Geteuid | Syscall::Getrlimit | Syscall::Uname | Syscall::Close => &[],
         other => panic!("{other:?} is not in this table"),
     }
