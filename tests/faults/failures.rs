@@ -1,4 +1,4 @@
-//! Calls that fail: each one in each way, and all of them from some call on.
+//! Calls that fail: each call with each of its errors, and all calls from one on.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -38,38 +38,38 @@ fn fails_once(laboratory: &mut Laboratory<'_>, number: usize, at: usize, call: &
     assert!(calls > at);
     let os_error = io::Error::from_raw_os_error(errno);
     let what = format!("{name}, {:?}: call {at}, {}, fails with {os_error}", laboratory.durability, call.text);
-    // A kernel that says that something is missing is believed. So it is if it says that there are no attributes.
+    // If the kernel reports that something is missing, or that there are no attributes, the crate believes it.
     let told_missing = errno == ENOENT;
     use Syscall::{Fgetxattr, Flistxattr, Fstatat, Lgetxattr, Llistxattr, Openat};
     match (call.syscall, errno) {
         (Fstatat, ENOENT) => scratch.found = None,
         (Llistxattr | Lgetxattr | Flistxattr | Fgetxattr, ENODATA | ENOTSUP) => scratch.found = None,
-        // Where the file must be opened to be asked. The manual page has it for O_TMPFILE only.
+        // If the file has to be opened for this. The manual page has this error only for O_TMPFILE.
         (Openat, ENOTSUP) => scratch.found = None,
         _ => {}
     }
-    // If the removal of a temporary file fails, it stays.
+    // If the removal of a temporary file fails, the file stays.
     let mut temporaries = usize::from(call.syscall == Syscall::Unlinkat);
     let contents = scratch.contents();
-    // A file system that has no sync of directories.
+    // The file system has no sync of directories.
     let unsupported = call.syscall == Syscall::Fsync && call.syncs_directory && errno == EINVAL;
     assert!(result.is_ok() || !unsupported, "{what}");
-    // The others have another way, or concern the `.gitignore` of the lock directory only.
+    // The other calls have an alternative, or are only about the `.gitignore` of the lock directory.
     let must_be_told =
         [Syscall::Syncfs, Syscall::Write, Syscall::Fsync, Syscall::Fchmod, Syscall::Renameat].contains(&call.syscall);
     let must_be_told = must_be_told && !unsupported;
-    // A lock file that was swept while it was made is made anew.
+    // If a lock file was swept while it was made, it is made again.
     let made_anew = told_missing && call.syscall == Syscall::Fchmod && name == "write_with_a_lock_file_mode";
     let first_of_all = !laboratory.operation.warm && call.syscall == Syscall::Write;
     assert!(result.is_err() || !must_be_told || first_of_all || made_anew, "{what}");
-    // What a batch says of the file is what is judged here.
+    // The batch's error about this file is judged here.
     let result = match result {
         Err(Error::Batch { replaced, source, .. }) => {
             assert_eq!(replaced.contains(&scratch.path()), contents.as_deref() == new, "{what}: {replaced:?}");
             is_clear(&source, call.syscall, errno, &scratch, &what);
             if replaced.contains(&scratch.path()) { Ok(Did::It) } else { Err(*source) }
         }
-        // One call has failed, so one thing could not be removed.
+        // One call has failed, so one file could not be removed.
         Err(Error::Partial { mut failed, .. }) => {
             assert_eq!(failed.len(), 1, "{what}: {failed:?}");
             Err(failed.remove(0))
@@ -103,13 +103,13 @@ fn fails_once(laboratory: &mut Laboratory<'_>, number: usize, at: usize, call: &
     laboratory.check_afterwards(&scratch, &[contents.as_deref()], temporaries, &what);
 }
 
-/// The error names a path and says what the system said.
+/// The error names a path, and contains the error of the system.
 fn is_clear(error: &Error, syscall: Syscall, errno: i32, scratch: &Scratch, what: &str) {
     let text = error.to_string();
     let above = scratch.files.parent().unwrap().to_str().unwrap();
     assert!(text.contains(above) || text.contains("target") || text.contains("../locks"), "{what}: {text}");
     match (syscall, errno, error) {
-        // What the kernel called missing, or existing, was not so a moment later.
+        // A moment later the file that the kernel reported as missing, or as existing, was not so.
         (Syscall::Fstatat, ENOENT, Error::NotRegularFile { kind: FileKind::Symlink, .. }) => {}
         (Syscall::Mkdirat, EEXIST, Error::Io { source, .. }) => {
             assert_eq!(source.raw_os_error(), Some(ENOENT), "{what}: {text}");
