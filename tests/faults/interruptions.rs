@@ -19,7 +19,7 @@ pub(crate) fn interruptions_and_short_pieces_change_nothing(operation: &Operatio
             ("each call is interrupted once", || {
                 let mut again = false;
                 Box::new(move |call| {
-                    // Those that cannot be interrupted are made all the same.
+                    // Calls that cannot be interrupted are made all the same.
                     again = !again && !errors_of(call.syscall).is_empty();
                     if again { Action::Fail(EINTR) } else { Action::Proceed }
                 })
