@@ -1,4 +1,4 @@
-//! Running an operation in a directory made anew, with faults in it, and looking at what is there afterwards.
+//! Runs an operation in a new directory, with faults, and looks at the result.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -24,11 +24,12 @@ pub(crate) struct Scratch {
     pub(crate) locks: PathBuf,
     target: &'static str,
     pub(crate) kept: Cell<Option<AtomicFile>>,
-    /// The target's protection before the operation, and after it if nothing fails. `None`: there is none to keep.
+    /// The target's protection before the operation, and after it if nothing fails. `None`: there is no protection to
+    /// keep.
     pub(crate) found: Option<Protection>,
 }
 
-/// Who may do what with a file, and its attributes.
+/// The rights of a file, and its attributes.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Protection {
     mode: u32,
@@ -50,8 +51,8 @@ impl Protection {
         Some(Protection { mode, acl: None, attributes: Vec::new() })
     }
 
-    /// Whether it lets nobody in but those whom `old` lets in. The ACLs of the operations have nothing for others, so that
-    /// without one, only the owner may be left.
+    /// Whether it lets in nobody whom `old` keeps out. The ACLs of the operations give others no rights. So without an
+    /// ACL, only the owner may have rights.
     fn is_no_wider_than(&self, old: &Protection) -> bool {
         let acl_kept = self.acl == old.acl;
         let mode_kept = self.mode & !old.mode == 0;
@@ -71,7 +72,7 @@ impl Scratch {
         Protection::of(&self.path())
     }
 
-    /// A version that was there before is as it was, or gone, or a new one is in its place that has all of this.
+    /// An old version is unchanged or gone, or a new version in its place has all of this.
     #[track_caller]
     pub(crate) fn assert_protection_is_kept(&self, what: &str) {
         let (Some(now), Some(before)) = (self.protection(), &self.found) else { return };
@@ -94,7 +95,7 @@ impl Scratch {
         }
     }
 
-    /// Temporary files, of files and of the lock directory.
+    /// The temporary files beside the files and in the lock directory.
     pub(crate) fn temporaries(&self) -> Vec<String> {
         let beside = self.path();
         let mut dirs = vec![self.locks.clone(), self.files.clone()];
@@ -105,7 +106,7 @@ impl Scratch {
     }
 }
 
-/// Runs an operation again and again, each time in a directory made anew.
+/// Runs an operation again and again, each time in a new directory.
 pub(crate) struct Laboratory<'a> {
     pub(crate) operation: &'a Operation,
     pub(crate) durability: Durability,
@@ -115,8 +116,8 @@ pub(crate) struct Laboratory<'a> {
 
 impl<'a> Laboratory<'a> {
     pub(crate) fn new(operation: &'a Operation, durability: Durability) -> Self {
-        // Where a process uses no other lock file, it opens one without looking at its name first. Tests that run at the
-        // same time must not decide that. Those that die do so in processes of their own.
+        // If a process uses no other lock file, it opens one without a look at its name first. Tests that run at the
+        // same time must not decide this, so one is open. Operations that die run in processes of their own.
         static ELSEWHERE: OnceLock<AtomicFile> = OnceLock::new();
         ELSEWHERE.get_or_init(|| {
             let dir = tempfile::tempdir().unwrap();
@@ -124,7 +125,7 @@ impl<'a> Laboratory<'a> {
             drop(file.lock().unwrap());
             file
         });
-        // Nothing here is about disks, and memory is faster.
+        // These tests are not about disks, and memory is faster.
         let memory = Path::new("/dev/shm");
         let dir =
             if memory.is_dir() && !operation.on_disk { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }
@@ -132,7 +133,7 @@ impl<'a> Laboratory<'a> {
         Laboratory { operation, durability, dir, witness: Worker::start("witness", &[]) }
     }
 
-    /// A new directory, with its number as its name.
+    /// A new directory. Its name is its number.
     pub(crate) fn scratch(&self, number: usize) -> Scratch {
         let dir = self.dir.path().canonicalize().unwrap().join(number.to_string());
         let scratch = Scratch::at(&dir, self.operation);
@@ -156,8 +157,8 @@ impl<'a> Laboratory<'a> {
         run(self.operation, self.durability, scratch, decide)
     }
 
-    /// What must hold when an operation has failed or died somewhere, whatever it was: another process gets the lock at
-    /// once, the file is whole, what was left behind can be swept, and everything works again.
+    /// What must hold after any operation has failed or died at any place: another process gets the lock at once, the
+    /// file is complete, the leftovers can be swept, and everything works again.
     pub(crate) fn check_afterwards(
         &mut self,
         scratch: &Scratch,
@@ -182,7 +183,7 @@ impl<'a> Laboratory<'a> {
     }
 }
 
-/// Runs an operation with `decide` asked at each call, and says how many calls there were.
+/// Runs an operation, with `decide` called at each system call. Returns the number of calls.
 pub(crate) fn run(
     operation: &Operation,
     durability: Durability,
@@ -201,7 +202,7 @@ pub(crate) fn run(
         Action::Proceed | Action::Short(_) if (without_openat2 || without_proc) && call.syscall == Syscall::Openat2 => {
             Action::Fail(ENOSYS)
         }
-        // They go through /proc.
+        // These go through /proc.
         Action::Proceed | Action::Short(_)
             if without_proc && [Syscall::Llistxattr, Syscall::Lgetxattr].contains(&call.syscall) =>
         {
@@ -215,7 +216,7 @@ pub(crate) fn run(
 
 pub(crate) const EACH_DURABILITY: [Durability; 3] = [Durability::Full, Durability::Ordered, Durability::None];
 
-/// In another process: is the lock of this path free, and what is in the file?
+/// Another process reports whether the lock of this path is free, and the contents of the file.
 pub(crate) fn witness(_: &[String]) {
     loop {
         let line = hear();
@@ -229,7 +230,7 @@ pub(crate) fn witness(_: &[String]) {
     }
 }
 
-/// A call as the operation makes it if nothing fails.
+/// A call of the operation if nothing fails.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) syscall: Syscall,
@@ -244,7 +245,7 @@ pub(crate) fn calls_of(laboratory: &Laboratory<'_>, number: &mut usize) -> Vec<S
     let seen = Rc::new(RefCell::new(Vec::new()));
     let mine = seen.clone();
     let (result, calls) = laboratory.run(&scratch, move |call| {
-        // Not of a lock file: to close a copy of its descriptor would drop the lock.
+        // Not for a lock file, because closing a copy of its descriptor would drop the lock.
         let synced = call.fd.filter(|_| call.syscall == Syscall::Fsync);
         let syncs_directory = synced.is_some_and(|fd| {
             let file = File::from(fd.try_clone_to_owned().unwrap());
