@@ -1,5 +1,5 @@
-//! Every system call of every operation fails once with every error that its manual page lists, and is once the place
-//! where the process dies. After each, the file is whole, nothing is left behind, and the lock is free.
+//! Every system call of every operation fails once with every error that its manual page lists, and the process dies
+//! there once. After each, the file is complete, nothing is left behind, and the lock is free.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
                 body(operation);
                 Ok(())
             });
-            // Elsewhere a current directory is not a thread's own.
+            // On other systems a thread has no current directory of its own.
             let missing = common::not_linux().filter(|_| operation.name == "relative_paths");
             tests.push(test.with_ignored_flag(missing.is_some()));
         };
