@@ -1,4 +1,4 @@
-//! The operations, each with what it finds and leaves.
+//! The operations, each with the state before it and after it.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -13,31 +13,31 @@ use atomic_file_adapter::{AtomicFileAdapter, Durability, Error, Result};
 use crate::common::{no_root, syncs_whole_file_systems, temporary_name};
 use crate::laboratory::{Laboratory, Scratch, calls_of};
 
-/// One operation, and what it finds and leaves.
+/// One operation, and the state before it and after it.
 pub(crate) struct Operation {
     pub(crate) name: &'static str,
-    /// Where the file is, in the directory `files`.
+    /// The path of the file in the directory `files`.
     pub(crate) target: &'static str,
-    /// Makes what the operation finds, but for the target.
+    /// Makes the state before, without the target.
     pub(crate) prepare: fn(&Scratch),
     pub(crate) run: fn(&AtomicFileAdapter, &Scratch) -> Result<Did>,
     pub(crate) old: Option<&'static str>,
     pub(crate) new: Option<&'static str>,
-    /// What an update makes of it if it is told (ENOENT) that there is no such file.
+    /// What an update writes if the kernel reports (ENOENT) that there is no such file.
     pub(crate) new_if_told_missing: Option<&'static str>,
-    /// The lock file has been used before.
+    /// The lock file was used before.
     pub(crate) warm: bool,
-    /// The kernel is older than openat2.
+    /// The kernel has no openat2.
     pub(crate) without_openat2: bool,
-    /// And /proc (or F_GETPATH) cannot tell real paths either.
+    /// In addition, /proc (or F_GETPATH) cannot tell real paths.
     pub(crate) without_proc: bool,
-    /// How many temporary files there can be at a time.
+    /// The most temporary files at a time.
     pub(crate) temporaries: usize,
-    /// Not in memory, where there is no syncfs to be had. Disks are slow, so only the calls that make the difference fail.
+    /// Not in memory, where syncfs is not used. Disks are slow, so only the calls that differ are made to fail.
     pub(crate) on_disk: bool,
 }
 
-/// What an operation says that it has done.
+/// What an operation reports.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Did {
     It,
@@ -102,8 +102,8 @@ const DELETE: Operation = Operation {
 
 const BATCH: Operation = Operation {
     name: "batch",
-    // So many that they are synced together where that can be done; with lock files that exist, because the order in
-    // which they are taken is a matter of their hashes.
+    // So many that they are synced together, if the system can do that. Their lock files exist already, because the
+    // order in which they are taken depends on their hashes.
     prepare: |scratch| {
         let names = (0..7).map(|n| n.to_string()).chain(["missing".to_owned()]);
         drop(scratch.adapter(Durability::Full).lock_many(names.map(|name| scratch.files.join(name))).unwrap());
@@ -122,7 +122,7 @@ const BATCH: Operation = Operation {
 
 const WRITE_WITH_AN_ACL: Operation = Operation { name: "write_a_file_with_an_acl", prepare: give_attributes, ..WRITE };
 
-/// An ACL that lets one user in, where the mode has the same bits for the group, and an attribute of a user's.
+/// An ACL that lets in one user, where the mode has the same bits for the group, and a user attribute.
 #[cfg(target_os = "linux")]
 fn give_attributes(scratch: &Scratch) {
     use crate::common::acl::{ACCESS, Acl, Tag, set_acl, set_attribute};
@@ -131,7 +131,7 @@ fn give_attributes(scratch: &Scratch) {
     set_attribute(&scratch.path(), c"user.key", b"value").unwrap();
 }
 
-/// Which a file that was there before has nothing of.
+/// An existing file must not inherit it.
 #[cfg(target_os = "linux")]
 fn give_directory_a_default_acl(scratch: &Scratch) {
     use crate::common::acl::{Acl, DEFAULT, Tag, set_acl};
@@ -145,7 +145,7 @@ fn give_attributes(_: &Scratch) {}
 #[cfg(not(target_os = "linux"))]
 fn give_directory_a_default_acl(_: &Scratch) {}
 
-/// For those that do something else than change the target.
+/// The base of operations that do not change the target.
 const LOOK: Operation = Operation { new: Some(OLD), ..WRITE };
 
 pub(crate) const OPERATIONS: &[Operation] = &[
@@ -231,7 +231,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         ..WRITE
     },
     Operation {
-        // The first in a lock directory of another group, which the mode gives more than others.
+        // The first lock file in a lock directory of another group, which the mode gives more rights than others.
         name: "write_with_a_lock_file_mode",
         prepare: |scratch| {
             fs::remove_file(scratch.adapter(Durability::Full).lock_path(scratch.path()).unwrap()).unwrap();
@@ -268,7 +268,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         name: "write_by_a_handle",
         run: |adapter, scratch| {
             let file = adapter.file(scratch.path())?;
-            // It keeps the lock file open, so that no close drops a lock that was not let go of.
+            // This keeps the lock file open, so that no close drops a lock that was not released.
             scratch.kept.set(Some(file.clone()));
             file.write(NEW).map(|()| Did::It)
         },
@@ -288,7 +288,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     Operation { name: "delete_nothing", old: None, ..DELETE },
     Operation {
         name: "lock_many",
-        // Which of the two comes first is a matter of their hashes.
+        // The order of the two depends on their hashes.
         prepare: |scratch| {
             let file = scratch.adapter(Durability::Full).file(scratch.files.join("second")).unwrap();
             drop(file.lock().unwrap());
@@ -306,7 +306,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         run: |adapter, scratch| {
             let mut batch = adapter.batch();
             batch.delete(scratch.path());
-            // It does not tell whether there was a file.
+            // A batch does not tell whether there was a file.
             batch.commit().map(|()| if scratch.path().exists() { Did::Nothing } else { Did::It })
         },
         ..DELETE
