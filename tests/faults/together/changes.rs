@@ -1,4 +1,4 @@
-//! The change itself, in which calls fail, are interrupted, and are the last one of a process.
+//! The change itself. Its calls fail, are interrupted, or are the last one of a process.
 
 use atomic_file_adapter::{AtomicFileAdapter, Durability, Error, Result};
 
@@ -51,7 +51,7 @@ pub(super) fn each_call_fails(args: &[String]) {
     }
 }
 
-/// How often a change with a call that failed has said what.
+/// The results of changes in which a call failed, with their numbers.
 #[derive(Debug, Default)]
 struct Said {
     done: usize,
@@ -93,11 +93,11 @@ impl Said {
     }
 }
 
-/// It says what the system said, and about which path.
+/// The error contains the error of the system, and names a path.
 pub(super) fn is_clear(error: &Error, errno: i32, what: &str) {
     let text = error.to_string();
     assert!(text.contains("/files") || text.contains("/locks"), "{what}: {text}");
-    // An open directory that does not say which one it is counts as another one.
+    // If an open directory cannot be identified, it counts as another one.
     let says_why = text.contains(&std::io::Error::from_raw_os_error(errno).to_string());
     assert!(says_why || text.contains("was moved this moment"), "{what}: {text}");
 }
@@ -120,7 +120,7 @@ pub(super) fn the_process_dies_at_each_call(args: &[String]) {
             }
             not_for_ever(&what, || place.check(&expected, &what));
             if end == End::Done {
-                // What was acknowledged is there.
+                // An acknowledged change is there.
                 assert_eq!(expected, new(), "{what}");
                 let decided_at = decided_at.unwrap();
                 assert!(decided_at > 20 && decided_at + 8 < at, "{what}: decided at {decided_at}");
