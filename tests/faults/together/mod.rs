@@ -1,8 +1,8 @@
-//! Several files changed as one: each system call of it fails, and is the place where the process dies; and each system call
-//! of those who find such a process dead, and have to finish what it began.
+//! Several files changed as one. Each system call of the change fails once, and the process dies there once. The same
+//! for each system call of the processes that find the dead one, and have to finish its change.
 //!
-//! A worker has no other thread that matters, so it makes the processes that die by fork, which is faster than a start.
-//! `FAULTS=full` tries more deaths, more errors and more ways to come by.
+//! A worker has no other thread that matters, so it forks the processes that die, which is faster than starting them.
+//! `FAULTS=full` tries more deaths, more errors and more kinds of callers.
 
 mod changes;
 mod passers_by;
@@ -36,7 +36,7 @@ pub(crate) fn tests() -> Vec<Trial> {
     let mut tests = Vec::new();
     for (worker, _) in WORKERS {
         for durability in EACH_DURABILITY {
-            // What is to be done after the decision does not differ but by the syncs.
+            // After the decision, the steps differ only by the syncs.
             if worker.contains("recovery") && durability == Durability::Ordered && !full() {
                 continue;
             }
@@ -57,30 +57,30 @@ fn durability_in(args: &[String]) -> Durability {
     EACH_DURABILITY.into_iter().find(|known| format!("{known:?}") == args[0]).unwrap()
 }
 
-/// Ends the program, and says where it was, if this takes too long.
+/// Ends the program with this description if `body` takes too long.
 fn not_for_ever<T>(what: &str, body: impl FnOnce() -> T) -> T {
     let _done = end_after(Duration::from_secs(60), format!("it hangs: {what}"));
     body()
 }
 
-/// How a process ended.
+/// The end of a process.
 #[derive(Debug, PartialEq)]
 enum End {
     Done,
-    /// At a call.
+    /// It died at a call.
     Died,
 }
 
-/// Runs `body` in a process of its own.
+/// Runs `body` in another process.
 fn in_a_child(what: &str, body: impl FnOnce()) -> End {
-    // SAFETY: the other threads only wait for a time to pass. The child uses this crate and the allocator, which glibc keeps
-    // usable across a fork.
+    // SAFETY: the other threads only wait for a time to pass. The child uses this crate and the allocator, which glibc
+    // keeps usable across a fork.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
-            // SAFETY: it takes a number.
+            // SAFETY: the call takes a number.
             unsafe { libc::alarm(60) };
             let panicked = catch_unwind(AssertUnwindSafe(body)).is_err();
-            // SAFETY: nothing of the parent's may run here: no destructors, no exit handlers.
+            // SAFETY: no code of the parent may run here: no destructors, no exit handlers.
             unsafe { libc::_exit(panicked.into()) }
         }
         ForkResult::Parent { child } => match waitpid(child, None).unwrap() {
@@ -92,7 +92,7 @@ fn in_a_child(what: &str, body: impl FnOnce()) -> End {
     }
 }
 
-/// Injects what is decided. Nothing here is about disks: what is synced for nothing only takes time.
+/// Injects the faults of `decide`, and leaves out syncs, which only take time here.
 fn with<T>(mut decide: impl FnMut(&Call<'_>) -> Action + 'static, body: impl FnOnce() -> T) -> (T, usize) {
     let sync = |call: &Call<'_>| matches!(call.syscall, Syscall::Fsync | Syscall::FcntlFullfsync | Syscall::Syncfs);
     inject(
@@ -112,7 +112,7 @@ fn die_at(at: usize) -> impl FnMut(&Call<'_>) -> Action + 'static {
     move |call| if call.number == at { Action::Kill } else { Action::Proceed }
 }
 
-/// Each call that can be is interrupted once.
+/// Interrupts each call once, if it can be interrupted.
 fn interrupt() -> impl FnMut(&Call<'_>) -> Action + 'static {
     let mut again = false;
     move |call| {
@@ -137,10 +137,10 @@ fn calls_of(body: impl FnOnce() -> Result<()>) -> Vec<(Syscall, String)> {
     seen.take()
 }
 
-/// The errors of a call that are tried: what a disk, a limit or an administrator may say. In the short form `few` of each, not the
-/// same for each call.
+/// The errors of a call that are tried: those of a disk, of a limit or of an administrator. The short form tries `few`
+/// of each, not the same ones for each call.
 fn errors_to_try(at: usize, syscall: Syscall, few: usize) -> Vec<i32> {
-    // Of a lock that is asked for it would mean that it is taken.
+    // For a lock this error would mean that it is taken.
     let of_a_lock = matches!(syscall, Syscall::FcntlSetlk | Syscall::FcntlSetlkw | Syscall::FcntlGetlk);
     let possible = if of_a_lock { &[ENOLCK] } else { errors_of(syscall) };
     let mut errors: Vec<i32> = [EIO, ENOSPC, EACCES, EROFS, EMFILE, ENOLCK, EDQUOT]
