@@ -1,4 +1,4 @@
-//! Those who come by after a process has died, and have to finish first what it has decided.
+//! The calls that come after a process has died, and have to finish its decided change first.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use atomic_file_adapter::{AtomicFileAdapter, Result};
 
 use crate::together::place::{Place, Tree};
 
-/// What one does, and what it sees of the files.
+/// A call, and the files as it sees them.
 pub(super) type PassBy = fn(&AtomicFileAdapter, &Place) -> Result<Tree>;
 
 pub(super) const PASSERS_BY: [(&str, PassBy); 14] = [
@@ -53,7 +53,7 @@ pub(super) const PASSERS_BY: [(&str, PassBy); 14] = [
         Ok(seen("replaced", guard.read()?))
     }),
     ("commit", |adapter, place| {
-        // What is written is what is there already, or what comes there.
+        // It writes the contents that the file has already, or will have.
         let path: PathBuf = place.path("missing/made");
         let there = adapter.read_with_lock(&path)?;
         let mut batch = adapter.batch();
