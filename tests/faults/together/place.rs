@@ -1,4 +1,4 @@
-//! The files, and what is seen of them.
+//! The files, and their contents.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::common::names;
 use crate::together::{End, in_a_child};
 
-/// What is in the files, by name. `None`: there is none.
+/// The contents of the files, by name. `None`: there is no such file.
 pub(super) type Tree = BTreeMap<&'static str, Option<String>>;
 
 const FILES: [(&str, Option<&str>, Option<&str>); 4] = [
@@ -21,7 +21,7 @@ const FILES: [(&str, Option<&str>, Option<&str>); 4] = [
     ("beside", Some("of no concern"), Some("of no concern")),
 ];
 
-/// Those that are changed.
+/// The files that are changed.
 pub(super) const CHANGED: [&str; 3] = ["replaced", "missing/made", "deleted"];
 
 pub(super) fn old() -> Tree {
@@ -32,7 +32,7 @@ pub(super) fn new() -> Tree {
     FILES.iter().map(|(name, _, new)| (*name, new.map(str::to_owned))).collect()
 }
 
-/// Where the places of a test are.
+/// The directory of a test's places.
 pub(super) struct Ground {
     dir: TempDir,
     durability: Durability,
@@ -41,20 +41,20 @@ pub(super) struct Ground {
 
 impl Ground {
     pub(super) fn new(durability: Durability) -> Self {
-        // What is to be durable must not be in memory. All else is faster there.
+        // Durable changes must not be in memory. Everything else is faster there.
         let memory = Path::new("/dev/shm");
         let in_memory = durability != Durability::Full && memory.is_dir();
         let dir = if in_memory { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         Ground { dir, durability, places: 0 }
     }
 
-    /// How many places there were.
+    /// How many places were made.
     pub(super) fn places(&self) -> usize {
         self.places
     }
 
-    /// A new place, when the one before is gone, with the old files in it and lock files that were used before. It has the same
-    /// path: the order of the locks, and with it that of the calls, comes from the paths.
+    /// A new place after the last one was removed, with the old files, and with lock files that were used before. It
+    /// has the same path, because the order of the locks, and so the order of the calls, depends on the paths.
     pub(super) fn place(&mut self) -> Place {
         self.places += 1;
         let dir = self.dir.path().canonicalize().unwrap().join("place");
@@ -67,19 +67,20 @@ impl Ground {
                 fs::write(place.path(name), old).unwrap();
             }
         }
-        // In another process: this one is to find them for the first time, too.
+        // In another process, because this one must use them for the first time, too.
         let adapter = place.adapter();
         assert_eq!(in_a_child("prepare", || drop(adapter.lock_many(place.all()).unwrap())), End::Done);
         place
     }
 }
 
-/// A directory with files and locks, which goes when this does.
+/// A directory with files and locks. It is removed on drop.
 pub(super) struct Place {
     pub(super) files: PathBuf,
     pub(super) locks: PathBuf,
     durability: Durability,
-    /// Whoever has finished it was not allowed to remove the intent, which then stays until its owner comes. No mark leads to it.
+    /// The process that finished the change could not remove the intent. The intent stays until its owner comes. No
+    /// mark leads to it.
     pub(super) keeps_intent: Cell<bool>,
 }
 
@@ -100,7 +101,7 @@ impl Place {
         AtomicFileAdapter::builder().lock_dir(&self.locks).durability(self.durability).build().unwrap()
     }
 
-    /// What the crate says is in the files, under the locks of all.
+    /// The contents that the crate returns, under the locks of all files.
     pub(super) fn look(&self, adapter: &AtomicFileAdapter) -> Result<Tree> {
         let guards = adapter.lock_many_shared(self.all())?;
         let mut tree = Tree::new();
@@ -110,12 +111,12 @@ impl Place {
         Ok(tree)
     }
 
-    /// What the disk says.
+    /// The contents on the disk.
     pub(super) fn raw(&self) -> Tree {
         FILES.iter().map(|(name, ..)| (*name, fs::read_to_string(self.path(name)).ok())).collect()
     }
 
-    /// Temporary files, intents and marks, all of which are gone when a change is over.
+    /// The temporary files, intents and marks. After a change none may be left.
     pub(super) fn left(&self) -> Vec<String> {
         let mut left = Vec::new();
         for dir in [self.files.clone(), self.files.join("missing"), self.locks.clone()] {
@@ -123,7 +124,7 @@ impl Place {
                 continue;
             }
             for name in names(&dir) {
-                // Not opened: this process may hold the lock.
+                // Not opened, because this process may hold the lock.
                 let len = fs::metadata(dir.join(&name)).unwrap().len();
                 let marked = name.ends_with(".lock") && len > 2048;
                 let open = name.ends_with(".intent") && !self.keeps_intent.get();
@@ -141,8 +142,8 @@ impl Place {
         left
     }
 
-    /// What must hold in the end, whatever happened: another process, and this one, see `expected`, nothing is left but
-    /// temporary files, which can be swept, no lock is held, and everything works.
+    /// What must hold at the end in any case: another process and this one see `expected`, only temporary files are
+    /// left and can be swept, no lock is held, and everything works.
     pub(super) fn check(&self, expected: &Tree, what: &str) {
         let seen = in_a_child(what, || {
             let adapter = self.adapter();
@@ -178,7 +179,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // Thousands of them are made. The directory above goes in any case.
+        // Thousands of places are made. An error is ignored, because the directory above is removed later.
         let _ = self.files.parent().map(fs::remove_dir_all);
     }
 }
