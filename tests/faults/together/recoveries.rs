@@ -1,4 +1,4 @@
-//! A process has died in the middle of a change. Those who come by finish it; their calls fail, and they die, too.
+//! A process has died during a change. The next callers finish it. Their calls fail, and they die, too.
 
 use atomic_file_adapter::fault::Syscall;
 use atomic_file_adapter::{Durability, Error};
@@ -10,7 +10,7 @@ use crate::together::{
     End, calls_of, die_at, durability_in, errors_to_try, fail_at, full, in_a_child, interrupt, not_for_ever, with,
 };
 
-/// A place where a process has died at that call of `commit_all`.
+/// A place in which a process has died at this call of `commit_all`.
 fn after_death(ground: &mut Ground, at: usize) -> (Place, End) {
     let place = ground.place();
     let end = in_a_child("the first death", || {
@@ -20,14 +20,14 @@ fn after_death(ground: &mut Ground, at: usize) -> (Place, End) {
     (place, end)
 }
 
-/// Where a process died first, and what must be there in the end.
+/// The call at which the first process died, and the contents at the end.
 #[derive(Debug, Clone)]
 struct First {
     at: usize,
     expected: Tree,
 }
 
-/// Deaths that leave something to be done: right before and after the decision, in the middle of it all, and near the end.
+/// Deaths that leave a change to finish: just before and after the decision, in the middle, and near the end.
 fn firsts(ground: &mut Ground) -> Vec<First> {
     let mut firsts = Vec::new();
     for at in 0.. {
@@ -35,7 +35,7 @@ fn firsts(ground: &mut Ground) -> Vec<First> {
         if end == End::Done {
             break;
         }
-        // Whether it has anything of the new version to come, by the disk alone: an intent is there.
+        // Whether the new version has to come, as seen on the disk: there is an intent.
         let left = place.left_but_temporaries();
         if !left.is_empty() {
             let expected = not_for_ever("the first look", || place.look(&place.adapter())).unwrap();
@@ -58,8 +58,8 @@ fn is_part_of(seen: &Tree, all: &Tree) -> bool {
     seen.iter().all(|(name, contents)| all[name] == *contents)
 }
 
-/// Every death with everybody who comes by. In the short form everybody comes by one of the deaths, and who takes all locks by
-/// each of them; where it differs by its syncs only, there are fewer.
+/// Every death with every kind of caller. In the short form, every kind of caller comes after one of the deaths, and a
+/// caller that takes all locks comes after each of them. If only the syncs differ, there are fewer.
 fn each(args: &[String], mut body: impl FnMut(&mut Ground, &First, &'static str, PassBy)) {
     let durability = durability_in(args);
     let mut ground = Ground::new(durability);
