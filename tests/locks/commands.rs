@@ -14,7 +14,7 @@ pub(crate) fn a_command_inherits_no_lock_descriptor() {
     let mut other = scratch.worker("talk", &[]);
     let (_exclusive, _shared) = (a.lock().unwrap(), b.lock_shared().unwrap());
     let mut by_fork = Command::new("ls");
-    // SAFETY: the closure does nothing. That there is one makes std use fork and exec instead of posix_spawn.
+    // SAFETY: the closure does nothing. Because of it, std uses fork and exec instead of posix_spawn.
     unsafe { by_fork.pre_exec(|| Ok(())) };
     for mut command in [Command::new("ls"), by_fork] {
         let output = command.args(["-l", "/proc/self/fd"]).output().unwrap();
