@@ -1,4 +1,4 @@
-//! Deadlines: they are kept, their errors name the holder, and to wait burns no CPU.
+//! Deadlines are kept, their errors name the holder, and a wait uses no processor time.
 
 use std::process;
 use std::thread;
@@ -12,7 +12,7 @@ use crate::{MINUTE, Scratch, settings};
 
 const SHORT: Duration = Duration::from_millis(100);
 
-/// Both kinds of wait for a lock that nobody lets go: the error names the holder, the time is kept.
+/// Both kinds of wait for a lock that is never released: the error names the holder, and the deadline is kept.
 fn assert_times_out(file: &AtomicFile, holder: u32, asks: &[Ask]) {
     for ask in asks {
         let begun = Instant::now();
@@ -96,7 +96,8 @@ pub(crate) fn the_builders_deadline_holds_for_every_verb() {
     assert_eq!(adapter.read_with_lock(&path).unwrap().unwrap(), b"old");
 }
 
-/// Asks in a thread while the lock is held, lets go when the thread sleeps, and returns how long it took from there.
+/// Asks for the lock in a thread, calls `release` when the thread sleeps, and returns the time from then until the
+/// thread has the lock.
 fn until_taken(file: &AtomicFile, ask: Ask, release: impl FnOnce()) -> Duration {
     thread::scope(|scope| {
         let waiter = spawn_until_in(scope, PARKED, || {
@@ -190,7 +191,7 @@ pub(crate) fn waiting_burns_no_cpu() {
 
 fn thread_cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a timespec of our own.
+    // SAFETY: the pointer is to a timespec of this function.
     assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) }, 0);
     Duration::new(u64::try_from(time.tv_sec).unwrap(), u32::try_from(time.tv_nsec).unwrap())
 }
