@@ -1,4 +1,4 @@
-//! Deadlocks, real ones and false ones, of threads and of processes.
+//! Deadlocks of threads and of processes, true ones and false ones.
 
 use std::os::unix::fs::symlink;
 use std::process;
@@ -15,7 +15,7 @@ use crate::talk::{
 use crate::watching::{PARKED, PAUSED, spawn_until_in, until_blocked};
 use crate::{Scratch, adapter};
 
-/// A handle of the same file, with the lock directory spelled differently: it is the file that counts.
+/// Another handle of the same file, with another spelling of the lock directory: both use the same lock file.
 fn another_handle(scratch: &Scratch, file: &AtomicFile) -> AtomicFile {
     symlink(scratch.dir.path(), scratch.path("link")).unwrap();
     let again = adapter(&scratch.path("link")).file(scratch.path("./file")).unwrap();
@@ -60,7 +60,7 @@ pub(crate) fn a_shared_lock_is_shared_with_its_own_thread() {
     let again = another_handle(&scratch, &file);
     thread::scope(|scope| {
         let held = file.lock_shared().unwrap();
-        // Behind this writer the thread would wait for itself.
+        // Behind this writer in the queue, the thread would wait for itself.
         let writer = spawn_until_in(scope, PARKED, || file.lock().map(drop));
         for second in [LOCK_SHARED, LOCK_SHARED_TIMEOUT, TRY_LOCK_SHARED] {
             let second = second(&again).unwrap();
@@ -68,7 +68,7 @@ pub(crate) fn a_shared_lock_is_shared_with_its_own_thread() {
             drop(second);
             assert_eq!(other.order("try_lock file"), "would block", "the first lock is gone");
         }
-        // In another order than they were taken in.
+        // The guards are dropped in another order than the locks were taken.
         let second = again.lock_shared().unwrap();
         drop(held);
         assert_eq!(other.order("try_lock file"), "would block", "the second lock is gone");
@@ -104,7 +104,7 @@ pub(crate) fn a_deadlock_names_every_lock_of_the_thread() {
     let _c = scratch.file("c").lock_shared().unwrap();
     let (_a, _b) = (a.lock().unwrap(), b.lock_shared().unwrap());
     thread::scope(|scope| {
-        // What another thread holds is not this one's.
+        // The holds of another thread are not this thread's.
         scope.spawn(|| {
             let _d = scratch.file("d").lock().unwrap();
             assert_eq!(said(&scratch.file("d").lock()), "d would deadlock with d");
@@ -126,7 +126,8 @@ pub(crate) fn of_three_threads_in_a_ring_one_is_told() {
     }
 }
 
-/// Thread N holds file N and asks for the next one. Whoever asks last closes the ring, and nobody lets go before.
+/// Thread N holds file N and asks for the next one. The last thread to ask closes the cycle, and no thread releases a
+/// lock before.
 fn ring(threads: usize, first: Ask, second: Ask) {
     let scratch = Scratch::new();
     let all_hold = Barrier::new(threads);
@@ -170,12 +171,12 @@ fn crosswise(scratch: &Scratch, a: &AtomicFile) -> (WriteGuard, Worker) {
 }
 
 pub(crate) fn a_cycle_through_the_queue_is_found() {
-    // The kernel sees the thread at the head of the queue only, and that one holds nothing.
+    // The kernel sees only the first thread in the queue, and that one holds nothing.
     let scratch = Scratch::new();
     let (a, b) = (scratch.file("a"), scratch.file("b"));
     let (held, other) = crosswise(&scratch, &a);
     thread::scope(|scope| {
-        // Ends with this closure, so that nobody waits for it when the test fails.
+        // Moved in, so that it ends with this closure. Otherwise a failing test would wait for it.
         let mut other = other;
         let head = spawn_until_in(scope, PAUSED, || b.lock().map(drop));
         assert_eq!(said(&b.lock()), "b would deadlock with a");
@@ -187,15 +188,15 @@ pub(crate) fn a_cycle_through_the_queue_is_found() {
     });
 }
 
-/// Trap 3, which the kernel takes for a deadlock: a thread of this process holds A, another one waits for B, and another process
-/// holds B and asks for A. The one that comes last is told EDEADLK. `they_ask_last`: that is the other process.
+/// A false deadlock (trap 3): a thread of this process holds A, another one waits for B, and another process holds B
+/// and asks for A. The last one to ask gets EDEADLK. `they_ask_last`: that is the other process.
 fn no_thread_waits_for_itself(hold: Duration, they_ask_last: bool, we_hold_something: bool) {
     let scratch = Scratch::new();
     let (a, b, c) = (scratch.file("a"), scratch.file("b"), scratch.file("c"));
     let mut they = scratch.worker("talk", &[]);
     assert_eq!(they.order("lock b"), "ok");
     thread::scope(|scope| {
-        // Ends with this closure, so that nobody waits for it when the test fails.
+        // Moved in, so that it ends with this closure. Otherwise a failing test would wait for it.
         let mut they = they;
         let held = a.lock().unwrap();
         let waits_for_b = || {
@@ -212,7 +213,7 @@ fn no_thread_waits_for_itself(hold: Duration, they_ask_last: bool, we_hold_somet
             until_blocked(they.pid(), &a);
             spawn_until_in(scope, PAUSED, waits_for_b)
         };
-        // To hold a lock for so long is what this is about, not an event.
+        // Not a wait for an event: the test is about a lock that is held for this long.
         thread::sleep(hold);
         assert!(!we.is_finished(), "{:?}", we.join());
         drop(held);
@@ -223,7 +224,7 @@ fn no_thread_waits_for_itself(hold: Duration, they_ask_last: bool, we_hold_somet
     });
 }
 
-/// As Go's `TestSpuriousEDEADLK`, which has no patience with a false report, however long it takes.
+/// As Go's `TestSpuriousEDEADLK`: a false report is a failure, however long the wait takes.
 pub(crate) fn a_false_deadlock_is_not_told() {
     let holds = [3, 20].map(Duration::from_secs);
     thread::scope(|scope| {
