@@ -1,4 +1,4 @@
-//! Descriptors: few, however many paths there are.
+//! The crate uses few descriptors, however many paths there are.
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -9,7 +9,7 @@ use crate::adapter;
 pub(crate) fn ten_thousand_paths(args: &[String]) {
     let dir = Path::new(&args[0]);
     let limit = libc::rlimit { rlim_cur: 256, rlim_max: 256 };
-    // SAFETY: the pointer is to an rlimit of our own.
+    // SAFETY: the pointer is to an rlimit of this function.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
     let open = || fs::read_dir("/dev/fd").unwrap().count();
     let adapter = adapter(dir);
