@@ -19,7 +19,7 @@ use crate::talk::{Ordered, said};
 use crate::watching::until_blocked;
 use crate::{Stop, adapter, next, start};
 
-/// A child made by fork, and a line to it.
+/// A child made by fork, and a connection to it.
 pub(crate) struct Forked {
     pid: Pid,
     pipe: Pipe,
@@ -43,14 +43,14 @@ impl Forked {
     pub(crate) fn start(body: impl FnOnce(&mut Pipe)) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let pipe = |stream| Pipe(BufReader::new(stream));
-        // SAFETY: where there is one thread, the child may do whatever its parent may. Beside busy threads it uses
-        // this crate and the allocator, and glibc keeps the latter usable across a fork.
+        // SAFETY: in a process with one thread, the child may do everything that its parent may. Beside busy threads it
+        // uses only this crate and the allocator, which glibc keeps usable across a fork.
         match unsafe { nix::unistd::fork() }.unwrap() {
             ForkResult::Parent { child } => Forked { pid: child, pipe: pipe(ours) },
             ForkResult::Child => {
                 drop(ours);
                 let panicked = catch_unwind(AssertUnwindSafe(|| body(&mut pipe(theirs)))).is_err();
-                // SAFETY: nothing of the parent's may run here: no destructors, no exit handlers.
+                // SAFETY: no code of the parent may run here: no destructors, no exit handlers.
                 unsafe { libc::_exit(panicked.into()) }
             }
         }
@@ -87,7 +87,7 @@ pub(crate) fn inert_guard(args: &[String]) {
             assert_eq!(said(&shared.open()), "forked");
             if dropped {
                 drop((guard, shared));
-                // The child's table is its own now, and the guards were not of it.
+                // The child has its own table now, and the inherited guards do not belong to it.
                 assert_eq!(said(&file.try_lock()), "would block");
                 assert_eq!(said(&read_only.try_lock()), "would block");
             } else {
@@ -145,8 +145,8 @@ pub(crate) fn half_written(args: &[String]) {
     third.finish();
 }
 
-/// A hard link to a lock file of the parent's is a file like any other in the child, which has no lock to lose by it, until the
-/// child takes that lock itself.
+/// A hard link to a lock file of the parent. In the child it is a usual file, because the child holds no lock that it
+/// could lose. This changes when the child takes that lock itself.
 pub(crate) fn linked_lock_file(args: &[String]) {
     let dir = Path::new(&args[0]);
     let adapter = adapter(dir);
@@ -252,7 +252,7 @@ pub(crate) fn inherited_descriptors(args: &[String]) {
     assert_eq!(open(), 3);
     Forked::start(|_| {
         files[0].write("from the child").unwrap();
-        // Opened anew, for this one call.
+        // The lock file is opened for this one call.
         assert_eq!(open(), 0);
     })
     .finish();
@@ -266,11 +266,11 @@ pub(crate) fn update_that_forks(args: &[String]) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut child = None;
     let result = file.update(|old| {
-        // SAFETY: there is one thread.
+        // SAFETY: the process has one thread.
         match unsafe { nix::unistd::fork() }.unwrap() {
             ForkResult::Child => {}
             ForkResult::Parent { child: pid } => {
-                // The child's update has ended when this goes on.
+                // This returns when the child's update has ended.
                 let mut answer = String::new();
                 BufReader::new(&ours).read_line(&mut answer).unwrap();
                 assert_eq!(answer.trim_end(), "forked");
@@ -282,7 +282,7 @@ pub(crate) fn update_that_forks(args: &[String]) {
     });
     let Some(child) = child else {
         writeln!(&theirs, "{}", said(&result)).unwrap();
-        // SAFETY: nothing of the parent's may run here.
+        // SAFETY: no code of the parent may run here.
         unsafe { libc::_exit(0) }
     };
     result.unwrap();
@@ -315,11 +315,11 @@ pub(crate) fn fork_storm(args: &[String]) {
         }
         for n in 0..50 {
             let child = Forked::start(|_| {
-                // The last users of what is in the parent's table, whose mutex may be locked for ever.
+                // These are the last users of a lock file in the parent's table, whose mutex may be locked for ever.
                 drop(kept.take());
                 drop(own.lock().unwrap());
                 drop(adapter.file(dir.join(format!("{n}"))).unwrap().lock().unwrap());
-                // Inherited while another thread may have been using it.
+                // It was inherited while another thread may have been using it.
                 drop(busy.lock().unwrap());
             });
             let begun = Instant::now();
@@ -339,7 +339,8 @@ pub(crate) fn fork_storm(args: &[String]) {
     assert_eq!(start(dir, "talk", &[]).order("try_lock kept"), "would block");
 }
 
-/// A thread of a child makes its first call, and is closing what it has inherited when another one forks.
+/// A thread of a child makes its first call and is closing the inherited descriptors. At that moment another thread
+/// forks.
 #[cfg(feature = "fault-injection")]
 pub(crate) fn grandchild_of_a_first_call(args: &[String]) {
     use std::sync::mpsc::channel;
@@ -356,12 +357,12 @@ pub(crate) fn grandchild_of_a_first_call(args: &[String]) {
         let (closes, is_closing) = channel();
         let (go_on, may_go_on) = channel::<()>();
         thread::scope(|scope| {
-            // Ends with this closure, so that nobody waits for it when the test fails.
+            // Moved in, so that it ends with this closure. Otherwise a failing test would wait for it.
             let go_on = go_on;
             let first = scope.spawn(|| {
                 let decide = move |call: &atomic_file_adapter::fault::Call<'_>| {
                     if call.syscall == Syscall::Close {
-                        // Nobody listens to the second.
+                        // Nobody waits for the second message.
                         let _ = closes.send(());
                         let _ = may_go_on.recv();
                     }
@@ -371,7 +372,7 @@ pub(crate) fn grandchild_of_a_first_call(args: &[String]) {
             });
             is_closing.recv().unwrap();
             let grandchild = Forked::start(|_| {
-                // Ends it if it hangs, which its parent sees.
+                // Ends the process if it hangs. Its parent notices that.
                 nix::unistd::alarm::set(10);
                 assert_eq!(said(&other.lock()), "ok");
                 assert_eq!(said(&inherited.try_lock()), "would block");
