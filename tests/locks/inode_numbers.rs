@@ -1,5 +1,5 @@
-//! A file system whose inode numbers change at each look, as some FUSE file systems have them: nothing can be locked there,
-//! and every call says so and ends.
+//! A file system whose inode numbers change at each look, as on some FUSE file systems. No lock file can be locked
+//! there, and every call ends with an error that says so.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -27,13 +27,13 @@ pub(crate) fn every_call_ends_where_inode_numbers_change() {
     worker.finish();
 }
 
-/// In a process with mounts of its own, which go when it ends.
+/// The worker, in a process with its own mounts, which end with it.
 pub(crate) fn call_where_inode_numbers_change(args: &[String]) {
     let dir = Path::new(&args[0]);
     let locks = dir.join("locks");
     std::fs::create_dir(&locks).unwrap();
     take_own_mounts();
-    // Before anything can hang: the mount hangs with the process that serves it.
+    // First of all, because the mount hangs if this process hangs, which serves it.
     let _done = end_after(WATCHDOG / 2, "a call does not end");
     let session = Session::new(Changing::default(), &locks, &Config::default()).unwrap();
     thread::spawn(move || session.run());
@@ -56,7 +56,7 @@ pub(crate) fn call_where_inode_numbers_change(args: &[String]) {
         ("prune", adapter.prune().map(drop)),
     ] {
         let error = match result.expect_err(call) {
-            // Of the only lock file.
+            // The error of the only lock file.
             Error::Partial { mut failed, .. } => failed.remove(0),
             error => error,
         };
@@ -64,7 +64,7 @@ pub(crate) fn call_where_inode_numbers_change(args: &[String]) {
         assert!(error.to_string().contains("another file at each look"), "{call}: {error}");
         tell(call);
     }
-    // Which looks at each once.
+    // `locks` looks at each lock file only once.
     assert_eq!(adapter.locks().unwrap().len(), 1);
     tell("locks");
 }
@@ -137,7 +137,7 @@ impl Filesystem for Changing {
         reply.ok();
     }
 
-    /// Says nothing about locks: the kernel keeps those of this machine by itself.
+    /// It reports nothing about locks, because the kernel keeps the locks of this machine itself.
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: fuser::LockOwner, reply: ReplyEmpty) {
         reply.ok();
     }
