@@ -1,4 +1,4 @@
-//! Lock files that are removed while somebody waits for them.
+//! Lock files that are removed while a call waits for them.
 
 use std::fs;
 use std::path::Path;
@@ -34,7 +34,7 @@ pub(crate) fn a_removed_lock_file_is_noticed_by_processes() {
 pub(crate) fn a_removed_lock_file_is_noticed_by_threads() {
     for ask in [LOCK, LOCK_TIMEOUT] {
         let scratch = Scratch::new();
-        // One handle for both: it remembers the file that has gone.
+        // One handle for both rounds: it still refers to the removed file.
         let file = scratch.file("file");
         let mut other = scratch.worker("talk", &[]);
         let held = file.lock().unwrap();
@@ -44,7 +44,7 @@ pub(crate) fn a_removed_lock_file_is_noticed_by_threads() {
             let waiter = spawn_until_in(scope, PARKED, move || {
                 let _guard = ask(file).unwrap();
                 taken.send(()).unwrap();
-                // An error when the test has failed.
+                // An error if the test has failed.
                 let _ = may_release.recv();
             });
             fs::remove_file(file.lock_path()).unwrap();
@@ -59,8 +59,8 @@ pub(crate) fn a_removed_lock_file_is_noticed_by_threads() {
 }
 
 pub(crate) fn a_lock_file_that_changes_costs_no_lock() {
-    // Trap 1: the lock file of B becomes that of A between the look at it and its opening. Then there is a second
-    // descriptor of A's, and closing it would drop A's lock.
+    // Trap 1: between the look at B's lock file and its opening, the name leads to A's lock file. So A's lock file has
+    // a second descriptor, and closing that would drop A's lock.
     let scratch = Scratch::new();
     let a = scratch.file("a");
     let mut other = scratch.worker("talk", &[]);
@@ -78,7 +78,8 @@ pub(crate) fn a_lock_file_that_changes_costs_no_lock() {
             }
         });
         let begun = Instant::now();
-        // What was opened by mistake stays open as long as A is held, and many systems give a process 1024 descriptors.
+        // A descriptor that was opened by mistake stays open as long as A is held. Many systems allow a process 1024
+        // descriptors.
         let few_are_open = || fs::read_dir("/dev/fd").unwrap().count() < 700;
         while begun.elapsed() < Duration::from_millis(500) && few_are_open() {
             match scratch.adapter.file(scratch.path("b")).unwrap().try_lock() {
@@ -90,7 +91,7 @@ pub(crate) fn a_lock_file_that_changes_costs_no_lock() {
     assert_eq!(other.order("try_lock a"), "would block", "the lock was dropped on the way");
 }
 
-/// A file system that takes its time, over this one lock file.
+/// A file system that is slow for this one lock file.
 #[cfg(feature = "fault-injection")]
 pub(crate) fn a_slow_file_system_keeps_only_its_own_waiting() {
     use std::path::PathBuf;
@@ -99,7 +100,7 @@ pub(crate) fn a_slow_file_system_keeps_only_its_own_waiting() {
     use atomic_file_adapter::AtomicFile;
     use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 
-    /// Makes `body` stop in the first call of this kind, until it hears something.
+    /// Stops `body` in its first call of this kind, until it gets a message.
     fn slowly(slow: Syscall, on: Option<PathBuf>, (stops, go): (Sender<()>, Receiver<()>), body: impl FnOnce()) {
         let mut first = true;
         let stop = move |call: &Call<'_>| {
@@ -115,7 +116,7 @@ pub(crate) fn a_slow_file_system_keeps_only_its_own_waiting() {
 
     let scratch = Scratch::new();
     let (slow, other) = (scratch.file("slow"), scratch.file("other"));
-    // So that others have a lock file open, and look before they open one more.
+    // So that the table has a lock file open. Then a call looks at the name before it opens another one.
     let _held = scratch.file("held").lock().unwrap();
     let lock_path = slow.lock_path().to_owned();
     let opens = |file: AtomicFile| drop(file.lock().unwrap());
@@ -123,7 +124,7 @@ pub(crate) fn a_slow_file_system_keeps_only_its_own_waiting() {
         for syscall in [Syscall::Fstatat, Syscall::Openat, Syscall::Close] {
             let ((stops, has_stopped), (go, may_go)) = (channel(), channel());
             let on = (syscall != Syscall::Close).then(|| lock_path.clone());
-            // The last of its handles closes it.
+            // Dropping the last handle closes the file.
             let slow = scratch.file("slow");
             let thread = scope.spawn(move || slowly(syscall, on, (stops, may_go), || opens(slow)));
             has_stopped.recv().unwrap();
@@ -148,7 +149,7 @@ pub(crate) fn a_read_without_the_lock_waits_for_nobody() {
     assert_eq!(said(&file.try_lock_shared()), "would block");
     assert_eq!(read(), [b"old", b"old"]);
     assert_eq!(other.order("unlock file"), "ok");
-    // Nor for this thread itself, and it lets go of nothing.
+    // The slow file system does not keep this thread waiting either, and no lock is lost.
     let guard = file.lock().unwrap();
     assert_eq!(read(), [b"old", b"old"]);
     assert_eq!(other.order("try_lock file"), "would block");
@@ -157,7 +158,7 @@ pub(crate) fn a_read_without_the_lock_waits_for_nobody() {
 }
 
 pub(crate) fn a_hard_link_to_a_lock_file_costs_no_lock() {
-    // Trap 15: to read it as data is to open the lock file and close it.
+    // Trap 15: reading the link as data would open the lock file and close it.
     let scratch = Scratch::new();
     let file = scratch.file("file");
     let mut other = scratch.worker("talk", &[]);
@@ -181,7 +182,7 @@ pub(crate) fn a_hard_link_to_a_lock_file_costs_no_lock() {
     }
     guard.write("new").unwrap();
     drop(guard);
-    // A lock file that this process does not use is a file like any other.
+    // The link to a lock file that this process does not use is a usual file.
     drop(file);
     assert!(handle.read().unwrap().is_some());
 }
@@ -201,7 +202,7 @@ pub(crate) fn no_increment_is_lost_while_lock_files_go() {
             let file = scratch.file("counter");
             while !stop.load(SeqCst) {
                 match file.try_lock() {
-                    // Only under its own lock is a lock file safe to remove.
+                    // A lock file may be removed only under its own lock.
                     Ok(_guard) => {
                         fs::remove_file(file.lock_path()).unwrap();
                         removed.fetch_add(1, SeqCst);
@@ -233,7 +234,7 @@ pub(crate) fn increment(args: &[String]) {
     tell("done");
 }
 
-/// By another process or by a thread of this one, in a queue of both kinds.
+/// The waiter is in another process or in a thread of this one. The queue has waiters of both kinds.
 pub(crate) fn who_waits_is_told() {
     let scratch = Scratch::new();
     let (file, adapter) = (scratch.file("file"), &scratch.adapter);
@@ -246,14 +247,14 @@ pub(crate) fn who_waits_is_told() {
     reader.tell("lock_shared file");
     until_blocked(reader.pid(), &file);
     thread::scope(|scope| {
-        // Ends with this closure, so that nobody waits for it when the test fails.
+        // Moved in, so that it ends with this closure. Otherwise a failing test would wait for it.
         let mut holder = holder;
         let thread = scope.spawn(|| said(&file.lock()));
         until_blocked(std::process::id(), &file);
         let mut both = vec![reader.pid(), std::process::id()];
         both.sort();
         assert_eq!(waiters(), Some(both.clone()));
-        // The list of all has the same, and nobody waits for the other one.
+        // The list of all lock files shows the same. The other lock has no waiters.
         for lock in adapter.locks().unwrap() {
             let here = if lock.path == file.lock_path() { both.clone() } else { vec![] };
             assert_eq!(lock.waiters, Some(here));
