@@ -1,5 +1,5 @@
-//! The lock layer: deadlocks are reported, deadlines kept, turns taken, and a fork or a removed lock file costs nobody
-//! anything.
+//! The lock layer. Deadlocks are reported, deadlines are kept, and turns are taken. A fork or a removed lock file does
+//! no harm.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -219,7 +219,7 @@ fn main() -> ExitCode {
 const WATCHDOG: Duration = Duration::from_secs(60);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A test that ends the program if it hangs, and says which one it was.
+/// A test that ends the program with the test's name if it hangs.
 fn test(name: &'static str, body: fn()) -> Trial {
     Trial::test(name, move || {
         let done = end_after(WATCHDOG, format!("{name} hangs"));
@@ -229,7 +229,7 @@ fn test(name: &'static str, body: fn()) -> Trial {
     })
 }
 
-/// A test of what only Linux lets one see.
+/// A test that needs something which only Linux shows.
 fn test_on_linux(name: &'static str, body: fn()) -> Trial {
     test_unless(common::not_linux(), name, body)
 }
@@ -239,7 +239,7 @@ fn test_unless(missing: Option<&'static str>, name: &'static str, body: fn()) ->
     if missing.is_none() { test(name, body) } else { common::test_if(missing, name, body) }
 }
 
-/// A case that forks: in a process that has one thread.
+/// Runs a case that forks, in a process with one thread.
 fn in_a_process(case: &str) {
     Scratch::new().worker(case, &[]).finish();
 }
@@ -250,7 +250,7 @@ struct Scratch {
 }
 
 impl Scratch {
-    /// In memory if possible: nothing here is about disks.
+    /// In memory if possible, because these tests are not about disks.
     fn new() -> Self {
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let adapter = adapter(dir.path());
@@ -282,7 +282,7 @@ fn adapter(dir: &Path) -> AtomicFileAdapter {
     settings(dir).build().unwrap()
 }
 
-/// Sets a flag when dropped, so that the threads that watch it end when a test fails.
+/// Sets a flag when dropped, so that the threads that watch the flag end if a test fails.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
