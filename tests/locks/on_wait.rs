@@ -1,4 +1,4 @@
-//! `Builder::on_wait`: who is told of a wait, when, what of, and what may be done then.
+//! `Builder::on_wait`: which waits are reported, when, what the report says, and what the callback may do.
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
@@ -24,7 +24,7 @@ use crate::{MINUTE, Scratch, adapter, settings, start};
 
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// What `on_wait` was called with, and when.
+/// The reports of `on_wait`, each with its time.
 struct Told(Receiver<(Waiting, Instant)>);
 
 impl Told {
@@ -44,7 +44,7 @@ fn telling(settings: Builder) -> (AtomicFileAdapter, Told) {
     let (call, told) = channel();
     let adapter = settings
         .on_wait(move |waiting| {
-            // Nobody listens any more when a test has failed.
+            // If a test has failed, nobody listens any more.
             let _ = call.send((waiting.clone(), Instant::now()));
         })
         .build()
@@ -52,7 +52,7 @@ fn telling(settings: Builder) -> (AtomicFileAdapter, Told) {
     (adapter, Told(told))
 }
 
-/// Checks what was told of a wait that began after `begun`.
+/// Checks the report of a wait that began after `begun`.
 #[track_caller]
 fn assert_told(told: &(Waiting, Instant), file: &AtomicFile, holder: u32, begun: Instant) {
     let (waiting, at) = told;
@@ -110,7 +110,7 @@ pub(crate) fn every_verb_that_waits_says_so_once() {
         }
         let begun = Instant::now();
         thread::scope(|scope| {
-            // Ends with this closure, so that nobody waits for it when the test fails.
+            // Moved in, so that it ends with this closure. Otherwise a failing test would wait for it.
             let mut holder = holder;
             let (scratch, adapter) = (&scratch, &adapter);
             let threads =
@@ -158,7 +158,7 @@ pub(crate) fn a_call_that_waits_for_several_files_says_so_once() {
     names.iter().for_each(|name| assert_eq!(holder.order(&format!("lock {name}")), "ok"));
     let begun = Instant::now();
     thread::scope(|scope| {
-        // Ends with this closure, so that nobody waits for it when the test fails.
+        // Moved in, so that it ends with this closure. Otherwise a failing test would wait for it.
         let mut holder = holder;
         let waiter = scope.spawn(|| said(&adapter.lock_many(files.each_ref().map(AtomicFile::path))));
         assert_told(&told.next(), &files[0], holder.pid(), begun);
@@ -180,7 +180,7 @@ pub(crate) fn nobody_is_told_of_what_does_not_wait() {
         assert_eq!(said(&ask(&file)), "would block");
     }
     assert_gives_up(&file, ONCE);
-    // A wait that ends before a moment is over.
+    // A wait that ends before the callback is due.
     assert_gives_up(&file, FOR_SHORT);
     for (name, verb) in VERBS {
         assert_eq!(said(&verb(&adapter, &free)), "ok", "{name}");
@@ -198,17 +198,17 @@ pub(crate) fn the_builder_says_after_which_wait_somebody_is_told() {
     for never in [MINUTE * 60, Duration::MAX] {
         let (adapter, told) = telling(settings(scratch.dir.path()).on_wait_after(never));
         let file = adapter.file(scratch.path("file")).unwrap();
-        // Longer than is told otherwise.
+        // Longer than the default time until a report.
         assert!(matches!(file.lock_timeout(2 * MOMENT), Err(Error::Timeout { .. })));
         told.nothing_more();
     }
     let (adapter, told) = telling(settings(scratch.dir.path()).on_wait_after(Duration::ZERO));
     let file = adapter.file(scratch.path("file")).unwrap();
-    // A free lock is not waited for.
+    // There is no wait for a free lock.
     assert_eq!(said(&adapter.file(scratch.path("free")).unwrap().lock()), "ok");
     told.nothing_more();
     thread::scope(|scope| {
-        // Ends with this closure, so that nobody waits for it when the test fails.
+        // Moved in, so that it ends with this closure. Otherwise a failing test would wait for it.
         let mut holder = holder;
         let waiter = scope.spawn(|| said(&file.lock()));
         assert_eq!(told.next().0.holder(), Some(holder.pid()));
@@ -218,7 +218,7 @@ pub(crate) fn the_builder_says_after_which_wait_somebody_is_told() {
     told.nothing_more();
 }
 
-/// A callback that does this at the first call, and at no other.
+/// A callback that does this only at its first call.
 fn first_time(settings: Builder, call: impl Fn(&Waiting) + Send + Sync + 'static) -> AtomicFileAdapter {
     let first = AtomicBool::new(true);
     settings
@@ -257,12 +257,12 @@ pub(crate) fn a_panic_of_who_is_told_ends_the_call() {
                     }
                 };
                 let ended = catch_unwind(AssertUnwindSafe(call));
-                // The thread has not the lock, nor is it in the queue: otherwise this were a deadlock.
+                // The thread neither holds the lock nor is in the queue. Otherwise this would be a deadlock.
                 let next = said(&first.lock());
                 (ended, next, said(&file.try_lock()))
             });
             is_told.recv().unwrap();
-            // In the same process and behind it.
+            // A thread of the same process, behind it in the queue.
             let behind = spawn_until_in(scope, PARKED, || said(&scratch.adapter.file(file.path()).unwrap().lock()));
             go_on.send(()).unwrap();
             let (ended, next, tried) = call.join().unwrap();
@@ -303,7 +303,7 @@ pub(crate) fn who_is_told_may_use_other_files() {
     let mut holder = scratch.worker("talk", &[]);
     assert_eq!(holder.order("lock file"), "ok");
     thread::scope(|scope| {
-        // Ends with this closure, so that nobody waits for it when the test fails.
+        // Moved in, so that it ends with this closure. Otherwise a failing test would wait for it.
         let mut holder = holder;
         let waiter = scope.spawn(|| said(&adapter.write_atomic(scratch.path("file"), "written")));
         told.recv_timeout(Duration::from_secs(20)).expect("it failed");
@@ -313,7 +313,7 @@ pub(crate) fn who_is_told_may_use_other_files() {
     });
 }
 
-/// There is one thread and its deputy.
+/// The process has one thread and its deputy.
 pub(crate) fn on_wait_forks(args: &[String]) {
     let dir = Path::new(&args[0]);
     let holder = Arc::new(Mutex::new(start(dir, "talk", &[])));
@@ -330,10 +330,10 @@ pub(crate) fn on_wait_forks(args: &[String]) {
         let (theirs_is_held, pid) = (holder.clone(), child.clone());
         let [first_name, file_name] = files.each_ref().map(name);
         let adapter = first_time(settings(dir), move |_| {
-            // SAFETY: there is one thread beside a deputy, which is in the kernel.
+            // SAFETY: the only other thread is a deputy, which is in the kernel.
             if let ForkResult::Parent { child } = unsafe { nix::unistd::fork() }.unwrap() {
                 pid.store(child.as_raw(), SeqCst);
-                // The child's call has ended when this goes on.
+                // This returns when the child's call has ended.
                 let mut answer = String::new();
                 BufReader::new(&ours).read_line(&mut answer).unwrap();
                 assert_eq!(answer.trim_end(), "forked");
@@ -352,14 +352,14 @@ pub(crate) fn on_wait_forks(args: &[String]) {
                 writeln!(&theirs, "{}", said(&asked)).unwrap();
                 assert_eq!(said(&free.lock()), "ok");
                 assert_eq!(said(&adapter.file(free.path()).unwrap().lock_timeout(MINUTE)), "ok");
-                // Its parent gets it in the end, and has it until the child has gone.
+                // The parent gets the lock at the end, and holds it until the child has ended.
                 let mut answer = String::new();
                 BufReader::new(&theirs).read_line(&mut answer).unwrap();
                 assert_eq!(answer.trim_end(), "locked");
                 assert_eq!(said(&file.try_lock()), "would block");
                 assert_gives_up(file, FOR_SHORT);
             }));
-            // SAFETY: nothing of the parent's may run here.
+            // SAFETY: no code of the parent may run here.
             unsafe { libc::_exit(failed.is_err().into()) }
         }
         let guards = asked.unwrap();
@@ -381,7 +381,7 @@ pub(crate) fn who_is_told_for_too_long() {
             if let_go {
                 assert_eq!(theirs.lock().unwrap().order("unlock file"), "ok");
             }
-            // To return too late is what this is about.
+            // Not a wait for an event: the test is about a callback that returns too late.
             thread::sleep((waiting.since() + 2 * LIMIT).saturating_duration_since(Instant::now()));
         });
         let answer = said(&adapter.file(scratch.path("file")).unwrap().lock_timeout(LIMIT));
@@ -420,7 +420,7 @@ pub(crate) fn of_two_threads_that_say_that_they_wait_one_is_told_of_a_cycle() {
     }
 }
 
-/// A test that this compiles.
+/// This test only has to compile.
 pub(crate) fn what_is_told_is_send_sync_and_unwind_safe() {
     fn is<T: Send + Sync + UnwindSafe + RefUnwindSafe>() {}
     is::<AtomicFileAdapter>();
@@ -429,7 +429,7 @@ pub(crate) fn what_is_told_is_send_sync_and_unwind_safe() {
     is::<Waiting>();
 }
 
-/// A callback that says when it begins, and ends when it is told to.
+/// A callback that reports its beginning, and ends when it is told to.
 fn taking_long(settings: Builder) -> (AtomicFileAdapter, Receiver<()>, Sender<()>) {
     let (told, is_told) = channel();
     let (go_on, may_go_on) = channel::<()>();
@@ -451,7 +451,7 @@ pub(crate) fn while_somebody_is_told_others_have_the_lock() {
         assert_eq!(holder.order("lock file"), "ok");
         let (told, behind) = (adapter.file(scratch.path("file")).unwrap(), scratch.file("file"));
         thread::scope(|scope| {
-            // Ends with this closure, so that nobody waits for it when the test fails.
+            // Moved in, so that they end with this closure. Otherwise a failing test would wait for them.
             let (mut holder, go_on) = (holder, go_on);
             let waiter = scope.spawn(|| said(&told.lock_shared()));
             is_told.recv().unwrap();
@@ -496,7 +496,7 @@ pub(crate) fn a_cycle_through_what_was_locked_while_told_is_told() {
     });
 }
 
-/// It forks, and the path leads elsewhere by then: the child is not to do what its parent does.
+/// The callback forks, and the path leads to another file by then. The child must not do what its parent does.
 pub(crate) fn on_wait_forks_and_links(args: &[String]) {
     let dir = Path::new(&args[0]);
     let (path, other) = (dir.join("path"), dir.join("other"));
@@ -506,7 +506,7 @@ pub(crate) fn on_wait_forks_and_links(args: &[String]) {
     let adapter = first_time(settings(dir).lock_timeout(Duration::from_millis(200)), move |_| {
         std::fs::rename(&link, &target).unwrap();
         std::os::unix::fs::symlink("other", &link).unwrap();
-        // SAFETY: there is one thread beside a deputy, which is in the kernel.
+        // SAFETY: the only other thread is a deputy, which is in the kernel.
         if let ForkResult::Parent { child } = unsafe { nix::unistd::fork() }.unwrap() {
             pid.store(child.as_raw(), SeqCst);
         }
@@ -516,7 +516,7 @@ pub(crate) fn on_wait_forks_and_links(args: &[String]) {
     let answer = said(&adapter.write_atomic(&path, "new"));
     let child = Pid::from_raw(child.load(SeqCst));
     if child.as_raw() == 0 {
-        // SAFETY: nothing of the parent's may run here.
+        // SAFETY: no code of the parent may run here.
         unsafe { libc::_exit((answer != "forked").into()) }
     }
     assert_eq!(answer, "ok");
