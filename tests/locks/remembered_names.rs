@@ -1,5 +1,5 @@
-//! A file system in FUSE that lets the kernel remember names, and changes them behind its back, as one does that other machines have
-//! mounted, too. Why such a file system is not asked anew as NFS is.
+//! A FUSE file system that lets the kernel cache names and then changes them, as if other machines had mounted it, too.
+//! The test shows why the crate does not ask such a file system anew as it asks NFS.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -28,7 +28,7 @@ pub(crate) fn what_fuse_remembers_no_call_makes_new() {
     }
 }
 
-/// In a process with mounts of its own, which go when it ends.
+/// The worker, in a process with its own mounts, which end with it.
 pub(crate) fn read_behind_the_kernels_back(args: &[String]) {
     let dir = Path::new(&args[0]);
     let mounted = dir.join("mounted");
@@ -46,9 +46,9 @@ pub(crate) fn read_behind_the_kernels_back(args: &[String]) {
     };
     read();
     is_there.store(true, SeqCst);
-    // Opens the directory anew.
+    // Opens the directory again.
     read();
-    // The adapter cannot see that this is not NFS, and so asks.
+    // The adapter cannot see that this is not NFS, so it asks the server.
     let refuse = |call: &Call<'_>| match call.syscall {
         Syscall::Fstatfs => Action::Fail(nix::errno::Errno::EPERM as i32),
         _ => Action::Proceed,
@@ -56,7 +56,7 @@ pub(crate) fn read_behind_the_kernels_back(args: &[String]) {
     inject(refuse, read);
 }
 
-/// A directory that has the file `file`, or not.
+/// A directory with the file `file`, or without it.
 struct Remembered {
     is_there: Arc<AtomicBool>,
     ttl: Duration,
@@ -88,7 +88,7 @@ fn attributes(ino: INodeNo) -> FileAttr {
 
 impl Filesystem for Remembered {
     fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        // Number 0: there is nothing, and that may be remembered.
+        // Inode number 0: there is no such file, and the kernel may cache that.
         let ino = if name == "file" && self.is_there.load(SeqCst) { FILE } else { INodeNo(0) };
         reply.entry(&self.ttl, &attributes(ino), Generation(0));
     }
