@@ -1,4 +1,4 @@
-//! Asking for a lock, what came of it in a line that two processes can exchange, and a worker that asks when it is told
+//! Requests for locks, their results in a line that two processes can exchange, and a worker that asks when it is told
 //! to.
 
 use std::any::Any;
@@ -25,7 +25,7 @@ pub(crate) const TRY_LOCK: Ask = |file| file.try_lock().map(boxed);
 pub(crate) const TRY_LOCK_SHARED: Ask = |file| file.try_lock_shared().map(boxed);
 pub(crate) const WAITING: [Ask; 4] = [LOCK, LOCK_SHARED, LOCK_TIMEOUT, LOCK_SHARED_TIMEOUT];
 
-/// A result in a line that two processes can exchange.
+/// A result as a line that two processes can exchange.
 pub(crate) fn said<T>(result: &Result<T>) -> String {
     let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
     match result {
@@ -41,7 +41,7 @@ pub(crate) fn said<T>(result: &Result<T>) -> String {
     }
 }
 
-/// A worker that does as it is told: `VERB NAME`, and answers with what came of it.
+/// A worker that gets `VERB NAME` and answers with the result.
 pub(crate) fn talk(args: &[String]) {
     let dir = Path::new(&args[0]);
     let adapter = adapter(dir);
