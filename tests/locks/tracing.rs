@@ -1,11 +1,11 @@
-//! Keeping a thread of another process where it returns from a system call (ptrace(2)).
+//! Stops a thread of another process when it returns from a system call (ptrace(2)).
 
 use nix::sys::ptrace::{self, Options};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-/// A thread that sleeps in a system call, and is stopped when it returns from that. It goes on when this is dropped, by the
-/// thread that has made it.
+/// A thread that sleeps in a system call, and is stopped when it returns from that call. It goes on when this is
+/// dropped, which the thread that made this has to do.
 pub(crate) struct Traced(Pid);
 
 impl Traced {
@@ -15,14 +15,14 @@ impl Traced {
         let traced = Traced(task);
         ptrace::interrupt(task).unwrap();
         assert!(matches!(traced.stopped(), WaitStatus::PtraceEvent(..)));
-        // It makes its call again, and stops before that.
+        // The thread makes its call again, and stops before that.
         ptrace::syscall(task, None).unwrap();
         assert_eq!(traced.stopped(), WaitStatus::PtraceSyscall(task));
         ptrace::syscall(task, None).unwrap();
         traced
     }
 
-    /// Waits until it has returned from its call.
+    /// Waits until the thread has returned from its call.
     pub(crate) fn until_returned(&self) {
         assert_eq!(self.stopped(), WaitStatus::PtraceSyscall(self.0));
     }
@@ -34,7 +34,7 @@ impl Traced {
 
 impl Drop for Traced {
     fn drop(&mut self) {
-        // A test that fails may find it asleep, and ends its process.
+        // If a test fails, the thread may still sleep. Then the test's process ends it.
         let _ = ptrace::detach(self.0, None);
     }
 }
