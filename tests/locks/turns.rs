@@ -1,4 +1,4 @@
-//! Turns: whoever waits gets in between those who come back at once, in this process and in others.
+//! Turns: a waiter gets the lock although others take it again at once, in this process and in others.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -11,10 +11,10 @@ use crate::talk::{Ordered, said};
 use crate::watching::{PARKED, spawn_until_in, until, until_blocked};
 use crate::{Scratch, Stop, adapter, next};
 
-/// So long that three are never all outside by chance.
+/// So long that three readers never release the lock at the same time by chance.
 pub(crate) const SLOWLY: Duration = Duration::from_millis(5);
 
-/// Three readers, each of whom is inside for so long and comes back at once.
+/// Three readers that hold the lock for so long and take it again at once.
 pub(crate) fn a_writer_gets_in(how: &str, inside: Duration) {
     let scratch = Scratch::new();
     let file = scratch.file("file");
@@ -30,7 +30,7 @@ pub(crate) fn a_writer_gets_in(how: &str, inside: Duration) {
                 while !stop.load(SeqCst) {
                     let guard = file.lock_shared().unwrap();
                     guard.read().unwrap().unwrap();
-                    // Not in step, or they would all be outside at once.
+                    // Not in step, or all of them would be without the lock at the same time.
                     thread::sleep(inside + inside * n / 7);
                     drop(guard);
                     reads.fetch_add(1, SeqCst);
@@ -46,7 +46,7 @@ pub(crate) fn a_writer_gets_in(how: &str, inside: Duration) {
     writer.finish();
 }
 
-/// A writer that comes back at once is outside for some microseconds only.
+/// A writer that takes the lock again at once is without it only for some microseconds.
 pub(crate) fn a_writer_that_comes_back_lets_others_in() {
     let scratch = Scratch::new();
     let file = scratch.file("file");
@@ -141,7 +141,7 @@ pub(crate) fn a_reader_need_not_wait_until_others_have_woken_up() {
         thread::scope(|scope| {
             let sleeper = spawn_until_in(scope, PARKED, || file.lock_shared().map(drop));
             drop(guard);
-            // It is awake only after a while, and asks the kernel only for a moment then.
+            // The other process wakes up only after a while, and then asks the kernel only for a moment.
             refused += usize::from(file.try_lock_shared().is_err());
             sleeper.join().unwrap().unwrap();
         });
@@ -161,7 +161,7 @@ pub(crate) fn a_reader_may_join_a_reader_that_waits_for_it() {
     let mut writer = scratch.worker("talk", &[]);
     let guard = file.lock_shared().unwrap();
     read_in_a_thread();
-    // The process's turn ends by time alone.
+    // The process's turn ends only because of the time.
     thread::sleep(Duration::from_millis(25));
     read_in_a_thread();
     writer.tell("lock file");
@@ -181,14 +181,15 @@ pub(crate) fn a_reader_is_never_refused_beside_readers() {
     let (holds, held) = channel();
     let waiter = thread::scope(|scope| {
         let (one, two) = (&one, &two);
-        // At the end of a turn readers give way, for a while, to a writer whom they can't see.
+        // At the end of a turn, readers give way for a while to a writer of another process, which they cannot see.
         thread::sleep(Duration::from_millis(25));
         let reader = scope.spawn(move || {
             for micros in [0, 100, 1_000, 1_900] {
                 drop(one.lock_shared_timeout(Duration::from_micros(micros)).unwrap());
                 drop(one.try_lock_shared().unwrap());
             }
-            // Nor is it a deadlock: whoever holds `one` waits for `two`, and whoever holds that can go in here.
+            // This is no deadlock either: the holder of `one` waits for `two`, and the holder of `two` can take `one`
+            // here.
             let _two = two.lock().unwrap();
             holds.send(()).unwrap();
             thread::sleep(Duration::from_millis(25));
