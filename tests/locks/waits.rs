@@ -1,5 +1,5 @@
-//! Waits that can end: a thread of the crate sleeps in the kernel for them, takes nothing that nobody wants, and is in
-//! nobody's way.
+//! Waits with a deadline. A thread of the crate waits in the kernel for them, keeps no lock that nobody wants, and
+//! keeps nobody out.
 
 use std::fs::{self, DirEntry, File};
 use std::os::unix::fs::FileExt;
@@ -30,10 +30,10 @@ pub(crate) fn assert_gives_up(file: &AtomicFile, ask: Ask) {
     assert!(matches!(asked, Err(Error::Timeout { .. })), "{}", said(&asked));
 }
 
-/// The threads of a process that sleep in the kernel for others, by the beginning of their name.
+/// The deputies of a process: its threads that wait in the kernel for others, by the beginning of their names.
 fn deputies_of(pid: u32) -> Vec<i32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|task| task.unwrap());
-    // A task may end meanwhile.
+    // A thread may end meanwhile.
     let name = |task: &DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
     let deputies = tasks.filter(|task| name(task).starts_with("atomic-file"));
     deputies.map(|task| task.file_name().to_str().unwrap().parse().unwrap()).collect()
@@ -54,7 +54,7 @@ pub(crate) fn a_wait_with_a_limit_stands_in_the_kernels_queue() {
         let mut holder = scratch.worker("talk", &[]);
         assert_eq!(holder.order("lock file"), "ok");
         thread::scope(|scope| {
-            // Ends with this closure, so that nobody waits for it when the test fails.
+            // Moved in, so that it ends with this closure. Otherwise a failing test would wait for it.
             let mut holder = holder;
             let waiter = scope.spawn(|| ask(&file).map(drop));
             until_blocked(process::id(), &file);
@@ -65,7 +65,7 @@ pub(crate) fn a_wait_with_a_limit_stands_in_the_kernels_queue() {
     }
 }
 
-/// In a process of its own, whose threads can be counted.
+/// The worker, in a process whose threads can be counted.
 pub(crate) fn nobody_wants_it(args: &[String]) {
     let dir = Path::new(&args[0]);
     let file = adapter(dir).file(dir.join("file")).unwrap();
@@ -88,7 +88,7 @@ pub(crate) fn nobody_wants_it(args: &[String]) {
     }
 }
 
-/// Who only asks once gets the lock if nobody holds it, though others have waited for it in vain.
+/// A call that only tries gets a lock that nobody holds, although others have waited for it in vain.
 fn one_who_tries_gets_it(ask: Ask) {
     const ROUNDS: usize = 100;
     let scratch = Scratch::new();
@@ -101,10 +101,10 @@ fn one_who_tries_gets_it(ask: Ask) {
         assert_gives_up(&file, gives_up);
         assert_ne!(said(&ask(&file)), "ok", "it is held elsewhere");
         assert_eq!(holder.order("unlock file"), "ok");
-        // The thread that has slept in the kernel may need longer to wake up than it is given.
+        // The deputy may need longer to wake up than the call waits.
         refused += usize::from(ask(&file).is_err());
     }
-    // On a machine that is much too busy; without that time it is refused nearly always.
+    // On a machine that is much too busy. Without that wait the call is refused nearly always.
     assert!(refused < ROUNDS / 2, "refused {refused} times of {ROUNDS}");
 }
 
@@ -120,7 +120,7 @@ pub(crate) fn a_limit_of_zero_gets_what_others_have_given_up() {
     one_who_tries_gets_it(ONCE);
 }
 
-/// Readers elsewhere keep a writer out, who gives up, and its deputy stays in the kernel.
+/// Readers of another process keep a writer out. The writer gives up, and its deputy stays in the kernel.
 fn a_writer_gives_up_beside(readers: &mut Worker, file: &AtomicFile) {
     assert_eq!(readers.order("lock_shared file"), "ok");
     assert_gives_up(file, FOR_SHORT);
@@ -136,25 +136,25 @@ pub(crate) fn a_reader_does_not_wait_for_the_deputy_of_a_writer() {
         for ask in [TRY_LOCK_SHARED, LOCK_SHARED_TIMEOUT, LOCK_SHARED] {
             assert_eq!(said(&ask(&file)), "ok");
         }
-        // The deputy gets the lock while a reader is inside.
+        // The deputy is granted the lock while a reader holds it.
         let reader = file.lock_shared().unwrap();
         assert_eq!(elsewhere.order("unlock file"), "ok");
         assert_eq!(third.order("try_lock file"), "would block", "beside a reader");
-        // It waits until the deputy has come back.
+        // This call waits until the deputy has come back.
         assert_eq!(third.order("lock_shared file"), "ok");
         assert_eq!(third.order("unlock file"), "ok");
         drop(reader);
         assert_eq!(third.order("lock file"), "ok");
         assert_eq!(third.order("unlock file"), "ok");
 
-        // It gets the lock when no reader is inside any more.
+        // The deputy is granted the lock when no reader holds it any more.
         a_writer_gives_up_beside(&mut elsewhere, &file);
         assert_eq!(said(&file.lock_shared()), "ok");
         assert_eq!(elsewhere.order("unlock file"), "ok");
         assert_eq!(third.order("lock file"), "ok");
         assert_eq!(third.order("unlock file"), "ok");
 
-        // And while a writer is.
+        // The deputy comes back while a writer holds the lock.
         a_writer_gives_up_beside(&mut elsewhere, &file);
         assert_eq!(said(&file.lock_shared()), "ok");
         assert_eq!(elsewhere.order("unlock file"), "ok");
@@ -166,7 +166,8 @@ pub(crate) fn a_reader_does_not_wait_for_the_deputy_of_a_writer() {
     }
 }
 
-/// It is granted the lock beside a reader, who lets go of all that; another process goes in, and a writer asks again.
+/// The deputy is granted the lock beside a reader, which then releases everything. Another process takes the lock, and
+/// a writer asks again.
 #[cfg(target_os = "linux")]
 pub(crate) fn a_deputy_that_comes_late_does_not_bring_what_was_let_go() {
     use crate::tracing::Traced;
@@ -188,15 +189,15 @@ pub(crate) fn a_deputy_that_comes_late_does_not_bring_what_was_let_go() {
     patient.tell("lock_timeout file");
     until_in(&format!("/proc/{}", patient.pid()), PARKED);
     drop(deputy);
-    // In vain, if the writer goes in instead.
+    // If the writer got the lock instead, this would wait in vain.
     until_blocked(patient.pid(), &file);
     assert_eq!(elsewhere.order("unlock file"), "ok");
     patient.expect("ok");
     assert_eq!(elsewhere.order("try_lock file"), "would block");
 }
 
-/// Two numbers in a file, which are the same unless a writer is inside. Not replaced but changed, so that whoever is there beside
-/// a writer sees it.
+/// Two numbers in a file, which are equal unless a writer holds the lock. They are changed in place, so that a reader
+/// beside a writer sees different numbers.
 struct Twins(File);
 
 impl Twins {
@@ -247,13 +248,13 @@ pub(crate) fn nobody_is_inside_beside_a_writer_that_had_given_up_before() {
         changes += other.order("stop").parse::<u64>().unwrap();
         other.finish();
     }
-    // All that still sleep in the kernel are woken now.
+    // All deputies that still sleep in the kernel are woken now.
     assert_eq!(patient.order("alone"), "ok");
     patient.finish();
     assert_eq!(Twins::open(scratch.dir.path()).read(), changes, "changes are lost");
 }
 
-/// Readers that overlap with those of another process, and write now and then.
+/// The worker: readers that overlap with those of another process, and write from time to time.
 pub(crate) fn come_and_go(args: &[String]) {
     let (dir, odd) = (Path::new(&args[0]), args[1] == "1");
     let (file, twins) = (adapter(dir).file(dir.join("file")).unwrap(), Twins::open(dir));
@@ -278,7 +279,7 @@ pub(crate) fn come_and_go(args: &[String]) {
             } else {
                 let guard = file.lock_shared().unwrap();
                 twins.read();
-                // To stay inside for longer than a writer waits.
+                // To hold the lock for longer than a writer waits.
                 thread::sleep(Duration::from_micros(if odd { 500 } else { 900 }));
                 twins.read();
                 drop(guard);
@@ -289,7 +290,7 @@ pub(crate) fn come_and_go(args: &[String]) {
     tell(&changes.to_string());
 }
 
-/// Threads that read all the time beside two that want to write and have little patience.
+/// The worker: threads that read all the time, and two that want to write and wait only briefly.
 pub(crate) fn give_up_often(args: &[String]) {
     const ROUNDS: usize = 1500;
     let dir = Path::new(&args[0]);
@@ -374,12 +375,12 @@ pub(crate) fn hundred_waits(args: &[String]) {
             });
         }
     });
-    // None of them has come back, because nobody has let go.
+    // None of them has come back, because the lock was not released.
     let deputies_left = deputies();
     eprintln!("{WAITS} waits have left {deputies_left} threads behind");
     assert!((1..=MOST).contains(&deputies_left), "{deputies_left}");
     thread::scope(|scope| {
-        // Ends with this closure, so that nobody waits for it when the test fails.
+        // Moved in, so that it ends with this closure. Otherwise a failing test would wait for it.
         let mut holder = holder;
         let waiter = scope.spawn(|| said(&one_more.lock_timeout(MINUTE)));
         for name in names.iter().rev() {
@@ -405,7 +406,7 @@ pub(crate) fn fork_beside_a_deputy(args: &[String]) {
     let mut guard = Some(kept.lock().unwrap());
     assert_gives_up(&given_up, FOR_SHORT);
     thread::scope(|scope| {
-        // Ends with this closure, so that nobody waits for it when the test fails.
+        // Moved in, so that it ends with this closure. Otherwise a failing test would wait for it.
         let mut holder = holder;
         let waiter = scope.spawn(|| waited_for.lock_timeout(MINUTE).map(|guard| assert!(guard.read().is_ok())));
         until_blocked(process::id(), &waited_for);
@@ -419,7 +420,7 @@ pub(crate) fn fork_beside_a_deputy(args: &[String]) {
             assert_gives_up(&waited_for, FOR_SHORT);
             assert_eq!(said(&free.lock()), "ok");
             assert_eq!(said(&free.lock_timeout(MINUTE)), "ok");
-            // Its parent's deputies are not there.
+            // The child does not have its parent's deputies.
             assert_gives_up(&given_up, FOR_SHORT);
             assert_eq!(said(&given_up.lock_shared()), "ok");
         })
@@ -437,7 +438,7 @@ pub(crate) fn fork_beside_a_deputy(args: &[String]) {
     });
 }
 
-/// Printed, not asserted: a machine may have better things to do.
+/// Printed, not asserted, because the machine may be busy.
 pub(crate) fn how_late_a_wait_ends() {
     let scratch = Scratch::new();
     let file = scratch.file("file");
@@ -456,7 +457,8 @@ pub(crate) fn how_late_a_wait_ends() {
     }
 }
 
-/// One who gives up again and again, beside somebody elsewhere who stays, and reads meanwhile where that is possible.
+/// The worker: a caller that gives up again and again while another process holds the lock. It reads meanwhile if that
+/// is possible.
 pub(crate) fn few_deputies(args: &[String]) {
     let dir = Path::new(&args[0]);
     let file = adapter(dir).file(dir.join("file")).unwrap();
@@ -478,8 +480,8 @@ pub(crate) fn few_deputies(args: &[String]) {
     }
 }
 
-/// An unlock fails, so that the lock file is closed and opened anew, while a deputy still has it open; and comes back when another
-/// thread has the lock.
+/// An unlock fails while a deputy has the lock file open. So the lock file is closed and opened again. The deputy comes
+/// back when another thread holds the lock.
 #[cfg(all(target_os = "linux", feature = "fault-injection"))]
 pub(crate) fn a_deputy_beside_a_failed_unlock_costs_no_lock() {
     use atomic_file_adapter::fault::{Action, Syscall, inject};
