@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 pub(crate) use self::tasks::has_lock;
 pub(crate) use self::tasks::{PARKED, PAUSED, this_task, until_blocked, until_in};
 
-/// Waits for something that sends no event.
+/// Waits for a state that sends no event.
 #[track_caller]
 pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
@@ -86,7 +86,7 @@ mod tasks {
     }
 }
 
-/// Nobody can tell what other threads and processes are doing. They get time enough to do it.
+/// This system does not show what other threads and processes are doing. They get enough time.
 #[cfg(not(target_os = "linux"))]
 mod tasks {
     use std::thread::sleep;
