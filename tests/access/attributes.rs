@@ -1,4 +1,4 @@
-//! Extended attributes: which ones go over to the new version, and that file systems without them cost no error.
+//! Extended attributes: those that the new version gets, and file systems without them, which must cause no error.
 
 use std::ffi::{CStr, CString};
 use std::fs;
@@ -51,7 +51,7 @@ pub(crate) fn user_attributes_are_kept_exactly(base: &Path) {
     for (name, value) in &values {
         set_attribute(&path, name, value).unwrap();
     }
-    // As large as it can be, beside the others.
+    // As large as possible, beside the others.
     let large =
         (1..=65536).rev().step_by(16).find(|len| set_attribute(&path, c"user.large", &vec![b'x'; *len]).is_ok());
     assert!(large.is_some_and(|large| large > 1000), "{large:?}");
@@ -65,7 +65,7 @@ pub(crate) fn user_attributes_are_kept_exactly(base: &Path) {
     }
 }
 
-/// An attribute of a user's can be set only by who may write the file, and this one nobody may.
+/// Setting a user attribute needs write permission, and nobody may write to this file.
 pub(crate) fn user_attributes_of_a_read_only_file_are_kept() {
     let scratch = Scratch::new();
     for before in [0o444, 0o400, 0o555] {
@@ -79,7 +79,7 @@ pub(crate) fn user_attributes_of_a_read_only_file_are_kept() {
     }
 }
 
-/// A setter of the owner's keeps them, together with an ACL, under a default ACL.
+/// The owner sets the attributes again, together with an ACL, in a directory with a default ACL.
 pub(crate) fn user_attributes_and_an_acl_are_kept_together() {
     let scratch = Scratch::new();
     let entries = [(Tag::UserObj, 6), (Tag::User(NAMED), 6), (Tag::GroupObj, 0), (Tag::Mask, 6), (Tag::Other, 0)];
@@ -96,7 +96,7 @@ pub(crate) fn user_attributes_and_an_acl_are_kept_together() {
     }
 }
 
-/// As `setcap` gives them. A change of owner takes them from a file, so they come after it.
+/// As `setcap` sets them. A change of owner clears them, so they are set after it.
 pub(crate) fn capabilities_are_kept_by_root() {
     let scratch = Scratch::new();
     for (owner, group) in [(0, 0), (OWNER, GROUP)] {
@@ -111,7 +111,7 @@ pub(crate) fn capabilities_are_kept_by_root() {
     }
 }
 
-/// The contents are somebody else's, and must not run with these rights.
+/// The writer's contents must not run with these rights.
 pub(crate) fn capabilities_are_dropped_by_who_may_not_set_them() {
     let scratch = Scratch::new();
     let path = scratch.make(OWNER, GROUP, 0o755);
@@ -123,7 +123,7 @@ pub(crate) fn capabilities_are_dropped_by_who_may_not_set_them() {
     }
 }
 
-/// A new version of the writer's may not be readable by the writer of the next: no reason to fail.
+/// The writer may not read an attribute of the old version. That is no reason to fail.
 pub(crate) fn attributes_that_may_not_be_read_are_no_error() {
     let scratch = Scratch::new();
     let path = scratch.make(OWNER, GROUP, 0o600);
@@ -148,7 +148,7 @@ pub(crate) fn a_file_without_attributes_gets_none() {
     }
 }
 
-/// What was removed before is no old version: the new file is one, and gets nothing of it.
+/// A removed file is not an old version, so the new file gets nothing from it.
 pub(crate) fn a_file_that_was_deleted_leaves_nothing() {
     let scratch = Scratch::new();
     let path = scratch.make(OWNER, GROUP, 0o600);
@@ -158,7 +158,7 @@ pub(crate) fn a_file_that_was_deleted_leaves_nothing() {
     assert_eq!(attributes(&path), []);
 }
 
-/// ramfs has neither.
+/// ramfs has neither attributes nor ACLs.
 pub(crate) fn a_file_system_without_attributes_costs_no_error() {
     let above = tempfile::tempdir().unwrap();
     let root = above.path().canonicalize().unwrap();
@@ -179,12 +179,12 @@ struct Mounted<'a>(&'a Path);
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        // Lazily, because a test that fails has files open there.
+        // Lazily, because a failed test has files open there.
         let _ = umount2(self.0, MntFlags::MNT_DETACH);
     }
 }
 
-/// Writes in each way while every call about attributes fails, and looks at the mode.
+/// Writes in each way while every call about attributes fails, and checks the mode.
 fn written_without_attributes(errors: [i32; 2], before: u32, after: u32) {
     for errno in errors {
         for (verb, write) in WRITING {
@@ -201,12 +201,13 @@ fn written_without_attributes(errors: [i32; 2], before: u32, after: u32) {
     }
 }
 
-/// What cannot be asked for may keep somebody out, so all but the owner are; a write that fails would help nobody.
+/// An attribute that cannot be read may keep somebody out. So only the owner may use the new version, because an error
+/// would help nobody.
 pub(crate) fn in_a_sandbox_that_refuses_the_calls_a_version_is_its_owners_alone() {
     written_without_attributes([libc::EPERM, libc::EACCES], 0o4664, 0o4600);
 }
 
-/// As a FUSE file system answers that has no such calls, and an old NFS server.
+/// The errors of a FUSE file system without these calls, and of an old NFS server.
 pub(crate) fn calls_for_attributes_that_are_not_supported_cost_no_error() {
     written_without_attributes([libc::ENOTSUP, libc::ENOSYS], 0o640, 0o640);
 }
