@@ -1,4 +1,4 @@
-//! The grid: modes, access ACLs, directories, writers and verbs.
+//! All combinations of modes, access ACLs, directories, writers and verbs.
 
 use std::env;
 use std::fmt;
@@ -13,7 +13,7 @@ pub(crate) const MODES: [u32; 20] = [
     0o4755, 0o2755, 0o6711, 0o1644,
 ];
 
-/// The access ACL of the file. Where it says nothing else, owner, group, others and mask are those of the mode.
+/// The access ACL of the file. Without another entry, owner, group, others and mask have the mode's bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     None,
@@ -72,7 +72,7 @@ impl Access {
     }
 }
 
-/// The directory: its default ACL, or what else a new file in it gets from it.
+/// The directory: its default ACL, or anything else that new files inherit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Directory {
     Plain,
@@ -172,7 +172,7 @@ impl Writer {
         }
     }
 
-    /// May leave everything as it was.
+    /// Whether this verb may keep all rights and attributes.
     pub(crate) fn keeps_everything(self) -> bool {
         matches!(self, Writer::Owner | Writer::Root)
     }
@@ -184,7 +184,7 @@ pub(crate) struct Case {
     pub(crate) access: Access,
     pub(crate) directory: Directory,
     pub(crate) verb: Verb,
-    /// The file has an attribute of a user's as well.
+    /// The file has a user attribute, too.
     pub(crate) labelled: bool,
     pub(crate) umask: u32,
 }
@@ -197,7 +197,7 @@ impl fmt::Display for Case {
     }
 }
 
-/// All of them in an order that is random but for `ACCESS_SEED`, so that the first so many are a sample.
+/// All cases in an order that depends only on `ACCESS_SEED`, so that the first ones are a random sample.
 pub(crate) fn shuffled(salt: &str) -> Vec<Case> {
     let mut cases = Vec::new();
     for mode in MODES {
@@ -206,7 +206,7 @@ pub(crate) fn shuffled(salt: &str) -> Vec<Case> {
                 for verb in Verb::ALL {
                     let seed = env::var("ACCESS_SEED").unwrap_or_default();
                     let random = xxh3_64(format!("{seed} {salt} {mode} {access:?} {directory:?} {verb:?}").as_bytes());
-                    // A umask hides what is too wide, so there is none for the most part.
+                    // Usually without a umask, because that hides modes that are too wide.
                     let umask = [0, 0, 0o022, 0o077][(random & 3) as usize];
                     let labelled = random & 0b11100 == 0;
                     cases.push((random, Case { mode, access, directory, verb, labelled, umask }));
