@@ -1,9 +1,9 @@
-//! Who may read and write a new version of a file: whom the old one let in, and nobody else, from the creation of the
-//! temporary file on.
+//! The users who may read and write a new version of a file: those whom the old one let in, and nobody else, from the
+//! creation of the temporary file on.
 //!
-//! `table.rs` writes generated files (`cases.rs`) as several users, while others (`users.rs`) try at every system call
-//! to open what is there; who should be let in says `oracle.rs`. The other files have one story a test: ACLs,
-//! attributes, user namespaces.
+//! `table.rs` writes generated files (`cases.rs`) as several users. At every system call, other users (`users.rs`) try
+//! to open the files that exist then. `oracle.rs` says who may get in. Each of the other files is about one subject:
+//! ACLs, attributes, user namespaces.
 //!
 //! | variable | |
 //! |---|---|
