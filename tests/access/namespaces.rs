@@ -1,5 +1,5 @@
-//! User namespaces: an owner who is not mapped looks like nobody (user_namespaces(7), "Unmapped user and group IDs"),
-//! and nobody may be somebody.
+//! User namespaces. An owner who is not mapped looks like the overflow id (user_namespaces(7), "Unmapped user and group
+//! IDs"), which may also be a real user.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -14,19 +14,19 @@ use crate::common::{Worker, hear, names, tell};
 use crate::stories::{Scratch, mode, set_mode};
 use crate::users::{GROUP, MEMBER, NAMED, OWNER, User, opened_by};
 
-/// What an id is shown as that the namespace does not map.
+/// The id that the kernel shows for one that the namespace does not map.
 const OVERFLOW: u32 = 65534;
-/// What the namespace's root and its nobody are outside.
+/// The ids of the namespace's root and of its overflow user outside.
 const ROOT: u32 = 5000;
 const NOBODY: u32 = 5001;
 
-/// The namespace's nobody, as he is outside.
+/// The namespace's user with the overflow id, seen from outside.
 fn nobody() -> User {
     User { name: "the namespace's nobody", uid: NOBODY, gid: NOBODY, groups: Vec::new() }
 }
 
-/// Writes in a user namespace with these maps; at each call, and at the end, the namespace's nobody must not be able to
-/// open anything.
+/// Writes in a user namespace with these maps. At each call and at the end, the namespace's user with the overflow id
+/// must not be able to open any file.
 fn write_in_a_namespace(scratch: &Scratch, path: &Path, uid_map: &str, gid_map: &str) {
     scratch.share_lock(path);
     let places = [scratch.adapter.lock_dir().to_str().unwrap(), path.to_str().unwrap()];
@@ -89,8 +89,8 @@ pub(crate) fn a_file_whose_owner_is_not_mapped_is_not_nobodys() {
     }
 }
 
-/// The kernel shows such an entry with an id that it does not take back (`posix_acl_to_xattr` in fs/posix_acl.c), so the
-/// list cannot be kept. Without it the mask must not become the group's bits.
+/// The kernel shows such an entry with an id that it does not accept back (`posix_acl_to_xattr` in fs/posix_acl.c), so
+/// the list cannot be kept. Then the mask must not become the group's bits.
 pub(crate) fn who_is_named_in_an_acl_and_not_mapped_stays_out() {
     let scratch = Scratch::new();
     let named = User::new("the named user", NAMED, &[ROOT]);
@@ -121,7 +121,7 @@ pub(crate) fn who_is_named_in_an_acl_and_not_mapped_stays_out() {
 pub(crate) fn a_group_that_is_not_mapped_is_not_nobodys() {
     let scratch = Scratch::new();
     for before in [0o660, 0o640, 0o2750] {
-        // The owner is mapped, and kept.
+        // The owner is mapped, and is kept.
         let path = scratch.make(ROOT, GROUP, before);
         write_in_a_namespace(&scratch, &path, &some_ids(), &some_ids());
         let meta = path.metadata().unwrap();
@@ -131,7 +131,7 @@ pub(crate) fn a_group_that_is_not_mapped_is_not_nobodys() {
     }
 }
 
-/// Everything is mapped there, so 65534 is who it says.
+/// All ids are mapped there, so 65534 is a real user.
 pub(crate) fn where_all_ids_are_mapped_nobody_keeps_his_file() {
     let scratch = Scratch::new();
     let path = scratch.make(OVERFLOW, OVERFLOW, 0o640);
@@ -141,7 +141,7 @@ pub(crate) fn where_all_ids_are_mapped_nobody_keeps_his_file() {
     assert_eq!((meta.uid(), meta.gid(), mode(&path)), (OVERFLOW, OVERFLOW, 0o640));
 }
 
-/// The first namespace of all.
+/// The initial namespace.
 pub(crate) fn outside_of_namespaces_nobody_keeps_his_file() {
     let scratch = Scratch::new();
     for before in [0o644, 0o600, 0o6755] {
