@@ -1,9 +1,9 @@
-//! Who may open a file: the rules of acl(5), "ACCESS CHECK ALGORITHM", which are those of POSIX.1e, but for one
-//! difference of Linux. The table asks the kernel at each look whether they are right.
+//! The oracle: who may open a file, by the rules of acl(5), "ACCESS CHECK ALGORITHM". They are those of POSIX.1e, with
+//! one difference of Linux. At each look the table asks the kernel whether the oracle is right.
 //!
-//! The difference: where the mask allows nothing, Linux does not look at the ACL (`acl_permission_check` in
-//! fs/namei.c: `IS_POSIXACL(inode) && (mode & S_IRWXG)`). A user or group that is named has then the rights of
-//! others, where POSIX.1e gives it none.
+//! The difference: if the mask has no bits, Linux does not look at the ACL (`acl_permission_check` in fs/namei.c:
+//! `IS_POSIXACL(inode) && (mode & S_IRWXG)`). Then named users and groups have the rights of others. In POSIX.1e they
+//! have none.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -12,7 +12,7 @@ use std::path::Path;
 use crate::common::acl::{ACCESS, Acl, Tag, attribute};
 use crate::users::User;
 
-/// All that decides who may open a file.
+/// Everything that decides who may open a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Protection {
     pub(crate) uid: u32,
@@ -23,14 +23,14 @@ pub(crate) struct Protection {
 }
 
 impl Protection {
-    /// As the kernel tells it.
+    /// Read from the kernel.
     pub(crate) fn of(path: &Path) -> Self {
         let meta = path.metadata().unwrap();
         let acl = attribute(path, ACCESS).map(|bytes| Acl::decode(&bytes));
         Protection { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777, acl }
     }
 
-    /// Whether they let `user`, who has no privileges, have this permission (`READ` or `WRITE`).
+    /// Whether `user`, who has no privileges, gets this permission (`READ` or `WRITE`).
     pub(crate) fn lets(&self, user: &User, wanted: u32) -> bool {
         let allows = |permissions: u32| permissions & wanted == wanted;
         let [for_owner, for_group, for_others] = [6, 3, 0].map(|shift| (self.mode >> shift) & 7);
