@@ -9,17 +9,17 @@ use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, TMPFS_MAGIC, statfs}
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counts {
     pub(crate) cases: usize,
-    /// Steps at which everybody tried everything.
+    /// The steps at which every user has tried everything.
     pub(crate) looks: usize,
-    /// Opens that were tried.
+    /// The opens that were tried.
     pub(crate) opens: usize,
-    /// Those that the kernel granted.
+    /// The opens that the kernel granted.
     pub(crate) granted: usize,
-    /// Those of a new version, by somebody whom the old one did not let in.
+    /// Those of a new version by a user whom the old one kept out.
     pub(crate) widened: usize,
-    /// New versions that are not as the old one, where they could be.
+    /// New versions that differ from the old one although they could be equal.
     pub(crate) inexact: usize,
-    /// Answers of the oracle that the kernel did not agree with.
+    /// Answers of the oracle that differ from the kernel's.
     pub(crate) oracle: usize,
 }
 
