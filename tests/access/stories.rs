@@ -1,4 +1,4 @@
-//! One story a test: ACLs that were lost, default ACLs that landed on files, groups that were let in.
+//! Each test has one subject: ACLs that were lost, default ACLs that files inherited, groups that were let in.
 
 use std::cell::RefCell;
 use std::fs::{self, Permissions};
@@ -14,7 +14,7 @@ use crate::common::acl::{ACCESS, Acl, DEFAULT, Tag, attribute, attributes, set_a
 use crate::common::{Worker, names, tell};
 use crate::users::{GROUP, MEMBER, NAMED, OWNER, STRANGER, User, opened_by, user_in};
 
-/// A directory in which everybody may replace files, with a lock directory that everybody may use.
+/// A directory in which every user may replace files, with a lock directory that every user may use.
 pub(crate) struct Scratch {
     pub(crate) files: PathBuf,
     pub(crate) adapter: AtomicFileAdapter,
@@ -38,7 +38,7 @@ impl Scratch {
         Scratch { files: real.join("files"), adapter, _above: above }
     }
 
-    /// The file, with "old" in it.
+    /// The file, with the contents "old".
     pub(crate) fn make(&self, owner: u32, group: u32, mode: u32) -> PathBuf {
         let path = self.files.join("file");
         fs::write(&path, "old").unwrap();
@@ -47,7 +47,7 @@ impl Scratch {
         path
     }
 
-    /// Others, too, must be able to open its lock file.
+    /// Lets other users open its lock file.
     pub(crate) fn share_lock(&self, path: &Path) {
         let lock = self.adapter.lock_path(path).unwrap();
         fs::write(&lock, "").unwrap();
@@ -66,7 +66,7 @@ impl Scratch {
         assert_eq!(names(&self.files), ["file"]);
     }
 
-    /// By this process, which is root's.
+    /// Writes in this process, which is root's.
     pub(crate) fn write(&self, path: &Path) {
         self.adapter.write_atomic(path, "new").unwrap();
         assert_eq!(fs::read_to_string(path).unwrap(), "new");
@@ -74,7 +74,7 @@ impl Scratch {
     }
 }
 
-/// In a worker: writes as that user.
+/// The worker: writes as this user.
 pub(crate) fn write(args: &[String]) {
     let (user, [locks, path]) = user_in(args) else { panic!("{args:?}") };
     user.become_it();
@@ -103,8 +103,8 @@ fn stranger() -> User {
     User::new("a stranger", STRANGER, &[])
 }
 
-/// What `user` may do with each file of the directory but the old version, at each call of `write` and at its end. Each
-/// is once in the list.
+/// The rights of `user` for each file in the directory except the old version, at each call of `write` and at its end.
+/// Each right is once in the list.
 fn seen_by(user: User, files: &Path, write: impl FnOnce() -> Result<()>) -> Vec<String> {
     let seen = Rc::new(RefCell::new(Vec::new()));
     let old = files.join("file").metadata().unwrap().ino();
@@ -165,7 +165,7 @@ pub(crate) fn who_is_shut_out_by_an_acl_stays_out() {
     assert_eq!((opened_by(&named(), &path), opened_by(&stranger(), &path)), ("--".into(), "r-".into()));
 }
 
-/// `setfacl -dm u:NAMED:rw` on the directory, which the file of mode 0640 has nothing of.
+/// `setfacl -dm u:NAMED:rw` on the directory. The existing file of mode 0640 does not have this entry.
 pub(crate) fn a_default_acl_does_not_land_on_a_file_that_was_there() {
     let scratch = Scratch::new();
     let path = scratch.make(OWNER, GROUP, 0o640);
@@ -176,7 +176,7 @@ pub(crate) fn a_default_acl_does_not_land_on_a_file_that_was_there() {
     assert_eq!(attribute(&path, ACCESS), None);
     assert_eq!(mode(&path), 0o640);
 
-    // A new file gets it, as every new file there does.
+    // A new file inherits it, like every new file there.
     fs::remove_file(&path).unwrap();
     scratch.write(&path);
     let by_adapter = (attribute(&path, ACCESS), mode(&path));
@@ -200,8 +200,8 @@ pub(crate) fn a_default_acl_does_not_shut_the_group_out() {
     assert_eq!(attributes(&path), []);
 }
 
-/// Mode 0604 of a group: who is in it may not read, and all others may. The temporary file is the writer's group's at
-/// first.
+/// With mode 0604, members of the group may not read, and all others may. At first the temporary file has the writer's
+/// group.
 pub(crate) fn a_group_that_is_shut_out_stays_out_while_a_file_is_written() {
     let scratch = Scratch::new();
     let path = scratch.make(0, GROUP, 0o604);
@@ -218,7 +218,8 @@ pub(crate) fn a_group_that_is_shut_out_stays_out_while_a_file_is_written() {
     assert_eq!(path.metadata().unwrap().gid(), GROUP);
 }
 
-/// Who may not keep the group makes a version of his own group, and the old one is among the others.
+/// A writer who may not keep the group makes a version with his own group. Then members of the old group are among the
+/// others.
 pub(crate) fn a_group_that_is_shut_out_stays_out_for_good() {
     let scratch = Scratch::new();
     let writer = User::new("who may write the directory", 7109, &[]);
@@ -234,7 +235,7 @@ pub(crate) fn a_group_that_is_shut_out_stays_out_for_good() {
     }
 }
 
-/// An ACL in which the old owner is named: that entry counts once he is the owner no more.
+/// An ACL that names the old owner. The entry counts when he is no longer the owner.
 pub(crate) fn an_owner_who_is_shut_out_stays_out_when_the_file_has_another() {
     let scratch = Scratch::new();
     let owner = User::new("the owner", OWNER, &[]);
@@ -246,7 +247,7 @@ pub(crate) fn an_owner_who_is_shut_out_stays_out_when_the_file_has_another() {
     assert_eq!(opened_by(&owner, &path), "--");
 }
 
-/// It would run with the rights of whoever wrote it.
+/// The setuid bit is dropped, or the file would run with the rights of the writer.
 pub(crate) fn what_a_member_of_the_group_writes_still_lets_the_group_in() {
     let scratch = Scratch::new();
     let path = scratch.make(OWNER, GROUP, 0o4664);
