@@ -1,7 +1,7 @@
-//! Who could open what at which step: at every system call of a write, each neighbour tries to open every file in the
-//! directory, and nobody may get into a new version in a way in which the old one did not let him.
+//! The table of who could open which file at which step. At every system call of a write, each neighbour tries to open
+//! every file in the directory. No neighbour may use a new version in a way that the old one did not allow.
 //!
-//! One exception: the writer, who knows what is in the new version, may own it.
+//! One exception: the writer may own the new version, because he knows its contents.
 
 use std::cell::RefCell;
 use std::env;
@@ -27,26 +27,26 @@ use crate::oracle::Protection;
 use crate::report::{self, Counts};
 use crate::users::{GROUP, Granted, Neighbours, OWNER, User, end_with_parent, in_a_child, neighbours};
 
-/// How many cases of each writer on each file system. `ACCESS` is another number, or `full`.
+/// The number of cases of each writer on each file system. `ACCESS` sets another number, or `full`.
 const DEFAULT_CASES: usize = 250;
-/// How many for each call that is refused.
+/// The number of cases for each call that is refused.
 const CASES_REFUSED: usize = 10;
-/// How many complaints are printed in full.
+/// How many faults are printed in full.
 const DESCRIBED: usize = 10;
 
 const LABEL: &CStr = c"user.label";
 
-/// What is done besides what the adapter does.
+/// What differs from the usual write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Twist {
     None,
-    /// Not the adapter, but what copies the mode and thinks that this is all.
+    /// A program without the adapter, which copies only the mode.
     CopyTheModeOnly,
-    /// This call fails with this error, every time.
+    /// This call always fails with this error.
     Refuse(&'static str, i32),
 }
 
-/// Calls that a kernel, a file system or a sandbox may refuse, and that a look at the file's attributes needs.
+/// Calls about the file's attributes that a kernel, a file system or a sandbox may refuse.
 pub(crate) const REFUSALS: [Twist; 22] = [
     Twist::None,
     Twist::CopyTheModeOnly,
@@ -58,7 +58,7 @@ pub(crate) const REFUSALS: [Twist; 22] = [
     Twist::Refuse("Llistxattr", libc::EIO),
     Twist::Refuse("Llistxattr", libc::EACCES),
     Twist::Refuse("Llistxattr", libc::ELOOP),
-    // /proc is not there.
+    // There is no /proc.
     Twist::Refuse("Llistxattr", libc::ENOENT),
     Twist::Refuse("Lgetxattr", libc::EIO),
     Twist::Refuse("Lgetxattr", libc::EACCES),
@@ -88,8 +88,8 @@ pub(crate) fn nobody_gets_in(base: &Path, writer: Writer) {
     assert!(none && complaints.is_empty(), "{file_system}, {writer}: {counts:?}\n{}", complaints.join("\n"));
 }
 
-/// What the calls are refused with is not always what a kernel would say, so it is only judged who gets in, and that an
-/// error leaves the old version.
+/// A kernel would not always report these errors. So the test checks only who gets in, and that an error leaves the old
+/// version.
 pub(crate) fn nobody_gets_in_when_a_call_is_refused(base: &Path, writer: Writer) {
     let mut all = Counts::default();
     let mut wrong = Vec::new();
@@ -102,7 +102,7 @@ pub(crate) fn nobody_gets_in_when_a_call_is_refused(base: &Path, writer: Writer)
     assert!(wrong.is_empty(), "{all:?}\n{}", wrong.join("\n"));
 }
 
-/// The table itself on trial.
+/// Tests the table itself.
 pub(crate) fn a_copy_of_the_mode_alone_is_noticed() {
     for writer in [Writer::Root, Writer::Stranger] {
         let (counts, _) = perform(&env::temp_dir(), writer, DEFAULT_CASES, Twist::CopyTheModeOnly);
@@ -111,7 +111,7 @@ pub(crate) fn a_copy_of_the_mode_alone_is_noticed() {
     }
 }
 
-/// In a process of its own, which forks.
+/// In a process of its own, because it forks.
 fn perform(base: &Path, writer: Writer, cases: usize, twist: Twist) -> (Counts, Vec<String>) {
     let dir = tempfile::tempdir_in(base).unwrap();
     let number = |known: Option<usize>| known.unwrap().to_string();
@@ -135,7 +135,7 @@ fn perform(base: &Path, writer: Writer, cases: usize, twist: Twist) -> (Counts, 
     (counts, complaints)
 }
 
-/// The worker: sets the stage as root for each case, and has a child of its own write.
+/// The worker: prepares each case as root, and lets a child write.
 pub(crate) fn table(args: &[String]) {
     let [dir, writer, most, twist, salt] = args else { panic!("{args:?}") };
     let number = |text: &String| text.parse::<usize>().unwrap();
@@ -172,7 +172,7 @@ pub(crate) fn table(args: &[String]) {
 const OLD: &str = "old";
 const NEW: &str = "the new version";
 
-/// Where it happens.
+/// The directory of the cases.
 struct Stage {
     files: PathBuf,
     locks: PathBuf,
@@ -194,7 +194,7 @@ impl Stage {
         self.files.join("file")
     }
 
-    /// The directory and the old version as the case has them.
+    /// Makes the directory and the old version of the case.
     fn set(&self, case: &Case) {
         let file = self.file();
         let _ = fs::remove_file(&file);
@@ -215,7 +215,7 @@ impl Stage {
     }
 }
 
-/// The writer's part.
+/// The part of the writer.
 struct Play {
     stage: Stage,
     writer: Writer,
@@ -258,7 +258,7 @@ impl Play {
             watching.borrow_mut().before(call);
             match twist {
                 Twist::Refuse(name, errno) if format!("{:?}", call.syscall) == name => Action::Fail(errno),
-                // Nothing here is about disks.
+                // The test is not about disks.
                 _ if [Syscall::Fsync, Syscall::Syncfs].contains(&call.syscall) => Action::Skip,
                 _ => Action::Proceed,
             }
@@ -281,14 +281,14 @@ impl Play {
     }
 }
 
-/// What a program does that knows nothing of all this.
+/// A program that copies only the mode.
 fn copy_the_mode_only(file: &Path, mut look: impl FnMut(&str)) {
     let old = file.metadata().unwrap();
     let temporary = file.with_extension("tmp");
     let mut new = OpenOptions::new().write(true).create_new(true).mode(old.mode() & 0o777).open(&temporary).unwrap();
     look("after the creation");
     new.write_all(NEW.as_bytes()).unwrap();
-    // Fails for those who may not.
+    // This fails if the writer has no permission.
     let _ = fchown(&new, Some(old.uid()), Some(old.gid()));
     look("after the change of owner");
     new.set_permissions(Permissions::from_mode(old.mode() & 0o7777)).unwrap();
@@ -303,7 +303,7 @@ fn drop_chown() -> io::Result<()> {
     let mut header = [VERSION_3, 0];
     // Effective, permitted and inheritable, twice.
     let mut sets = [0u32; 6];
-    // SAFETY: both are as capget(2) describes them for this version.
+    // SAFETY: both structs are as capget(2) describes them for this version.
     unsafe {
         if libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) != 0 {
             return Err(io::Error::last_os_error());
@@ -316,16 +316,16 @@ fn drop_chown() -> io::Result<()> {
     Ok(())
 }
 
-/// Looks at the directory through the eyes of the neighbours.
+/// The rights of the neighbours in the directory.
 struct Watch {
     files: PathBuf,
     neighbours: Rc<Neighbours>,
     old: Protection,
     old_inode: u64,
     old_acl: Option<Vec<u8>>,
-    /// What the old version lets each of them do, by the oracle.
+    /// The rights of each neighbour in the old version, by the oracle.
     allowed: Vec<Granted>,
-    /// The writer himself.
+    /// The writer himself is exempt.
     exempt: Vec<bool>,
     last_call: String,
     counts: Counts,
@@ -396,7 +396,7 @@ impl Watch {
         self.complaints.push(complaint);
     }
 
-    /// An error is right where the writer has to read what he may not, or where something was refused.
+    /// An error is right if the writer has to read what he may not read, or if a call was refused.
     fn judge_result(
         &mut self,
         stage: &Stage,
@@ -417,7 +417,7 @@ impl Watch {
         false
     }
 
-    /// The new version: what it lets each one do, and, where the writer may keep everything, that he did.
+    /// Checks the rights of each neighbour in the new version, and that the writer has kept all rights if he could.
     fn judge_end(&mut self, stage: &Stage, case: &Case, writer: Writer, twist: Twist, written: bool) {
         self.look("at the end");
         if !written {
