@@ -1,4 +1,4 @@
-//! The tests of this program.
+//! The list of the tests.
 
 use std::env;
 use std::fs;
@@ -104,7 +104,7 @@ const IN_NAMESPACES: [Story; 4] = [
     ("where_all_ids_are_mapped_nobody_keeps_his_file", namespaces::where_all_ids_are_mapped_nobody_keeps_his_file),
 ];
 
-/// Where there may be different file systems.
+/// Directories that may be on different file systems.
 fn bases() -> Vec<PathBuf> {
     let memory = PathBuf::from("/dev/shm");
     let mut bases = vec![env::temp_dir()];
@@ -114,7 +114,7 @@ fn bases() -> Vec<PathBuf> {
     bases
 }
 
-/// Why nothing about ACLs can be tested in this directory.
+/// The reason why ACLs cannot be tested in this directory.
 fn no_acls(base: &Path) -> Option<&'static str> {
     let dir = tempfile::tempdir_in(base).unwrap();
     let acl = Access::NamedUserMayNothing.of_file(0o644, 0).unwrap();
@@ -122,7 +122,7 @@ fn no_acls(base: &Path) -> Option<&'static str> {
     (set.is_err() || attribute(dir.path(), ACCESS).is_none()).then_some("needs a file system with ACLs")
 }
 
-/// Why ramfs cannot be mounted.
+/// The reason why ramfs cannot be mounted.
 fn no_ramfs() -> Option<&'static str> {
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     (!may_mount() || !known.contains("ramfs")).then_some("needs ramfs, and root that may mount")
@@ -135,7 +135,7 @@ fn may_mount() -> bool {
     u64::from_str_radix(effective.trim(), 16).unwrap_or(0) & CAP_SYS_ADMIN != 0
 }
 
-/// Why there are no user namespaces.
+/// The reason why there are no user namespaces.
 fn no_user_namespaces() -> Option<&'static str> {
     let most = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
     (!may_mount() || matches!(most.trim(), "" | "0")).then_some("needs user namespaces")
