@@ -1,4 +1,4 @@
-//! The users: those who write, and those who try to open what they may not. Each is a process that has become that
+//! The users who write, and those who try to open files that they may not open. Each is a process that has become that
 //! user.
 
 use std::ffi::{CStr, CString};
@@ -33,7 +33,7 @@ pub(crate) struct User {
 }
 
 impl User {
-    /// Somebody with a group of his own, as most users have, and these.
+    /// A user with a group of his own, as most users have, and with these groups.
     pub(crate) fn new(name: &'static str, uid: u32, groups: &[u32]) -> Self {
         let gid = if uid == 0 { 0 } else { uid + 1000 };
         User { name, uid, gid, groups: groups.to_vec() }
@@ -48,7 +48,7 @@ impl User {
     }
 }
 
-/// Those who try. `writers_group` is the group that a new file of the writer's gets.
+/// The users who try. `writers_group` is the group that new files of the writer get.
 pub(crate) fn neighbours(writers_group: u32) -> Vec<User> {
     vec![
         User::new("the owner", OWNER, &[]),
@@ -67,7 +67,7 @@ pub(crate) fn neighbours(writers_group: u32) -> Vec<User> {
     ]
 }
 
-/// Which of `READ` and `WRITE` somebody was granted.
+/// The rights that a user was granted: `READ`, `WRITE`, both or none.
 pub(crate) type Granted = u32;
 
 /// Processes that try to open files.
@@ -77,8 +77,8 @@ pub(crate) struct Neighbours {
 }
 
 impl Neighbours {
-    /// Forks, so it must be the only thread. They open by name in `dir`, through a descriptor that they have from here,
-    /// so that no directory above it is in their way. Their end is that of this process.
+    /// Forks, so the process must have only this thread. The neighbours open files by name in `dir`, through a
+    /// descriptor that they inherit, so that no directory above it can stop them. They end with this process.
     pub(crate) fn start(users: Vec<User>, dir: &Path) -> Self {
         let dir: OwnedFd = std::fs::File::open(dir).unwrap().into();
         let mut talk = Vec::new();
@@ -96,12 +96,12 @@ impl Neighbours {
         Neighbours { users, talk }
     }
 
-    /// What each of them may do with each of these files.
+    /// The rights of each of them in each of these files.
     pub(crate) fn try_to_open(&self, names: &[CString]) -> Vec<Vec<Granted>> {
         let names_with_ends: Vec<u8> = names.iter().flat_map(|name| name.as_bytes_with_nul()).copied().collect();
         let length = u32::try_from(names_with_ends.len()).unwrap().to_le_bytes();
         let question = [&length[..], &names_with_ends].concat();
-        // All are asked before any answer is awaited: they work at the same time.
+        // All are asked before the first answer is read, so that they work at the same time.
         for mut talk in &self.talk {
             talk.write_all(&question).unwrap();
         }
@@ -114,7 +114,7 @@ impl Neighbours {
     }
 }
 
-/// In a neighbour.
+/// In a neighbour: answers the requests.
 fn answer(mut talk: UnixStream, dir: &OwnedFd) {
     let mut length = [0; 4];
     while talk.read_exact(&mut length).is_ok() {
@@ -126,11 +126,11 @@ fn answer(mut talk: UnixStream, dir: &OwnedFd) {
     }
 }
 
-/// Opens it for reading, and for writing.
+/// Opens the file for reading, and for writing.
 fn opens(dir: libc::c_int, name: &CStr) -> Granted {
     let may = |flags: libc::c_int| {
         let flags = flags | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
-        // SAFETY: the name ends, and the descriptor that is closed is ours.
+        // SAFETY: the name ends with a zero byte, and the descriptor that is closed belongs to this function.
         unsafe {
             let fd = libc::openat(dir, name.as_ptr(), flags);
             if fd >= 0 {
@@ -146,20 +146,20 @@ fn opens(dir: libc::c_int, name: &CStr) -> Granted {
     granted(READ, libc::O_RDONLY) | granted(WRITE, libc::O_WRONLY)
 }
 
-/// Forks; true in the child. Nothing else may run in this process.
+/// Forks. True in the child. No other thread may run in this process.
 pub(crate) fn in_a_child() -> bool {
     assert_eq!(std::fs::read_dir("/proc/self/task").unwrap().count(), 1, "only the one thread that forks goes on");
-    // SAFETY: there is no other thread that could hold a lock.
+    // SAFETY: there is no other thread that could have locked anything.
     matches!(unsafe { fork() }.unwrap(), ForkResult::Child)
 }
 
-/// To be called when the process has become another user, since that takes it back (PR_SET_PDEATHSIG in prctl(2)).
+/// Must be called after the process has become another user, because that clears it (PR_SET_PDEATHSIG in prctl(2)).
 pub(crate) fn end_with_parent() {
-    // SAFETY: it takes a number.
+    // SAFETY: the call takes a number.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }, 0);
 }
 
-/// What one user may do with one file just now, for tests that ask seldom: "rw", "r-", "-w", "--".
+/// The rights of one user in one file at this moment, for tests that ask seldom: "rw", "r-", "-w", "--".
 pub(crate) fn opened_by(user: &User, path: &Path) -> String {
     let groups: Vec<String> = user.groups.iter().map(u32::to_string).collect();
     let ids = [user.uid.to_string(), user.gid.to_string(), groups.join(",")];
@@ -169,7 +169,7 @@ pub(crate) fn opened_by(user: &User, path: &Path) -> String {
     answer
 }
 
-/// The user in the first three arguments of a worker, and what comes after them.
+/// The user in the first three arguments of a worker, and the arguments after them.
 pub(crate) fn user_in(args: &[String]) -> (User, &[String]) {
     let [uid, gid, groups, rest @ ..] = args else { panic!("{args:?}") };
     let groups = groups.split(',').filter(|group| !group.is_empty()).map(|group| group.parse().unwrap()).collect();
