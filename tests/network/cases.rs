@@ -1,4 +1,4 @@
-//! The cases: what the two sides do, in which order, and what must come of it.
+//! The cases: what the two sides do, in which order, and the required results.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,12 +11,12 @@ use crate::site::Site;
 
 pub struct Case {
     pub name: &'static str,
-    /// What it is about, if its parts do not say.
+    /// The promise that the case tests, if its parts do not say.
     promise: Promise,
     pub run: fn(&mut Bench),
     /// A control: something must go wrong.
     pub must_fail: bool,
-    /// The short form has it over the newest version of NFS only.
+    /// The short form runs it only over the newest version of NFS.
     pub newest: bool,
     pub place: Place,
 }
@@ -38,7 +38,7 @@ const fn control(name: &'static str, run: fn(&mut Bench)) -> Case {
 }
 
 impl Case {
-    /// For what takes long, and where the version makes the least difference.
+    /// For cases that take long, or that depend least on the version.
     const fn on_newest(self) -> Self {
         Case { newest: true, ..self }
     }
@@ -112,7 +112,7 @@ pub const CASES: &[Case] = &[
     }),
     control("control: without the remedy a mode is forgotten", |bench| {
         bench.without = Without::Remedy;
-        // A client remembers it for a few seconds (`acregmin`), which a slow machine may take to come to the write.
+        // A client caches it for a few seconds (`acregmin`). On a slow machine they may pass before the write.
         for _ in 0..10 {
             modes(bench);
             if !bench.violations.is_empty() {
@@ -148,7 +148,7 @@ pub struct Bench {
     full: bool,
     without: Without,
     site: Site,
-    /// The lock directory, in the directory or elsewhere on a file system that the two sides share.
+    /// The lock directory. It is in the directory of the files, or elsewhere on a file system that both sides share.
     locks: PathBuf,
     names: u32,
     promise: Promise,
@@ -158,7 +158,7 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(case: &Case, full: bool, site: Site) -> Self {
-        // Not where the lock directory is: what has that seen anew would have the files seen anew.
+        // Not beside the lock directory: refreshing the lock directory would refresh the files' directory, too.
         fs::create_dir_all(site.on_server.join("files")).unwrap();
         let (without, locks, names) = (Without::Nothing, "locks".into(), 0);
         let (counts, violations) = (Counts::default(), Vec::new());
@@ -180,7 +180,8 @@ impl Bench {
         }
     }
 
-    /// How often: in the short form; in the long one between two machines, which are slow, and on this one.
+    /// How often: in the short form, in the long form between two machines, which are slow, and in the long form on
+    /// this machine.
     fn times(&self, short: usize, machines: usize, here: usize) -> usize {
         match (self.full, self.site.sides[0].client) {
             (false, _) => short,
@@ -194,13 +195,13 @@ impl Bench {
         Process::start(&self.site.sides[side], &self.locks, self.without)
     }
 
-    /// A path in the directory that nobody has used yet.
+    /// A new path in the directory.
     fn new_path(&mut self) -> String {
         self.names += 1;
         format!("files/{}", self.names)
     }
 
-    /// The contents of a file, on the server.
+    /// The contents of a file, read on the server.
     fn contents(&self, path: &str) -> String {
         let path = self.site.on_server.join(path);
         fs::read_to_string(path).map_or("none".to_owned(), |contents| format!("={contents}"))
@@ -242,10 +243,10 @@ fn exclusion(bench: &mut Bench, how: How) {
     }
 }
 
-/// What is done to a file, and what it should be then.
+/// The changes of a file.
 const VERBS: [&str; 4] = ["read", "write", "append", "delete"];
 
-/// Does it, and says what it should have answered.
+/// Applies one to the model. Returns the expected answer.
 fn expected(model: &mut Option<String>, verb: &str, text: &str) -> String {
     match verb {
         "read" => model.as_ref().map_or("none".to_owned(), |contents| format!("={contents}")),
@@ -261,7 +262,7 @@ fn expected(model: &mut Option<String>, verb: &str, text: &str) -> String {
     }
 }
 
-/// Every order of three verbs on the two sides, one after the other, beginning on the second one; and a read on the first.
+/// Every sequence of three verbs on the two sides, beginning on the second side, and then a read on the first.
 fn sequences(bench: &mut Bench, how: How) {
     let mut processes = [bench.process(0), bench.process(1)];
     let all: Vec<(usize, &str)> = [0, 1].iter().flat_map(|side| VERBS.map(|verb| (*side, verb))).collect();
@@ -273,14 +274,15 @@ fn sequences(bench: &mut Bench, how: How) {
             }
         }
     }
-    // The first has to make the second side remember something, and the second to change it elsewhere.
+    // After the first verb the second side must have something cached. The second verb must change it on the other
+    // side.
     let short = |[first, second, third]: &[(usize, &str); 3]| {
         let tells = second.0 == 0 && second.1 != "read" && third.0 == 1;
         tells
             && (how == How::Handle && bench.without == Without::Nothing || first.1 == "read")
             && (how != How::Command || second.1 == "write")
     };
-    // In a process of its own each time the command remembers nothing by itself, and each takes long.
+    // In a new process the command has nothing cached, and each process takes long.
     let long = |[_, second, third]: &[(usize, &str); 3]| how != How::Command || second.0 == 0 && third.0 == 1;
     sequences.retain(|sequence| if bench.full { long(sequence) } else { short(sequence) });
     for sequence in sequences {
@@ -297,7 +299,7 @@ fn sequences(bench: &mut Bench, how: How) {
     }
 }
 
-/// The second side remembers something of the file, waits for the lock, and meanwhile the first one changes it.
+/// The second side caches something about the file and waits for the lock. Meanwhile the first side changes the file.
 fn waiting(bench: &mut Bench, how: How) {
     let mut processes = [bench.process(0), bench.process(1)];
     for before in ["missing", "present"] {
@@ -340,7 +342,7 @@ fn counting(bench: &mut Bench, how: How) {
         _ => (bench.times(5, 40, 100), bench.times(1, 1, 2)),
     };
     for _ in 0..rounds {
-        // All at once, because who waits over NFSv4.0 sleeps.
+        // All at the same time, because a wait over NFSv4.0 sleeps between its attempts.
         let mut running = Vec::new();
         for start in ["missing", "present", "directory"] {
             let mut path = bench.new_path();
@@ -407,7 +409,7 @@ fn prune_in_a_loop(bench: &mut Bench) {
     }
 }
 
-/// The ways in turn. The command runs in processes of its own, which cannot be made to leave something out.
+/// The ways in turn. Faults cannot be injected into the command, which runs in other processes.
 fn ways(bench: &Bench) -> &'static [How] {
     match bench.without {
         Without::Nothing => &[How::Handle, How::Path, How::Command],
@@ -415,7 +417,7 @@ fn ways(bench: &Bench) -> &'static [How] {
     }
 }
 
-/// The second side remembers the lock file, and has it open if it can; the first one removes it, and locks its successor.
+/// The second side caches the lock file, and has it open if it can. The first side removes it and locks its successor.
 fn pruned(bench: &mut Bench) {
     for how in ways(bench).iter().cycle().take(bench.times(3, 25, 50)) {
         let path = bench.new_path();
@@ -440,7 +442,7 @@ fn renamed_lock_directory(bench: &mut Bench) {
     }
 }
 
-/// The second side remembers that there is nothing, or no directory, and then the reader in Python looks.
+/// The second side caches that there is no file, or no directory. Then the reader in Python looks.
 fn readme(bench: &mut Bench) {
     let (mut a, mut b) = (bench.process(0), bench.process(1));
     for below in ["", "/missing/directory/file"] {
@@ -451,7 +453,7 @@ fn readme(bench: &mut Bench) {
         let read = b.do_it("reader", &path, "");
         bench.judge(&read, "=new", "the reader");
     }
-    // And what its lock file was.
+    // It also caches the old lock file.
     let path = bench.new_path();
     b.do_it("lock", &path, "");
     b.do_it("unlock", &path, "");
@@ -464,7 +466,7 @@ fn readme(bench: &mut Bench) {
     bench.judge(&read, "=whole", "the reader beside a writer");
 }
 
-/// The second side remembers the mode, and writes when the first one has made it narrower.
+/// The second side caches the mode, and writes after the first side has removed rights.
 fn modes(bench: &mut Bench) {
     let mut processes = [bench.process(0), bench.process(1)];
     for how in [How::Handle, How::Path] {
@@ -473,7 +475,7 @@ fn modes(bench: &mut Bench) {
             let [a, b] = &mut processes;
             a.do_it("write", &path, "old");
             b.does(how, "append", &path, "b");
-            // Of a version that it has just made, a client may have to ask.
+            // For a version that it has just made, a client may have to ask.
             b.does(how, "read", &path, "");
             let set = a.do_it("set_mode", &path, "600");
             bench.judge(&set, "true", "setting a mode");
@@ -502,7 +504,7 @@ fn batches(bench: &mut Bench) {
     }
 }
 
-/// The second side remembers that two files are missing, and waits for their locks while the first one writes both.
+/// The second side caches that two files are missing, and waits for their locks while the first side writes both.
 fn many_waiting(bench: &mut Bench) {
     let (mut a, mut b) = (bench.process(0), bench.process(1));
     for _ in 0..bench.times(2, 20, 20) {
@@ -521,7 +523,7 @@ fn many_waiting(bench: &mut Bench) {
     }
 }
 
-/// The second side remembers that there is not even a directory, and waits for the lock while the first one makes it.
+/// The second side caches that the directory is missing, and waits for the lock while the first side makes it.
 fn missing_directories(bench: &mut Bench) {
     let (mut a, mut b) = (bench.process(0), bench.process(1));
     for _ in 0..bench.times(2, 20, 20) {
@@ -545,12 +547,13 @@ fn missing_directories(bench: &mut Bench) {
     }
 }
 
-/// The second side remembers where a link leads, or that there is a file, and the first one puts another link there.
-/// Then the second one gets at it in a way that it has not used: a handle that was there before would stay.
+/// The second side caches a link's target, or that there is a file, and the first side puts another link there. Then
+/// the second side uses the path in a way that it has not used before. (An earlier handle would stay with the old
+/// file.)
 fn switched_link(bench: &mut Bench) {
     let (mut a, mut b) = (bench.process(0), bench.process(1));
-    // With the dot the directory is opened in a way that does not ask the server. No lock is about where a link leads, so
-    // that a path spelled so may lead where it led before.
+    // With the dot, the directory is opened in a way that does not ask the server. No lock covers a link's target, so
+    // such a path may lead to the old target.
     for (other, how, before, spelled) in [
         (How::Path, How::Handle, "link", ""),
         (How::Path, How::Handle, "file", ""),
@@ -579,9 +582,10 @@ fn switched_link(bench: &mut Bench) {
     }
 }
 
-/// The first side is cut off for longer than its lease while processes there have a lock each, and the second one gets them. One is
-/// about to write then, one to remove the file. One has looked for the last time and is at the rename, which is too late for more than
-/// to tell. And one is removing lock files: if it removed the new holder's, that would let a third one in beside it.
+/// The first side is cut off for longer than its lease while processes there hold locks, and the second side gets the
+/// locks. One process is about to write, and one to remove the file. One has made its last check and is at the rename,
+/// so it can only report the loss. One is removing lock files: if it removed the new holder's, a third process could
+/// take the lock, too.
 fn lost_lease(bench: &mut Bench, losers: &[&'static str]) {
     let mut losing = Vec::new();
     for loser in losers {
@@ -592,7 +596,7 @@ fn lost_lease(bench: &mut Bench, losers: &[&'static str]) {
         }
         let (verb, expected) = match *loser {
             "rename" => ("guard_write_slowly", "about to rename"),
-            // The others' are taken.
+            // The other locks are taken now.
             "prune" => ("prune_slowly", "about to remove"),
             _ => ("guard_read", "=old"),
         };
@@ -621,7 +625,7 @@ fn lost_lease(bench: &mut Bench, losers: &[&'static str]) {
         bench.judge(&after, if was_late { "=a" } else { "=b" }, &format!("{loser}, what is there then"));
         let tried = bench.process(0).do_it("try", path, "");
         bench.judge(&tried, "taken", &format!("{loser}, beside the new holder"));
-        // And it goes on.
+        // The new holder goes on.
         b.do_it("unlock", path, "");
         a.do_it("unlock", path, "");
         let answer = a.do_it("append", path, "a");
