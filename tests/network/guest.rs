@@ -1,4 +1,4 @@
-//! What runs in the virtual machine: a server, two clients, and the cases, one at a time, as they are asked for.
+//! The program in the virtual machine: a server, two clients, and the cases, which run one at a time on request.
 
 use std::fs;
 use std::path::Path;
@@ -14,8 +14,8 @@ pub const VERSIONS: [&str; 2] = ["4.2", "4.0"];
 /// In seconds: how long a client may be silent before the server takes its locks away. The least that knfsd accepts is 10.
 pub const LEASE: u32 = 10;
 
-/// Ext4 behind knfsd. It asks rpc.mountd who may mount what, and keeps who its clients are by nfsdcld; without that there would be a
-/// time after the start in which it grants no locks.
+/// Ext4 behind knfsd. It asks rpc.mountd who may mount what, and stores its clients with nfsdcld. Without nfsdcld it
+/// would grant no locks for a while after the start.
 const SERVER: &str = r#"
 set -e
 exec >/dev/ttyS0 2>&1
