@@ -1,4 +1,4 @@
-//! File systems of this machine's own kernel: two processes in one directory, or each in a mount of its own.
+//! File systems of this machine's kernel: two processes in one directory, or each with its own mount.
 
 use std::env;
 use std::fs;
@@ -15,14 +15,14 @@ use crate::site::{Side, Site, Station, is_full, serve};
 
 /// A file system.
 struct Kind {
-    /// What the report calls it.
+    /// Its name in the report.
     row: &'static str,
     missing: fn() -> Option<&'static str>,
-    /// Makes it, in a directory that is empty. The shell has mounts, processes and a network of its own, which go when it ends.
+    /// Makes it in an empty directory. The shell has its own mounts, processes and network, which end with it.
     script: &'static str,
-    /// Where it is then: on this side, on that side, and on the server.
+    /// The paths on the two sides and on the server.
     dirs: [&'static str; 3],
-    /// With options that let it break promises: only seen how often, by the long form.
+    /// Its options let it break promises. The long form only counts how often.
     breaks: bool,
 }
 
@@ -84,8 +84,8 @@ const KINDS: [Kind; 8] = [
     },
 ];
 
-/// A server with one brick, in memory, and two mounts of it. The server takes no loopback address, but any other that the loopback
-/// device has.
+/// A server with one brick in memory, and two mounts of it. The server accepts no loopback address, but any other
+/// address of the loopback device.
 const GLUSTER: &str = "
     for dir in /var/lib/glusterd /run /var/log/glusterfs layers; do mkdir -p $dir; mount -t tmpfs tmpfs $dir; done
     mkdir -p /run/gluster layers/brick one two
@@ -127,7 +127,7 @@ pub fn trials() -> Vec<Trial> {
 
 static STATIONS: Mutex<Vec<(&str, Station, TempDir)>> = Mutex::new(Vec::new());
 
-/// Runs a case where its file system is, which is made for the first of them, one at a time.
+/// Runs a case in its file system, which the first case makes. One case at a time.
 fn run(kind: &'static Kind, case: &str) -> Result<(), Failed> {
     let mut stations = STATIONS.lock().unwrap_or_else(PoisonError::into_inner);
     if !stations.iter().any(|(row, ..)| *row == kind.row) {
