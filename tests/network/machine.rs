@@ -1,4 +1,4 @@
-//! The virtual machine, seen from outside: what it takes to boot it, and the cases as the tests that they are.
+//! The virtual machine from outside: the files that it needs to boot, and its cases as tests.
 
 use std::env;
 use std::fs::File;
@@ -32,14 +32,14 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Why there can be no such machine here.
+/// The reason why this machine cannot be made.
 fn missing() -> Option<String> {
     const PROGRAMS: [&str; 6] = ["ip", "mkfs.ext4", "exportfs", "rpc.nfsd", "nfsdcld", "mount.nfs4"];
     let python = no_program("python3", &["-c", "import xxhash"], "needs python3 with xxhash");
     machine::missing(&PROGRAMS).or_else(|| python.map(str::to_owned))
 }
 
-/// A machine that runs.
+/// A running machine.
 struct Machine {
     guest: Station,
     dir: TempDir,
@@ -47,7 +47,7 @@ struct Machine {
 
 static MACHINE: Mutex<Option<Machine>> = Mutex::new(None);
 
-/// Runs a case in the machine, which is booted for the first of them, one at a time.
+/// Runs a case in the machine, which the first case boots. One case at a time.
 fn run(version: &str, case: &str) -> Result<(), Failed> {
     let mut machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     let Machine { guest, dir } = machine.get_or_insert_with(Machine::boot);
@@ -65,7 +65,7 @@ impl Machine {
         let disk = dir.path().join("disk");
         File::create(&disk).unwrap().set_len(256 << 20).unwrap();
         output(Command::new("mkfs.ext4").args(["-qF", "-E", "nodiscard"]).arg(&disk));
-        // Not a script that finds the right one by what is in the environment here.
+        // The interpreter itself, and not a script that finds it by the environment, which differs in the machine.
         let python = output(Command::new("python3").args(["-c", "import sys; print(sys.executable)"]));
         let script = format!(
             "export ATOMIC_FILE_TEST_WORKER=guest PYTHON={}\n{} </dev/ttyS1 >/dev/ttyS1 2>/dev/ttyS0",
@@ -73,13 +73,13 @@ impl Machine {
             env::current_exe().unwrap().display(),
         );
         let full = is_full();
-        // A second processor makes more happen at the same time, and costs a third more.
+        // With a second processor more happens at the same time, but it takes a third longer.
         let processors = if full { 2 } else { 1 };
         let setup = Setup { modules: &["virtio_blk"], script, processors, megabytes: 1024 };
         let mut qemu = setup.command(dir.path());
         qemu.arg("-drive").arg(format!("if=virtio,format=raw,cache=unsafe,file={}", disk.display()));
         let says = |line: &str, guest: &mut Worker| match line {
-            // What is told it before that is lost.
+            // Earlier messages would be lost.
             "listening" => guest.tell(if full { "full" } else { "short" }),
             line => println!("{line}"),
         };
