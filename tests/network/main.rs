@@ -1,20 +1,22 @@
-//! One directory and two sides that use it: two processes, two mounts, or two machines, each with a kernel of its own. And the
-//! table of file systems in `src/docs/proofs.md`, which is what was seen here.
+//! One directory and two sides that use it: two processes, two mounts, or two machines with their own kernels. The
+//! table of file systems in `src/docs/proofs.md` comes from this test.
 //!
-//! The cases (`cases.rs`) say what the two sides do, in which order, and what must come of it. They do it by processes (`process.rs`)
-//! that have an adapter, and do what they are told, one verb at a time. A process that has made the file system (`site.rs`) runs a case
-//! when it is asked for, and says what it saw; `report.rs` adds that up.
+//! The cases (`cases.rs`) say what the two sides do, in which order, and the required results. Each side has processes
+//! (`process.rs`) with an adapter, which do one verb at a time. A process that has made the file system (`site.rs`)
+//! runs a case on request and prints what it saw. `report.rs` adds the results up.
 //!
-//! Where it is this machine's kernel (`here.rs`), that is a process with mounts, processes and a network of its own: ext4, xfs and
-//! btrfs on loop devices, tmpfs, overlayfs, bindfs for what FUSE does, and GlusterFS, whose two sides have a mount each. GlusterFS breaks
-//! promises with the options that one gets without asking. So it has others here, and the long form also counts how often it does.
+//! For file systems of this machine's kernel (`here.rs`), that process has its own mounts, processes and network. They
+//! are ext4, xfs and btrfs on loop devices, tmpfs, overlayfs, bindfs as an example of FUSE, and GlusterFS, whose two
+//! sides have a mount each. With its default options GlusterFS breaks promises. So the cases use other options, and the
+//! long form also counts how often it breaks them with the defaults.
 //!
-//! NFS needs a virtual machine (`machine.rs`): QEMU, without KVM, boots Debian's kernel with the root of this machine, read-only,
-//! below a layer in memory; so this test program is there, too. In the machine it is the guest (`guest.rs`), which makes a server
-//! (ext4 behind knfsd) and two clients, each with a network, a host name and mounts of its own, for the server takes clients of
-//! one name for one client. Each case runs over NFSv4.2 and over NFSv4.0, with the mount options that one gets without asking.
+//! NFS needs a virtual machine (`machine.rs`). QEMU, without KVM, boots Debian's kernel with the root of this machine,
+//! read-only, below a layer in memory, so this test program is there, too. In the machine it is the guest (`guest.rs`).
+//! It makes a server (ext4 behind knfsd) and two clients. Each client has its own network, host name and mounts,
+//! because the server takes clients with one name for one client. Each case runs over NFSv4.2 and over NFSv4.0, with
+//! the default mount options.
 //!
-//! Controls run with the remedy for NFS, or the kernel's locks, left out, by fault injection, and fail if that is not noticed.
+//! Controls leave out the remedy for NFS, or the kernel's locks, by fault injection. They fail if nothing goes wrong.
 //!
 //! It needs root, and Python with the package `xxhash`; for this machine's file systems the programs that make them, bindfs and
 //! GlusterFS (Debian: e2fsprogs, xfsprogs, btrfs-progs, bindfs, glusterfs-server, iproute2); for the virtual machine QEMU, busybox, the
@@ -28,10 +30,10 @@
 //!
 //! | variable | |
 //! |---|---|
-//! | `NETWORK` | `full`: every case as long as it is written here, not a short form of it; and the table at the end |
-//! | `NETWORK_KERNEL` | where the kernel is (`target/network-kernel`, else that of this machine) |
+//! | `NETWORK` | `full`: the long form of every case, and the table at the end |
+//! | `NETWORK_KERNEL` | the directory of the kernel (`target/network-kernel`, else that of this machine) |
 //!
-//! A word behind `--` chooses the cases whose names have it: `-- GlusterFS`, `-- NFSv4.2`, `-- xfs:`.
+//! A word after `--` chooses the cases whose names contain it: `-- GlusterFS`, `-- NFSv4.2`, `-- xfs:`.
 
 #[path = "../common/mod.rs"]
 mod common;
