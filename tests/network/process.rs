@@ -1,4 +1,4 @@
-//! A process on one of the two sides: it does what it is told, a verb a line, and says what came of it.
+//! A process on one of the two sides. Each line tells it a verb, and it answers with the result.
 
 use std::collections::HashMap;
 use std::env;
@@ -41,9 +41,9 @@ impl How {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Without {
     Nothing,
-    /// What is done because the file system is NFS.
+    /// The steps that are made only on NFS.
     Remedy,
-    /// The kernel's locks: each is granted.
+    /// The kernel's locks: every request is granted.
     Locks,
 }
 
@@ -86,7 +86,7 @@ impl Process {
     /// Tells it to do something with a path in the directory, and does not wait.
     pub fn begin(&mut self, how: How, verb: &str, path: &str, text: &str) {
         let path = self.dir.join(path);
-        // The dot, because spaces at the end of a line are not heard.
+        // The dot, because spaces at the end of a line are lost.
         self.worker.tell(&format!("{}\t{verb}\t{}\t{text}\t.", how.word(), path.display()));
     }
 
@@ -118,7 +118,7 @@ impl Process {
         let end = Instant::now() + Duration::from_secs(600);
         let file = format!("/proc/{}/syscall", self.worker.pid());
         let number = libc::SYS_fcntl.to_string();
-        // Its number, the descriptor, and the operation (proc_pid_syscall(5)).
+        // The number of the call, the descriptor, and the operation (proc_pid_syscall(5)).
         let waits = |call: String| {
             let mut words = call.split_whitespace();
             words.next() == Some(&number) && words.nth(1) == Some("0x7")
@@ -130,10 +130,10 @@ impl Process {
     }
 }
 
-/// What such a process has.
+/// The state of such a process.
 struct State {
     adapter: AtomicFileAdapter,
-    /// The same, and it waits for no lock.
+    /// The same, but it does not wait for locks.
     impatient: AtomicFileAdapter,
     files: HashMap<String, AtomicFile>,
     guards: HashMap<String, WriteGuard>,
@@ -212,7 +212,7 @@ impl State {
             ("path", "count") => {
                 (0..text.parse::<u32>().unwrap()).try_for_each(|_| self.adapter.update(path, count)).map(|()| done())?
             }
-            // Until it is killed.
+            // Holds the lock until it is killed.
             ("handle", "hold") => {
                 let _guard = self.file(path)?.lock()?;
                 tell("done");
@@ -266,7 +266,7 @@ impl State {
                 done()
             }
             (_, "prune") => self.adapter.prune().map(|pruned| pruned.len().to_string())?,
-            // Stops when the lock of the first lock file is held, until it is told to go on.
+            // Stops when it holds the first lock file's lock, until it is told to go on.
             (_, "prune_slowly") => {
                 let mut has_stopped = false;
                 let stop = move |call: &Call<'_>| {
@@ -279,7 +279,7 @@ impl State {
                 };
                 inject(stop, || self.adapter.prune()).0.map(|pruned| pruned.len().to_string())?
             }
-            // By the protocol's Python.
+            // With the protocol's reader in Python.
             (_, "reader") => {
                 let (_, program) = include_str!("../../src/docs/protocol.md").split_once("\n```python\n").unwrap();
                 let (program, _) = program.split_once("\nif __name__").unwrap();
@@ -291,7 +291,7 @@ impl State {
                 let said = [output.stdout, output.stderr].concat();
                 String::from_utf8_lossy(&said).replace('\n', " ")
             }
-            // Until it is told to stop, and once more.
+            // Until it is told to stop, and once more after that.
             (_, "prune_in_a_loop") => {
                 let (mut pruned, is_told) = (0, AtomicBool::new(false));
                 thread::scope(|scope| {
@@ -322,7 +322,7 @@ impl State {
                 let [one, two] = [0, 1].map(|n: usize| guards[n].read());
                 format!("{} {}", text_of(one?), text_of(two?))
             }
-            // To another file in its directory, in one step, whatever was there.
+            // Makes a link to another file in its directory. It replaces what was there in one step.
             (_, "link") => {
                 let new = format!("{path}.new");
                 symlink(Path::new(text).file_name().unwrap(), &new).unwrap();
@@ -337,7 +337,7 @@ impl State {
         })
     }
 
-    /// The same by the command.
+    /// The same with the command.
     fn command(&self, verb: &str, path: &str, text: &str) -> String {
         let command = |args: &[&str]| {
             let mut command = dies_with_us(TOOL.expect("needs the feature cli"));
@@ -349,7 +349,8 @@ impl State {
             command
         };
         if verb == "hold" {
-            // Until this process is killed, and it with it. What it runs ends when nobody is left to write to it.
+            // Until this process is killed, which ends the holder as well. Its `cat` ends when nobody can write to it
+            // any more.
             let mut holder = command(&["run", path, "--", "sh", "-c", "echo done; cat"]);
             let mut holder = Worker::spawn(&mut holder);
             tell(&holder.hear());
