@@ -1,4 +1,4 @@
-//! The table of `src/docs/proofs.md`, from what the cases have seen.
+//! The table of `src/docs/proofs.md`, made from the results of the cases.
 
 use std::fmt::Write;
 use std::fs;
@@ -16,7 +16,7 @@ pub enum Promise {
     NoLostUpdate,
     Prune,
     KilledHolder,
-    /// None that every file system has to keep.
+    /// No promise that every file system has to keep.
     None,
 }
 
