@@ -1,4 +1,4 @@
-//! Where a case runs: one directory, and two sides from which processes get at it.
+//! The place where a case runs: one directory, and two sides whose processes use it.
 
 use std::env;
 use std::fs;
@@ -18,11 +18,11 @@ use crate::report;
 /// One of the two sides.
 #[derive(Debug, Clone, Default)]
 pub struct Side {
-    /// Where the directory is.
+    /// The path of the directory.
     pub dir: PathBuf,
-    /// The lock root, where the two have it at different paths.
+    /// The lock root, if the two sides have it at different paths.
     pub root: Option<PathBuf>,
-    /// Whose namespaces its processes are in, if it has its own.
+    /// The process whose namespaces it uses, if it has its own.
     pub client: Option<u32>,
 }
 
@@ -30,12 +30,12 @@ pub struct Side {
 #[derive(Debug, Clone)]
 pub struct Site {
     pub sides: [Side; 2],
-    /// The directory as the server has it, which remembers nothing of it.
+    /// The directory on the server, which caches nothing of it.
     pub on_server: PathBuf,
 }
 
 impl Site {
-    /// The same one directory below.
+    /// The same place, one directory below.
     fn below(mut self, name: &str) -> Self {
         self.sides.iter_mut().for_each(|side| side.dir.push(name));
         self.on_server.push(name);
@@ -56,7 +56,7 @@ pub fn serve(full: bool, site: impl Fn(&str) -> Site) {
         let Some((at, name)) = asked.split_once(' ') else { return };
         let case = CASES.iter().find(|case| case.name == name).expect("a case");
         let site = site(at).below(&format!("case{number}"));
-        // A side can have it already, in a lower layer.
+        // A side may have the directory already, in a lower layer.
         fs::create_dir_all(&site.on_server).unwrap();
         let begun = Instant::now();
         let mut bench = Bench::new(case, full, site);
@@ -75,7 +75,8 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
     text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
 }
 
-/// Starts a program in a thread that ends with the process: its death is what the signal is for (PR_SET_PDEATHSIG(2const)).
+/// Starts a program in a thread that lives as long as this process, because the program gets its signal when that
+/// thread dies (PR_SET_PDEATHSIG(2const)).
 fn spawn_for_ever(mut command: Command) -> Worker {
     let (sender, spawned) = channel();
     thread::spawn(move || {
