@@ -32,7 +32,7 @@ fn a_deadline_passes_while_the_holder_stays() {
         world.inside(A, Exclusive);
         world.unlock(thread, A);
     }
-    /// It begins to wait, or is refused, at any moment; the holder waits for its refusal, which the clock must bring.
+    /// Its deadline passes at any moment. The holder waits until it was refused, so the clock has to end the wait.
     fn refused(world: &World, thread: u64) {
         let deadline = world.start + Duration::from_secs(5);
         let result = world.visit(thread, A, Exclusive, Wait::Until(deadline));
