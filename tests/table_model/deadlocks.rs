@@ -1,4 +1,4 @@
-//! Deadlocks that the kernel sees, and those that the table sees.
+//! Deadlocks that the kernel finds, and those that the table finds.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use crate::sys::LockMode::{Exclusive, Shared};
 use crate::table::{Key, Refusal, Wait};
 use crate::world::{A, B, C, World, explore, held_elsewhere, nothing_held, write_a};
 
-/// For how long the kernel must insist.
+/// How long the kernel must repeat EDEADLK.
 const PERSISTS: Duration = Duration::from_secs(30);
 const LONG: Duration = PERSISTS.saturating_mul(3);
-/// What polling may take longer. In large steps, because loom counts no further than to 65535 in one run.
+/// How much longer polling may take. The steps are large, because loom counts only up to 65535 in one run.
 const SOON: Duration = Duration::from_millis(500);
 
 fn for_ever() -> StubState {
@@ -99,7 +99,7 @@ fn who_has_a_deadline_waits_for_it_behind_a_thread_that_is_told_of_a_deadlock() 
 fn who_only_tries_is_in_no_cycle() {
     fn tries(world: &World, thread: u64) {
         assert_eq!(world.lock(thread, B, Exclusive, Wait::Forever), Ok(()));
-        // It looks again before it gives up.
+        // The thread looks again before it gives up.
         let _either = world.visit(thread, A, Exclusive, Wait::Never);
         world.unlock(thread, B);
     }
@@ -113,7 +113,7 @@ fn who_only_tries_is_in_no_cycle() {
 
 #[test]
 fn a_reader_behind_a_writer_waits_for_readers() {
-    // None of them is told of the cycle if the writer does not get in between.
+    // If the writer does not come in between, none of them gets an error.
     fn told(result: &Result<(), Refusal<&'static str>>) {
         assert!(matches!(result, Ok(()) | Err(Refusal::Deadlock)), "{result:?}");
     }
@@ -130,7 +130,7 @@ fn a_reader_behind_a_writer_waits_for_readers() {
     explore(2, nothing_held, &[reads_a_then_writes_b, writes_b_then_reads_a, write_a]);
 }
 
-/// Takes `first` and asks for `second`. One that closes a cycle is told, and the others get on.
+/// Takes `first` and asks for `second`. The thread that closes a cycle gets an error, and the others go on.
 fn take(world: &World, thread: u64, (first, second): (Key, Key), told: &AtomicUsize) {
     assert_eq!(world.lock(thread, first, Exclusive, Wait::Forever), Ok(()));
     match world.visit(thread, second, Exclusive, Wait::Forever) {
@@ -145,7 +145,7 @@ fn take(world: &World, thread: u64, (first, second): (Key, Key), told: &AtomicUs
 
 #[test]
 fn of_three_threads_in_a_ring_at_most_one_is_told() {
-    // Each lock file is looked at under its own mutex, one after the other, while the others move.
+    // The search looks at each lock file under its own mutex, one after the other, while the other threads run.
     static TOLD: AtomicUsize = AtomicUsize::new(0);
     fn ring(world: &World, thread: u64) {
         let before = TOLD.load(SeqCst);
@@ -158,7 +158,7 @@ fn of_three_threads_in_a_ring_at_most_one_is_told() {
 
 #[test]
 fn a_chain_without_an_end_is_no_cycle() {
-    // Everybody waits for the next, and the last one for nobody.
+    // Each thread waits for the next, and the last one for nobody.
     static TOLD: AtomicUsize = AtomicUsize::new(0);
     fn chain(world: &World, thread: u64) {
         take(world, thread, [(A, B), (B, C), (A, C)][thread as usize], &TOLD);
