@@ -1,4 +1,4 @@
-//! Waits with a limit while another process holds the lock: a deputy sleeps in the kernel for them.
+//! Waits with a deadline while another process holds the lock: a deputy waits in the kernel for them.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -23,7 +23,8 @@ fn read_in_time(world: &World, thread: u64) {
     within_the_deadline(world, thread, Shared);
 }
 
-/// loom's condition variables do not time out by themselves: somebody who comes and goes wakes the first in the queue.
+/// loom's condition variables do not time out by themselves, so another thread takes and releases a lock, which wakes
+/// the first waiter.
 fn time_passes(world: &World, thread: u64) {
     world.pass(2 * DEADLINE);
     try_a(world, thread);
@@ -40,7 +41,7 @@ fn what_the_deputy_is_granted_goes_to_the_first_in_the_queue() {
 
 #[test]
 fn what_nobody_wants_any_more_is_let_go() {
-    // The model ends with the lock free, so the deputy has let go of it.
+    // The model ends with a free lock, so the deputy has released it.
     explore(3, held_elsewhere, &[write_in_time, time_passes]);
     explore(2, held_elsewhere, &[read_in_time, time_passes]);
 }
@@ -61,14 +62,14 @@ fn without_a_deputy_there_is_polling() {
 
 #[test]
 fn a_deputy_that_the_kernel_refuses_leaves_its_place_to_polling() {
-    // The first call of F_SETLKW fails. F_SETLK works.
+    // The first call of F_SETLKW fails, but F_SETLK works.
     let refused = || StubState { failing_locks: 1, theirs_end: Some(DEADLINE / 2), ..held_elsewhere() };
     explore(1, refused, &[write_in_time]);
 }
 
 #[test]
 fn a_deputy_goes_on_when_the_kernel_sees_a_deadlock() {
-    // It holds nothing. It gives up only when nobody waits any more.
+    // A deputy holds no lock. It gives up only when nobody waits any more.
     let deadlock = || StubState { sees_deadlocks: true, theirs_end: Some(DEADLINE / 2), ..held_elsewhere() };
     explore(1, deadlock, &[write_in_time]);
     explore(1, deadlock, &[write_in_time, read_a]);
@@ -76,7 +77,8 @@ fn a_deputy_goes_on_when_the_kernel_sees_a_deadlock() {
 
 #[test]
 fn who_only_tries_gets_what_a_deputy_is_about_to_have() {
-    // All who wanted the lock have given up, and the other process has let go of it. It is free, whoever sleeps in the kernel.
+    // All waiters have given up, and the other process has released the lock. The lock is free, whoever waits in the
+    // kernel.
     fn gives_up(world: &World, thread: u64) {
         let result = world.visit(thread, A, Exclusive, Wait::Until(world.start + DEADLINE));
         assert_eq!(result, Err(Refusal::TimedOut(false)));
@@ -147,7 +149,7 @@ fn readers_elsewhere() -> StubState {
     StubState { theirs: [(A, Shared)].into(), disowned: true, ..StubState::default() }
 }
 
-/// A writer that gives up when the time has passed, and leaves its deputy in the kernel.
+/// A writer that gives up when its time is over, and leaves its deputy in the kernel.
 fn writer_gives_up(world: &World, thread: u64) {
     let result = world.visit(thread, A, Exclusive, Wait::Until(world.start + DEADLINE));
     assert!(matches!(result, Ok(()) | Err(Refusal::TimedOut(false))), "{result:?}");
@@ -156,10 +158,10 @@ fn writer_gives_up(world: &World, thread: u64) {
 
 #[test]
 fn a_reader_need_not_wait_for_the_deputy_of_a_writer() {
-    // Readers elsewhere keep the writer out, and the deputy that it has left behind.
+    // Readers of another process keep out the writer and the deputy that it has left.
     fn reads(world: &World, thread: u64) {
         world.pass(2 * DEADLINE);
-        // Wakes the writer.
+        // This wakes the writer.
         let _either = world.visit(thread, A, Exclusive, Wait::Never);
         world.await_flag();
         for wait in [Wait::Forever, Wait::Never, Wait::Until(world.start + 4 * DEADLINE)] {
@@ -172,7 +174,7 @@ fn a_reader_need_not_wait_for_the_deputy_of_a_writer() {
 
 #[test]
 fn a_disowned_deputy_takes_nothing_away_and_leaves_nothing_behind() {
-    // It comes back at any moment: while a reader is inside, comes, or goes, and while a writer does.
+    // The deputy comes back at any moment: while a reader takes, holds or releases the lock, and while a writer does.
     fn reads_while_it_comes_back(world: &World, thread: u64) {
         world.pass(2 * DEADLINE);
         let _either = world.visit(thread, A, Exclusive, Wait::Never);
@@ -189,7 +191,8 @@ fn a_disowned_deputy_takes_nothing_away_and_leaves_nothing_behind() {
 
 #[test]
 fn an_unlock_that_fails_beside_a_disowned_deputy_costs_no_lock() {
-    // The lock file is closed then, but the deputy has the descriptor in use. When it gives it back others have the lock.
+    // The lock file is closed then, but the deputy uses the descriptor. When it gives the descriptor back, others hold
+    // the lock.
     fn reads_in_vain(world: &World, thread: u64) {
         world.pass(2 * DEADLINE);
         let _either = world.visit(thread, A, Exclusive, Wait::Never);
@@ -209,7 +212,8 @@ fn readers_elsewhere_while_time_passes() -> StubState {
     StubState { tick: TICK, ..readers_elsewhere() }
 }
 
-/// The deputy of a writer stays in the kernel. Its limit is between the look at the clock before a deputy is sent and the next.
+/// A writer whose deputy stays in the kernel. Its deadline is between the look at the clock before the deputy is sent
+/// and the next look.
 fn give_up_at_once(world: &World, thread: u64) {
     let deadline = world.start + world.clock() + 3 * TICK;
     assert_eq!(world.visit(thread, A, Exclusive, Wait::Until(deadline)), Err(Refusal::TimedOut(false)));
@@ -230,12 +234,13 @@ fn a_writer_waits_again_for_the_deputy_that_was_disowned() {
 
 #[test]
 fn a_deputy_that_is_waited_for_again_does_not_bring_what_was_let_go_since() {
-    // It is granted the lock beside a reader and comes late. The reader lets go of all that, and another process goes in.
+    // The deputy is granted the lock beside a reader and comes late. The reader releases everything, and another
+    // process takes the lock.
     fn waits_again(world: &World, thread: u64) {
         give_up_at_once(world, thread);
         assert_eq!(world.lock(thread, A, Shared, Wait::Forever), Ok(()));
         other_process_releases(world, thread);
-        // The deputy may run now, which is no preemption.
+        // The deputy may run now, which does not count as a preemption.
         loom::thread::yield_now();
         world.unlock(thread, A);
         world.other_process_goes_in(A);
@@ -254,7 +259,7 @@ fn while_somebody_is_told_others_have_the_lock() {
     fn tells(world: &World, thread: u64) {
         let tell = |_: bool| {
             other_process_releases(world, thread);
-            // As another thread, and as this one.
+            // Once as another thread, and once as this one.
             assert_eq!(world.visit(thread + 10, A, Exclusive, Wait::Never), Ok(()));
             assert_eq!(world.visit(thread, A, Exclusive, Wait::Never), Ok(()));
             Told::GoOn(0)
