@@ -1,4 +1,4 @@
-//! Who may be inside together with whom, in one lock and in two.
+//! The threads that may hold one lock, or two locks, at the same time.
 
 use crate::kernel::StubState;
 use crate::sys::LockMode::{Exclusive, Shared};
@@ -53,7 +53,7 @@ fn the_kernel_refuses_one_of_two() {
 
 #[test]
 fn an_unlock_fails() {
-    // Then the file is closed, which lets go as well, and opened anew.
+    // After that the file is closed, which releases the lock as well, and opened again.
     explore(3, || StubState { failing_unlocks: 1, ..StubState::default() }, &[write_a, write_a]);
     explore(2, || StubState { failing_unlocks: 1, ..StubState::default() }, &[write_a, read_a, read_a]);
 }
@@ -71,7 +71,7 @@ fn two_locks_in_one_order() {
 
 #[test]
 fn two_locks_in_two_orders() {
-    // Whoever closes the circle is told, and the other gets on.
+    // The thread that closes the cycle gets an error, and the other one goes on.
     fn take(world: &World, thread: u64, first: Key, second: Key) {
         assert_eq!(world.lock(thread, first, Exclusive, Wait::Forever), Ok(()));
         match world.visit(thread, second, Exclusive, Wait::Forever) {
