@@ -1,4 +1,4 @@
-//! A stand-in for the kernel, which knows processes only.
+//! A substitute for the kernel, which knows only processes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::sync::{Condvar, Mutex};
 use crate::sys::LockMode::{self, Shared};
 use crate::table::{Kernel, Key};
 
-/// The kernel as this process sees it, and another process that can hold locks.
+/// The kernel for this process, and another process that can hold locks.
 #[derive(Debug)]
 pub(crate) struct Stub {
     pub(crate) state: Arc<Mutex<StubState>>,
@@ -18,34 +18,34 @@ pub(crate) struct Stub {
 
 #[derive(Debug, Default)]
 pub(crate) struct StubState {
-    /// What this process holds.
+    /// The locks of this process.
     pub(crate) mine: BTreeMap<Key, LockMode>,
-    /// What the other process holds.
+    /// The locks of the other process.
     pub(crate) theirs: BTreeMap<Key, LockMode>,
-    /// How many of the calls to come fail.
+    /// How many of the next calls fail.
     pub(crate) failing_locks: usize,
     pub(crate) failing_unlocks: usize,
-    /// Time that has passed.
+    /// The time that has passed.
     pub(crate) clock: Duration,
-    /// How much passes at each look at the clock.
+    /// How much time passes at each look at the clock.
     pub(crate) tick: Duration,
-    /// How long a sleep takes at the least. loom counts no further than to 65535 in one run.
+    /// The least time of a sleep. loom counts only up to 65535 in one run.
     pub(crate) least_sleep: Duration,
-    /// When the other process lets go by itself.
+    /// When the other process releases its locks by itself.
     pub(crate) theirs_end: Option<Duration>,
-    /// Whether it takes a wait for the other process for a deadlock.
+    /// Whether it reports a wait for the other process as a deadlock.
     pub(crate) sees_deadlocks: bool,
-    /// After so many such answers, the next takes so long.
+    /// After so many such reports, the next call takes so long.
     pub(crate) sleep_in_lock: Option<(u32, Duration)>,
-    /// Whether it is another process every time.
+    /// Whether the holder is another process every time.
     pub(crate) holders_change: bool,
     pub(crate) holder: u32,
-    /// Whether descriptors are those of other files: in a child made by fork.
+    /// Whether the descriptors are those of other files, as in a child made by fork.
     pub(crate) foreign: bool,
     pub(crate) closed: usize,
-    /// Whether a deputy may have been disowned: then the process can have more of a lock than its threads know.
+    /// Whether a deputy may have been disowned. Then the process can hold more of a lock than its threads know.
     pub(crate) disowned: bool,
-    /// Whether the process can have no more threads.
+    /// Whether the process can start no more threads.
     pub(crate) no_deputies: bool,
 }
 
@@ -60,7 +60,7 @@ impl Drop for File {
     fn drop(&mut self) {
         let mut kernel = self.kernel.lock().unwrap();
         kernel.closed += 1;
-        // A lock that could not be let go otherwise is meant to be dropped like this.
+        // After a failed unlock, the lock has to be dropped by this close.
         let meant = std::mem::take(&mut kernel.failing_unlocks) > 0;
         let dropped = kernel.mine.remove(&self.key);
         assert!(meant || dropped.is_none(), "closing a descriptor dropped the {dropped:?} lock of {:?}", self.key);
@@ -75,7 +75,7 @@ impl Stub {
 }
 
 impl StubState {
-    /// Whether the other process is not in the way.
+    /// Whether the other process does not exclude this mode.
     pub(crate) fn is_free(&self, key: Key, mode: LockMode) -> bool {
         self.theirs.get(&key).is_none_or(|theirs| (*theirs, mode) == (Shared, Shared))
     }
@@ -86,7 +86,7 @@ impl StubState {
         }
         let free = self.is_free(key, mode);
         if free {
-            // The kernel would grant it all the same, and change the mode of what another thread relies on.
+            // The kernel would grant this, and change the mode of a lock that another thread relies on.
             let before = self.mine.insert(key, mode);
             assert!(before.is_none() || self.disowned, "two threads have asked the kernel for one lock");
         }
