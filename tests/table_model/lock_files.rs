@@ -1,4 +1,4 @@
-//! Lock files that are opened, asked about, and left by their last user.
+//! Lock files that are opened, looked at, and left by their last user.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::world::{A, B, User, World, explore, nothing_held, read_a, write_a};
 
 #[test]
 fn handles_come_and_go_while_others_lock() {
-    // The last one closes the file, which must drop nobody's lock.
+    // The last user closes the file, which must not drop a lock of others.
     fn comes_and_goes(world: &World, _: u64) {
         for _ in 0..2 {
             let user = world.enter(A);
@@ -22,7 +22,7 @@ fn handles_come_and_go_while_others_lock() {
 
 #[test]
 fn a_lock_file_is_opened_twice() {
-    // Its name led to another file when it was looked at; the second descriptor must outlive the locks.
+    // At the look the name led to another file. The second descriptor must stay open as long as the locks are held.
     fn opened_again(world: &World, thread: u64) {
         let open = || Ok((A, File { key: A, kernel: world.kernel.clone() }));
         let entered: Result<User, ()> = world.table.enter(|| Ok(Some(B)), open);
@@ -43,7 +43,7 @@ fn a_descriptor_that_allows_more_takes_the_place_of_one() {
         let reopened: Result<bool, ()> = world.table.reopen(&user, open);
         assert_eq!(reopened, Ok(true));
         read_a(world, thread);
-        // The name leads elsewhere by now.
+        // The name leads to another file by now.
         let open = || Ok(Some((B, File { key: B, kernel: world.kernel.clone() })));
         let reopened: Result<bool, ()> = world.table.reopen(&user, open);
         assert_eq!(reopened, Ok(false));
@@ -81,7 +81,7 @@ fn a_child_closes_only_what_is_its_own() {
             let before = world.kernel.lock().unwrap().closed;
             world.kernel.lock().unwrap().foreign = foreign;
             world.table.close_all_if_idle();
-            // As a handle that was inherited.
+            // As a handle that was inherited by fork.
             assert_eq!(Arc::strong_count(&user), 1);
             drop(user);
             assert_eq!(world.kernel.lock().unwrap().closed - before, closed);
