@@ -1,6 +1,6 @@
-//! The table of locks under the model checker loom: every interleaving of a few threads (up to a bound of preemptions),
-//! with a stand-in for the kernel that knows processes only and drops all locks at any close, as the real one does.
-//! loom fails a model in which threads are left that nobody will wake.
+//! The table of locks under the model checker loom. loom runs every order of a few threads' steps, up to a number of
+//! preemptions. The kernel is a substitute that knows only processes and drops all locks at any close, as the real one
+//! does. loom fails a model if threads are left that nobody will wake.
 
 mod deadlines;
 mod deadlocks;
