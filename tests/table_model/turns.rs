@@ -1,4 +1,4 @@
-//! Turns. Time passes only where a test or the table says so.
+//! Turns. Time passes only if a test or the table makes it pass.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
@@ -14,7 +14,7 @@ const MOMENT: Duration = Duration::from_micros(1);
 #[test]
 fn a_process_pauses_at_the_end_of_its_turn() {
     fn in_turns(world: &World, thread: u64) {
-        // Returns the pause before it.
+        // Returns the length of the pause before it.
         let hold = |wait, time| {
             let before = world.clock();
             assert_eq!(world.lock(thread, A, Exclusive, wait), Ok(()));
@@ -28,7 +28,7 @@ fn a_process_pauses_at_the_end_of_its_turn() {
         assert_eq!(hold_for(MOMENT), Duration::ZERO, "the turn is not over yet");
         assert_eq!(hold_for(MOMENT), PAUSE);
         assert_eq!(hold_for(TURN), Duration::ZERO, "another turn begins after the pause");
-        // Others have had their chance meanwhile, and the turn to come has all its time.
+        // Other processes have had their chance meanwhile, so the next turn begins anew.
         world.pass(PAUSE);
         assert_eq!(hold_for(MOMENT), Duration::ZERO);
         assert_eq!(hold_for(TURN + MOMENT), Duration::ZERO);
@@ -45,7 +45,7 @@ fn a_process_pauses_at_the_end_of_its_turn() {
 
 #[test]
 fn a_turn_at_one_lock_file_is_no_turn_at_another() {
-    // Inode numbers 64 apart share a place.
+    // Keys that a table of 64 turns would mix up. (An earlier table had one.)
     const LIKE_A: Key = (A.0, A.1 + 64);
     const ON_ANOTHER_DEVICE: Key = (A.0 + 1, A.1);
     fn holds_for_long(world: &World, thread: u64) {
@@ -72,19 +72,19 @@ fn readers_give_way_at_the_end_of_a_turn_for_longer_each_time() {
     const TURN_PER_DRAIN: u32 = 5;
     static REFUSED: AtomicBool = AtomicBool::new(false);
     fn stays_inside(world: &World, thread: u64) {
-        // Other threads than this one to the table.
+        // Other threads than this one, for the table.
         let (joins, tries) = (thread + 10, thread + 20);
         assert_eq!(world.lock(thread, A, Shared, Wait::Forever), Ok(()));
         for drain in DRAINS {
             world.pass(drain * TURN_PER_DRAIN);
-            // To wait here would be for ever.
+            // A wait here would last for ever.
             assert_eq!(world.visit(joins, A, Shared, Wait::Forever), Ok(()), "the turn is not over yet");
             world.pass(MOMENT);
             assert_eq!(world.visit(tries, A, Shared, Wait::Never), Ok(()), "nobody is in the way");
             world.raise_flag();
             while world.is_flag_raised() {
                 world.pass(MS);
-                // loom's condition variables do not time out by themselves; whoever gives up wakes the next.
+                // loom's condition variables do not time out by themselves. A call that gives up wakes the next waiter.
                 let joined = world.visit(tries, A, Shared, Wait::Never);
                 REFUSED.fetch_or(joined == Err(Refusal::WouldBlock), SeqCst);
                 loom::thread::yield_now();
