@@ -1,4 +1,4 @@
-//! The world of one model, what its threads do, and running them in every order.
+//! The world of one model: the actions of its threads, which run in every order.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use crate::sync::{Condvar, Mutex};
 use crate::sys::LockMode::{self, Exclusive, Shared};
 use crate::table::{Errand, Files, Key, LockFile, OnWait, Refusal, Request, Table, Wait, Waits};
 
-/// The world of one model: the table, and who is inside which lock.
+/// The world of one model: the table, and the threads that hold each lock.
 pub(crate) struct World {
     pub(crate) table: Arc<Table<Stub>>,
-    /// What each thread has locked.
+    /// The locks that each thread has taken.
     held: std::sync::Mutex<Vec<(u64, User)>>,
     label: Arc<Path>,
     deputies: Deputies,
@@ -22,14 +22,14 @@ pub(crate) struct World {
     pub(crate) start: Instant,
     readers: [AtomicUsize; 3],
     writers: [AtomicUsize; 3],
-    /// Raised by one thread of a model for another.
+    /// One thread of a model sets it for another.
     flag: (Mutex<bool>, Condvar),
 }
 
 /// A user of a lock file.
 pub(crate) type User = Arc<LockFile<File>>;
 
-/// Threads of the table's own, as long as there may be one more. loom has few threads.
+/// The threads that the table starts, up to a limit, because loom has few threads.
 #[derive(Default)]
 pub(crate) struct Deputies {
     started: std::sync::Mutex<Vec<loom::thread::JoinHandle<()>>>,
@@ -59,7 +59,7 @@ impl World {
         entered.unwrap()
     }
 
-    /// Takes a lock as the library does: once more if the lock file went out of the table.
+    /// Takes a lock as the library does: again if the lock file was removed from the table.
     pub(crate) fn lock(&self, thread: u64, key: Key, mode: LockMode, wait: Wait) -> Result<(), Refusal<&'static str>> {
         loop {
             let user = self.enter(key);
@@ -129,7 +129,7 @@ impl World {
         self.table.leave(&user);
     }
 
-    /// Takes a lock, is inside, and lets go.
+    /// Takes a lock, holds it, and releases it.
     pub(crate) fn visit(&self, thread: u64, key: Key, mode: LockMode, wait: Wait) -> Result<(), Refusal<&'static str>> {
         self.lock(thread, key, mode, wait)?;
         self.inside(key, mode);
@@ -137,7 +137,7 @@ impl World {
         Ok(())
     }
 
-    /// What must be true while a lock is held.
+    /// Checks what must be true while a lock is held.
     pub(crate) fn inside(&self, key: Key, mode: LockMode) {
         let place = usize::try_from(key.1).unwrap();
         let (readers, writers) = (&self.readers[place], &self.writers[place]);
@@ -145,7 +145,7 @@ impl World {
             Exclusive => assert_eq!(writers.fetch_add(1, SeqCst), 0, "two writers"),
             Shared => drop(readers.fetch_add(1, SeqCst)),
         }
-        // Gives the others a chance to be in the wrong place, and asks the kernel.
+        // Lets other threads run, which might take the lock wrongly, and asks the kernel.
         let kernel = self.kernel.lock().unwrap();
         assert!(kernel.is_free(key, mode), "another process is inside, too");
         let mine = kernel.mine.get(&key).copied();
@@ -185,7 +185,7 @@ impl World {
         self.kernel.lock().unwrap().clock += time;
     }
 
-    /// Unless this process has the lock.
+    /// The other process takes the lock, unless this process holds it.
     pub(crate) fn other_process_goes_in(&self, key: Key) {
         let mut kernel = self.kernel.lock().unwrap();
         if !kernel.mine.contains_key(&key) {
@@ -200,7 +200,7 @@ impl World {
         }
     }
 
-    /// After all threads have ended.
+    /// Called after all threads have ended.
     fn assert_free(&self) {
         assert!(self.kernel.lock().unwrap().mine.is_empty(), "a lock is left");
         for (thread, key) in [(90, A), (91, B), (92, C)] {
@@ -215,7 +215,7 @@ type Part = fn(&World, u64);
 pub(crate) fn explore(preemptions: usize, state: fn() -> StubState, parts: &'static [Part]) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
-    // Half a minute of polling takes a few.
+    // Polling for half a minute takes many branches.
     builder.max_branches = 100_000;
     builder.check(move || {
         let world = World::new(state());
@@ -257,7 +257,7 @@ pub(crate) fn try_a(world: &World, thread: u64) {
     }
 }
 
-/// The other process lets go.
+/// The other process releases its lock.
 pub(crate) fn other_process_releases(world: &World, _: u64) {
     world.kernel.lock().unwrap().theirs.clear();
     world.changed.notify_all();
