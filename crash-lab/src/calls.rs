@@ -89,9 +89,9 @@ const CALLS: &[(c_long, Changes)] = &[
 /// `AUDIT_ARCH_*` of linux/audit.h.
 const ARCHITECTURE: u32 = if cfg!(target_arch = "x86_64") { 0xc000_003e } else { 0xc000_00b7 };
 
-/// Runs `command` to its end. `before` is called before each system call, of it or of what it starts, that changes the
-/// file system with this device number. Not seen are changes of mapped memory, calls by io_uring, and programs for other
-/// machines (32 bits). The standard streams of `command` must not be pipes to this thread.
+/// Runs `command` to its end. Calls `before` before each system call of the command and of its children that changes
+/// the file system with this device number. It does not see changes of mapped memory, calls through io_uring, and
+/// 32-bit programs. The standard streams of `command` must not be pipes to this thread.
 pub fn run(mut command: Command, device: u64, mut before: impl FnMut()) -> io::Result<ExitStatus> {
     let (tell, told) = mpsc::channel();
     thread::scope(|scope| {

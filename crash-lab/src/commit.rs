@@ -19,8 +19,8 @@ mod calls {
     nix::ioctl_none!(write_checkpoint, 0xF5, 7);
 }
 
-/// Commits all that was changed on the file system of `path`, without writing what is in the cache for files first, as the
-/// timer does. `false`: it is none of those that have a call for it.
+/// Commits all changes of the file system of `path`, as its timer does, without writing the cached contents of files
+/// first. `false`: this file system has no such call.
 pub fn commit_all(path: &Path) -> io::Result<bool> {
     let file = File::open(path)?;
     let (kind, fd) = (fstatfs(&file)?.filesystem_type(), file.as_raw_fd());

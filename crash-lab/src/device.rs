@@ -1,6 +1,6 @@
 //! The behaviour of the device: it works, it fails, or it lies.
 
-/// What a [`Disk`](crate::disk::Disk) does with the requests that it is sent. Reads always succeed.
+/// How a [`Disk`](crate::disk::Disk) handles its requests. Reads always succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Device {
     /// It works.
@@ -12,7 +12,7 @@ pub enum Device {
     Lies,
 }
 
-/// Which requests are answered with EIO. A write that fails does not reach the disk.
+/// The requests that fail with EIO. A write that fails does not reach the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure {
     pub request: Request,
@@ -21,7 +21,7 @@ pub struct Failure {
     pub lasting: Lasting,
 }
 
-/// What a device that is written to is asked for.
+/// The requests that a written device gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
     Write,

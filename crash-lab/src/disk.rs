@@ -36,7 +36,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// The same for two images with the same contents.
+    /// Equal for two images with the same contents.
     pub fn hash(&self) -> u64 {
         self.hash
     }
@@ -106,7 +106,7 @@ fn hash(number: u64, page: Option<&Arc<Page>>) -> u64 {
     page.map_or(0, |page| xxh3_64_with_seed(&page[..], number))
 }
 
-/// What is logged.
+/// An entry of the log.
 pub enum Event {
     Write {
         offset: u64,
@@ -160,7 +160,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Mounts a new disk of `size` bytes over the file at `path`, which is made.
+    /// Mounts a new disk of `size` bytes over the file at `path`. It makes that file.
     pub fn serve(path: &Path, size: u64) -> io::Result<Self> {
         File::create_new(path)?;
         let shared = Shared(Arc::new(Mutex::new(Contents::default())));
@@ -192,22 +192,22 @@ impl Disk {
         self.shared.lock().image.clone()
     }
 
-    /// Shows `image` from now on. Whoever caches the disk's contents has to be told.
+    /// Shows `image` from now on. A cache of the disk's contents has to be dropped.
     pub fn show(&self, image: Image) {
         self.shared.lock().image = image;
     }
 
-    /// From now on the disk is such a device, and counts its requests anew.
+    /// From now on the disk behaves like this device, and counts its requests from 0.
     pub fn become_device(&self, device: Device) {
         self.shared.lock().requests = Requests::of(device);
     }
 
-    /// How many requests have been answered with EIO by this device.
+    /// How many requests have failed on this device.
     pub fn failed(&self) -> usize {
         self.shared.lock().requests.failed
     }
 
-    /// Logs from now on; returns what is on the disk at this moment.
+    /// Starts the log. Returns the present contents of the disk.
     pub fn record(&self) -> Image {
         let mut contents = self.shared.lock();
         contents.log = Some(Vec::new());
@@ -218,7 +218,7 @@ impl Disk {
         self.shared.log(event);
     }
 
-    /// Marks the log, too, from wherever it is taken to.
+    /// Another handle for marks in the log.
     pub fn marker(&self) -> Marker {
         Marker(self.shared.clone())
     }
@@ -246,7 +246,7 @@ impl Drop for Disk {
     }
 }
 
-/// Gives this thread a table of descriptors of its own, without those of the process.
+/// Gives this thread its own table of descriptors, without those of the process.
 pub fn own_descriptors() -> io::Result<()> {
     let (all, flags) = (libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE);
     // SAFETY: this closes copies in a table that only this thread uses, and this thread owns none of them. (By its

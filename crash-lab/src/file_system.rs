@@ -73,7 +73,7 @@ pub const FAST_COMMIT: FileSystem = FileSystem {
     ..EXT4
 };
 
-/// ext4 as it may also be, which `fstatfs` does not tell.
+/// Variants of ext4, which `fstatfs` does not distinguish.
 pub const OTHER_EXT4: [FileSystem; 2] = [
     FileSystem {
         name: "ext4 journal_async_commit",
@@ -103,12 +103,12 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Whether it has commits of its own that the sync of a file is not: see [`commit_all`](crate::commit::commit_all).
+    /// Whether it has commits that the sync of a file does not make: see [`commit_all`](crate::commit::commit_all).
     pub fn commits_apart(&self) -> bool {
         matches!(self.kind, "btrfs" | "f2fs")
     }
 
-    /// Why this file system cannot be tested here.
+    /// The reason why this file system cannot be tested here.
     pub fn missing(&self) -> Option<String> {
         let found = |program: &str| {
             let paths = env::var_os("PATH").unwrap_or_default();

@@ -19,9 +19,8 @@ use crate::file_system::FileSystem;
 use crate::loop_device::LoopDevice;
 use crate::viewer::Viewer;
 
-/// Runs `body` in a thread with mounts and descriptors of its own. Whatever is still mounted when it ends goes with it.
-/// And no program that another thread is starting at this moment has a copy of an open file, which would keep a file
-/// system from being unmounted.
+/// Runs `body` in a thread with its own mounts and descriptors. Its mounts end with it. A program that another thread
+/// is starting at this moment gets no copy of an open file, which would keep a file system from being unmounted.
 pub fn isolated<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
     let private = move || {
         own_descriptors().unwrap();
@@ -47,12 +46,12 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// In a thread that is [`isolated`]. Panics if that is not possible.
+    /// Must run in a thread that is [`isolated`]. Panics if the lab cannot be made.
     pub fn new(file_system: FileSystem) -> Self {
         Self::open(file_system).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// In a thread that is [`isolated`]. The error is a sentence.
+    /// Must run in a thread that is [`isolated`]. The error is a sentence.
     pub fn open(file_system: FileSystem) -> Result<Self, String> {
         let dir = TempDir::new().map_err(|error| format!("no temporary directory: {error}"))?;
         let (root, disk) = (dir.path().join("root"), dir.path().join("disk"));
@@ -82,7 +81,7 @@ impl Lab {
         self.show(self.formatted.clone());
     }
 
-    /// Shows `image`, on a new device: of an old one the kernel may remember what was on it before.
+    /// Shows `image`, on a new device, because the kernel may have cached the contents of the old one.
     pub fn show(&self, image: Image) {
         let mut device = self.device.lock().unwrap();
         *device = None;
@@ -90,17 +89,17 @@ impl Lab {
         *device = Some(LoopDevice::attach(self.disk.path()).unwrap());
     }
 
-    /// The block device on which the image is shown.
+    /// The block device of the image.
     pub fn device(&self) -> PathBuf {
         self.device.lock().unwrap().as_ref().expect("an image is shown").path().to_owned()
     }
 
-    /// Recovers it first, where the kernel does not.
+    /// Mounts the disk. If the kernel does not recover it, recovers it first.
     pub fn mount(&self) -> io::Result<Mounted> {
         Mounted::on(&self.device(), self.file_system, &self.root())
     }
 
-    /// Makes what is in an overlay its lower layer, which later changes do not touch.
+    /// Makes the contents of an overlay its lower layer, which later changes do not touch.
     pub fn lower(&self, mut mounted: Mounted) -> io::Result<Mounted> {
         let Some(layers) = mounted.layers.take() else { return Ok(mounted) };
         drop(mounted);
@@ -119,12 +118,13 @@ impl Lab {
         self.dir.path().join("root")
     }
 
-    /// A faster device for disks that are only looked at. They are mounted at the same path, when nothing else is.
+    /// A faster device for disks that are only looked at. They are mounted at the same path, when nothing else is
+    /// mounted there.
     pub fn viewer(&self) -> io::Result<Viewer> {
         Viewer::new(self.file_system, self.root())
     }
 
-    /// The file system's own check of a disk that is not mounted.
+    /// Runs the file system's own check on a disk that is not mounted.
     pub fn check(&self) -> Result<(), String> {
         self.file_system.check(&self.device())
     }
@@ -185,7 +185,7 @@ impl Mounted {
         Ok(syncfs(&File::open(&self.root)?)?)
     }
 
-    /// As dropping it does, but for the panic if somebody still uses the file system.
+    /// The same as dropping it, but without a panic if the file system is still in use.
     pub fn unmount(self) -> nix::Result<()> {
         let mut mounted = ManuallyDrop::new(self);
         let (root, _layers) = (mem::take(&mut mounted.root), mounted.layers.take());

@@ -44,8 +44,8 @@ mod calls {
     nix::ioctl_write_ptr_bad!(configure, 0x4C0A, LoopConfig);
 }
 
-/// Is detached when it is closed for the last time, even if this process is killed. Then the kernel also forgets all that it
-/// has cached of it, and nothing less makes it do so: BLKFLSBUF keeps what it takes for dirty.
+/// It is detached at its last close, even if this process is killed. Then the kernel also drops everything that it has
+/// cached of it. Nothing less does that: BLKFLSBUF keeps pages that are marked dirty.
 pub struct LoopDevice {
     path: PathBuf,
     _open: File,

@@ -5,7 +5,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub struct Random(u64);
 
 impl Random {
-    /// `purpose` makes sequences that are independent of each other.
+    /// Each `purpose` has its own, independent sequence.
     pub fn new(seed: u64, purpose: &str) -> Self {
         Random(seed ^ xxh3_64(purpose.as_bytes()))
     }

@@ -38,7 +38,7 @@ pub struct State {
     missing: BTreeSet<usize>,
 }
 
-/// What becomes of a device's cache when a flush fails.
+/// What happens to a device's cache when a flush fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cache {
     /// The next flush that is done writes it to the disk.
@@ -47,7 +47,7 @@ pub enum Cache {
     Lost,
 }
 
-/// All that was recorded of one run of a workload.
+/// The recording of one run of a workload.
 pub struct Recording {
     start: Image,
     pub log: Vec<Event>,
@@ -57,12 +57,12 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// The seed decides which random subsets of the writes in flight are among the states.
+    /// The seed decides which random subsets of the writes in flight are states.
     pub fn new(start: Image, log: Vec<Event>, seed: u64) -> Self {
         Self::with_cache(start, log, seed, Cache::Kept)
     }
 
-    /// The same, for a device whose cache does this when a flush fails.
+    /// The same, for a device whose cache behaves like this when a flush fails.
     pub fn with_cache(start: Image, log: Vec<Event>, seed: u64, cache: Cache) -> Self {
         let points = points(start.clone(), &log, cache);
         let mut recording = Recording { start, log, points, states: Vec::new(), seed };
@@ -70,7 +70,7 @@ impl Recording {
         recording
     }
 
-    /// With the states of those crash points only that come after this place in the log.
+    /// The same, with only the crash points after this place in the log.
     pub fn since(start: Image, log: Vec<Event>, at: usize, seed: u64) -> Self {
         let points = points(start.clone(), &log, Cache::Kept);
         let mut recording = Recording { start, log, points, states: Vec::new(), seed };
@@ -113,7 +113,7 @@ impl Recording {
         image
     }
 
-    /// The disk at the end of the log, without a power cut. Of the writes that failed all have happened, or none.
+    /// The disk at the end of the log, without a power cut. Either all failed writes have happened, or none.
     pub fn at_the_end(&self, failed_writes: bool) -> Image {
         let mut image = self.start.clone();
         let happened = |event: &&Event| failed_writes || !matches!(event, Event::FailedWrite { .. });
@@ -121,8 +121,8 @@ impl Recording {
         image
     }
 
-    /// `limit` of the states: first one of every crash point just after an acknowledgement, when the most was promised,
-    /// then in turn from all crash points, which are so spread evenly if there are more of them.
+    /// `limit` of the states. First one of every crash point just after an acknowledgement, where the most was
+    /// promised. Then some from all crash points in turn, spread evenly if there are more of them.
     pub fn sample(&self, limit: usize) -> Vec<&State> {
         let mut random = Random::new(self.seed, "sample");
         let mut of_points: Vec<Vec<&State>> = self.points.iter().map(|_| Vec::new()).collect();
@@ -147,17 +147,17 @@ impl Recording {
         sample
     }
 
-    /// When the power went and what is missing.
+    /// Says when the power went and which writes are missing.
     pub fn describe<'a>(&'a self, state: &'a State) -> impl fmt::Display + 'a {
         Description { recording: self, state }
     }
 
-    /// All operations, and what failed.
+    /// Lists all operations and failures.
     pub fn operations(&self) -> impl fmt::Display + '_ {
         Operations(self)
     }
 
-    /// For every operation that was acknowledged, the flushes since it began.
+    /// For every acknowledged operation, the flushes since it began.
     pub fn flushes(&self) -> Vec<usize> {
         let flushes = |begin: usize, end: usize| {
             self.log[begin..end].iter().filter(|event| matches!(event, Event::Flush)).count()

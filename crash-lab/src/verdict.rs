@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::disk::Event;
 
-/// What is wrong with a state.
+/// The fault of a state.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// It is not a version that was begun.
@@ -32,7 +32,7 @@ pub struct Times {
 }
 
 impl Times {
-    /// Of the part of the log until the crash.
+    /// From the part of the log before the crash.
     pub fn new(log: &[Event]) -> Self {
         let mut times = Times { begin: HashMap::new(), end: HashMap::new() };
         for (at, event) in log.iter().enumerate() {
@@ -55,7 +55,7 @@ impl Times {
         old.operation.is_none_or(|old| self.end.get(&old).is_some_and(|end| *end < self.begin[&new]))
     }
 
-    /// The numbers of the versions that `found` may be, and what is wrong if it is there. `name` is for the sentence.
+    /// The numbers of the versions that `found` may be, and the fault if it has one. `name` is for the message.
     pub fn judge(&self, name: &str, versions: &[Version], found: Option<&[u8]>) -> (Vec<usize>, Option<Fault>) {
         let numbered = || versions.iter().enumerate().filter(|(_, version)| self.begun(version));
         let (same, contents): (Vec<usize>, Vec<&Version>) =
@@ -74,7 +74,7 @@ impl Times {
     }
 }
 
-/// What was found, in a few words.
+/// Describes the value in a few words.
 pub fn describe(found: Option<&[u8]>) -> String {
     let Some(contents) = found else { return "missing".to_owned() };
     let title: String = String::from_utf8_lossy(&contents[..contents.len().min(200)])

@@ -32,7 +32,7 @@ impl Viewer {
         Ok(Viewer { file_system, device: None, file: File::create_new(&place)?, place, _dir: dir, root })
     }
 
-    /// Shows `image`, on a new device: of an old one the kernel may remember what was on it before.
+    /// Shows `image`, on a new device, because the kernel may have cached the contents of the old one.
     pub fn show(&mut self, image: &Image) -> io::Result<()> {
         self.device = None;
         // Missing parts read as zeros.
@@ -57,7 +57,7 @@ impl Viewer {
         Mounted::on(self.device().path(), self.file_system, &self.root)
     }
 
-    /// The file system's own check of a disk that is not mounted.
+    /// Runs the file system's own check on a disk that is not mounted.
     pub fn check(&self) -> Result<(), String> {
         self.file_system.check(self.device().path())
     }

@@ -5,19 +5,19 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-/// What the lock file of this canonical path is called.
+/// The name of this canonical path's lock file.
 pub fn lock_name(path: &Path) -> String {
     format!("{:016x}.lock", xxh3_64(path.as_os_str().as_bytes()))
 }
 
-/// Whether a lock file may be called so.
+/// Whether this can be the name of a lock file.
 pub fn is_lock_name(name: &str) -> bool {
     let is_digit = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
     name.strip_suffix(".lock").is_some_and(|digits| digits.len() == 16 && digits.bytes().all(is_digit))
 }
 
-/// What is before the random part of a temporary file's name, without the dot. `None`: it is no such name, or its check is
-/// wrong.
+/// The part of a temporary file's name before the random part, without the first dot. `None`: it is not such a name, or
+/// its check is wrong.
 pub fn owner_in_temporary_name(name: &str) -> Option<&str> {
     const DIGITS: &str = "abcdefghijklmnopqrstuvwxyz234567";
     let (before, check) = name.strip_suffix(".tmp")?.split_at_checked(name.len().checked_sub(".tmp".len() + 3)?)?;

@@ -9,7 +9,7 @@ use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 
 static SANDBOX: OnceLock<PathBuf> = OnceLock::new();
 
-/// The directory: made when first asked for, its path without symbolic links.
+/// The directory, by a path without symbolic links. The first call makes it.
 pub fn sandbox() -> &'static Path {
     SANDBOX.get_or_init(|| {
         let dir = tempfile::Builder::new()
@@ -32,8 +32,8 @@ extern "C" fn remove() {
     }
 }
 
-/// Watches a call of the crate: fails before a system call would change anything outside the sandbox. (Not if one would make
-/// an empty file there: an open that creates looks like any other.)
+/// Watches a call of the crate. Fails before a system call would change anything outside the sandbox. (It does not see
+/// that an empty file is made outside, because an open that creates looks like any other.)
 pub fn keep_inside<T>(body: impl FnOnce() -> T) -> T {
     let watch = |call: &Call<'_>| {
         assert_inside(call);

@@ -18,7 +18,7 @@ const NO_ID: u32 = u32::MAX;
 pub const READ: u32 = 4;
 pub const WRITE: u32 = 2;
 
-/// Whom an entry is for (acl(5)), in the order that the kernel asks for.
+/// The kind of an entry (acl(5)), in the kernel's order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tag {
     UserObj,
@@ -44,7 +44,7 @@ impl Acl {
         self.0.iter().find(|(known, _)| *known == tag).map(|(_, permissions)| *permissions)
     }
 
-    /// The named groups, and what they may do.
+    /// The named groups and their permissions.
     pub fn groups(&self) -> impl Iterator<Item = (u32, u32)> {
         self.0.iter().filter_map(|(tag, permissions)| match tag {
             Tag::Group(id) => Some((*id, *permissions)),
@@ -168,7 +168,7 @@ pub fn attributes(path: &Path) -> Vec<(CString, Vec<u8>)> {
     all
 }
 
-/// A file's access ACL, or a directory's default ACL; `None` takes it away.
+/// Sets a file's access ACL, or a directory's default ACL. `None` removes it.
 pub fn set_acl(path: &Path, name: &CStr, acl: Option<&Acl>) {
     if let Some(acl) = acl {
         return set_attribute(path, name, &acl.encode()).unwrap();

@@ -30,7 +30,7 @@ $b stty -F /layer/root/dev/ttyS1 raw -echo
 exec $b switch_root /layer/root /bin/sh /guest
 "#;
 
-/// Why there can be no such machine here.
+/// The reason why there can be no such machine here.
 pub fn missing(programs: &[&'static str]) -> Option<String> {
     let is_missing = |program: &&str| no_program("sh", &["-c", &format!("command -v {program}")], "").is_some();
     let programs = ["qemu-system-x86_64", "busybox", "kmod"].iter().chain(programs);
@@ -40,7 +40,7 @@ pub fn missing(programs: &[&'static str]) -> Option<String> {
     no_mounts().map(str::to_owned).or(not_here).or(program).or_else(kernel)
 }
 
-/// A kernel, and where its modules are.
+/// A kernel, and the path of its modules.
 pub struct Kernel {
     image: PathBuf,
     base: PathBuf,
@@ -78,16 +78,16 @@ impl Kernel {
     }
 }
 
-/// What a program says.
+/// The output of a program.
 pub fn output(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A machine that is yet to be booted.
+/// A machine that was not booted yet.
 pub struct Setup<'a> {
-    /// For the disks, which only the initial root file system can load.
+    /// The modules for the disks, which only the initial root file system can load.
     pub modules: &'a [&'a str],
     /// The shell script that runs in it. The machine ends with it.
     pub script: String,
@@ -96,8 +96,8 @@ pub struct Setup<'a> {
 }
 
 impl Setup<'_> {
-    /// How to boot it. What it says to /dev/ttyS1 is this command's output, and what it hears from there is its input; what its
-    /// kernel says is in `console`. The files that it needs are made in `dir`.
+    /// The command that boots it. The command's standard input and output are /dev/ttyS1 in the machine. The messages
+    /// of its kernel go to `console`. The files that it needs are made in `dir`.
     pub fn command(&self, dir: &Path) -> Command {
         let kernel = kernel().expect("a kernel");
         if !kernel.base.join("lib/modules").join(&kernel.release).join("modules.dep").exists() {
@@ -121,7 +121,7 @@ impl Setup<'_> {
     }
 }
 
-/// The last that the machine's kernel and its programs said.
+/// The last messages of the machine's kernel and programs.
 pub fn console(dir: &Path) -> String {
     let said = fs::read(dir.join("console")).unwrap_or_default();
     let said = String::from_utf8_lossy(&said);

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use atomic_file_adapter::AtomicFileAdapter;
 use libtest_mimic::{Arguments, Trial};
 
-/// A part of a test that runs in a process of its own.
+/// A part of a test that runs in another process.
 pub type Work = fn(&[String]);
 
 const WORKER: &str = "ATOMIC_FILE_TEST_WORKER";
@@ -36,7 +36,7 @@ pub fn main(tests: Vec<Trial>, workers: &[(&str, Work)]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Whether this is one of the workers, which have no need to find out which tests can run.
+/// Whether this process is a worker. A worker need not find out which tests can run.
 pub fn is_worker() -> bool {
     env::var_os(WORKER).is_some()
 }
@@ -49,30 +49,30 @@ pub fn test(name: &str, body: impl FnOnce() + Send + 'static) -> Trial {
     })
 }
 
-/// A test that is reported as ignored, with the reason in its name, where something that it needs is missing.
+/// A test. If `missing` says that something is missing, the test is ignored, with the reason in its name.
 pub fn test_if(missing: Option<&str>, name: &str, body: impl FnOnce() + Send + 'static) -> Trial {
     let name = missing.map_or(name.to_owned(), |missing| format!("{name} [{missing}]"));
     test(&name, body).with_ignored_flag(missing.is_some())
 }
 
-/// A command to run a program that is killed when this process dies, however it does.
+/// A command to run a program that is killed when this process dies in any way.
 pub fn dies_with_us(program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", program]);
     command
 }
 
-/// Why a test of what only Linux has, or lets one see, cannot run. All others a Mac must run, too.
+/// The reason why a test that needs Linux cannot run. A Mac has to run all others.
 pub fn not_linux() -> Option<&'static str> {
     (!cfg!(target_os = "linux")).then_some("needs Linux")
 }
 
-/// Why a test that needs root cannot run.
+/// The reason why a test that needs root cannot run.
 pub fn no_root() -> Option<&'static str> {
     (!nix::unistd::geteuid().is_root()).then_some("needs root")
 }
 
-/// Why a test that mounts something cannot run. Root in a container may not.
+/// The reason why a test that mounts something cannot run. Root in a container may not mount.
 pub fn no_mounts() -> Option<&'static str> {
     const CAP_SYS_ADMIN: u64 = 1 << 21;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -81,18 +81,18 @@ pub fn no_mounts() -> Option<&'static str> {
     not_linux().or((effective & CAP_SYS_ADMIN == 0).then_some("needs root that may mount"))
 }
 
-/// Why a test that serves a file system by FUSE cannot run.
+/// The reason why a test that serves a file system with FUSE cannot run.
 pub fn no_fuse() -> Option<&'static str> {
     no_mounts().or((!Path::new("/dev/fuse").exists()).then_some("needs /dev/fuse"))
 }
 
-/// Why a test that mounts an overlay cannot run.
+/// The reason why a test that mounts an overlay cannot run.
 pub fn no_overlay() -> Option<&'static str> {
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     no_mounts().or((!known.lines().any(|line| line.ends_with("\toverlay"))).then_some("needs overlayfs"))
 }
 
-/// Gives this thread, and those that it starts from then on, mounts of its own, which go with the last of them.
+/// Gives this thread, and the threads that it starts later, their own mounts, which end with the last of them.
 #[cfg(target_os = "linux")]
 pub fn take_own_mounts() {
     use nix::mount::{MsFlags, mount};
@@ -101,13 +101,13 @@ pub fn take_own_mounts() {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
 }
 
-/// Why a test that needs a program cannot run.
+/// The reason why a test that needs a program cannot run.
 pub fn no_program(command: &str, args: &[&str], missing: &'static str) -> Option<&'static str> {
     let run = Command::new(command).args(args).stdin(Stdio::null()).output();
     (!run.is_ok_and(|output| output.status.success())).then_some(missing)
 }
 
-/// Ends the program, and says why, unless what is returned is dropped in time.
+/// Ends the program with this reason, unless the returned value is dropped in time.
 pub fn end_after(limit: Duration, why: impl Into<String>) -> Sender<()> {
     let (done, is_done) = channel();
     let why = why.into();
@@ -120,9 +120,9 @@ pub fn end_after(limit: Duration, why: impl Into<String>) -> Sender<()> {
     done
 }
 
-/// Another process, running one of the workers of this test program. Killed when dropped.
+/// Another process, which runs one of the workers of this test program. It is killed on drop.
 ///
-/// The two talk in lines, so that nobody has to sleep: the worker with [`tell`] and [`hear`].
+/// The test and the worker exchange lines, so that no test has to sleep. The worker uses [`tell`] and [`hear`].
 pub struct Worker {
     child: Child,
     input: Option<ChildStdin>,
@@ -134,14 +134,14 @@ impl Worker {
         Self::start_in(&env::current_dir().unwrap(), name, args)
     }
 
-    /// With another current directory.
+    /// Starts it in another current directory.
     pub fn start_in(dir: &Path, name: &str, args: &[&str]) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
         command.current_dir(dir).args(args).env(WORKER, name).stdin(Stdio::piped()).stdout(Stdio::piped());
         Self::spawn(&mut command)
     }
 
-    /// Any program that talks in the same way.
+    /// Starts any program that exchanges lines in the same way.
     pub fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
@@ -156,7 +156,7 @@ impl Worker {
         writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
     }
 
-    /// The next line that the worker says.
+    /// The next line from the worker.
     pub fn hear(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
@@ -168,13 +168,13 @@ impl Worker {
         assert_eq!(self.hear(), line);
     }
 
-    /// SIGKILL, as a crash would be; returns when the process is gone.
+    /// Kills it with SIGKILL, like a crash. Returns when the process has ended.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Waits for the end of a worker, and says which signal ended it.
+    /// Waits for the end of a worker. Returns the signal that ended it.
     pub fn signal(&mut self) -> Option<i32> {
         self.child.wait().unwrap().signal()
     }
@@ -196,20 +196,20 @@ impl Drop for Worker {
     }
 }
 
-/// In a worker: a line to the test.
+/// In a worker: sends a line to the test.
 pub fn tell(line: &str) {
     println!("{line}");
 }
 
-/// In a worker: the next line from the test; empty at the end.
+/// In a worker: the next line from the test. Empty at the end.
 pub fn hear() -> String {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
     line.trim_end().to_owned()
 }
 
-/// Returns when the kernel has put the process to sleep in its wait for a record lock. Where nobody can tell, it returns
-/// when the process has had time enough.
+/// Returns when the process sleeps in its wait for a record lock. If the system does not tell, it returns after enough
+/// time.
 pub fn until_it_waits_for_a_lock(worker: &Worker) {
     if not_linux().is_some() {
         return std::thread::sleep(Duration::from_millis(300));
@@ -227,7 +227,7 @@ pub fn until_it_waits_for_a_lock(worker: &Worker) {
     }
 }
 
-/// Whether a batch in this directory is synced by syncfs: on Linux, on file systems whose crash states were looked at.
+/// Whether a batch in this directory is synced by syncfs: on Linux, on the file systems whose crash states were tested.
 pub fn syncs_whole_file_systems(dir: &Path) -> bool {
     #[cfg(target_os = "linux")]
     {
@@ -265,8 +265,8 @@ impl Scratch {
     }
 }
 
-/// The name that a temporary file of `file` has with these seven random digits and their check: by the lock
-/// protocol, and not by the crate.
+/// The name of a temporary file of `file`, with these seven random digits and their check. It is computed from the lock
+/// protocol, without the crate.
 pub fn temporary_name(file: &str, random: &str) -> String {
     let before = format!(".{file}.{random}");
     let hash = xxhash_rust::xxh3::xxh3_64(before.as_bytes());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// The vectors in one file that have this field.
+/// The vectors of one file that have this field.
 pub fn vectors(file: &str, with: &str) -> Vec<Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(file).with_extension("jsonl");
     let lines = fs::read_to_string(path).unwrap();
@@ -17,7 +17,7 @@ pub fn vectors(file: &str, with: &str) -> Vec<Value> {
     wanted
 }
 
-/// The bytes that a value stands for; `None`: there are none.
+/// The bytes that a value stands for. `None`: there are none.
 pub fn bytes(value: &Value) -> Option<Vec<u8>> {
     Some(match value {
         Value::Null => return None,

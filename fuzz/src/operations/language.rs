@@ -133,7 +133,7 @@ pub enum How {
     SharedTimeout,
 }
 
-/// What is done under a guard; with a shared one, it is read.
+/// An operation under a guard. Under a shared one it is a read.
 #[derive(Debug, Clone, Arbitrary)]
 pub enum Act {
     Read,
@@ -142,7 +142,7 @@ pub enum Act {
     Delete,
 }
 
-/// Which calls of one operation go wrong: so many calls go well, then one does not.
+/// The calls of one operation that fail. For each: how many calls succeed before it.
 #[derive(Debug, Clone, Arbitrary)]
 pub struct Faults(pub(super) Vec<(u8, Fault)>);
 

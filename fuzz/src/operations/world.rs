@@ -85,7 +85,7 @@ impl World {
         }
     }
 
-    /// Does it, in both worlds, and compares them.
+    /// Does the operation in the model and on the disk, and compares both.
     pub fn step(&mut self, op: &Op, faults: Option<&Faults>) {
         self.hit = Hit::default();
         match op {
@@ -147,7 +147,7 @@ impl World {
         self.compare();
     }
 
-    /// Everybody lets go, and nothing is left that should not be.
+    /// Releases everything, and checks that nothing is left.
     pub fn end(mut self) {
         self.hit = Hit::default();
         self.held.clear();

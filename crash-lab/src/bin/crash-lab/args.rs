@@ -11,15 +11,15 @@ use crate::workload::{Commits, Workload};
 
 /// Judges what a power cut can leave of a file that COMMAND replaces.
 ///
-/// COMMAND is run by sh on a real file system, on a disk that records what is written to it. Then each disk that a power
-/// cut could have left is mounted, read, and checked with the file system's own fsck: what was flushed before, with any
-/// subset of what was written since.
+/// sh runs COMMAND on a real file system, on a disk that records the writes. Then each disk that a power cut could have
+/// left is mounted, read, and checked with the file system's own fsck: everything that was flushed, with any subset of
+/// the later writes.
 ///
-/// COMMAND gets the new contents on its standard input and replaces the file {path} with them; {path} and {dir}, its
-/// directory, stand for quoted paths. That it ends with status 0 means that the new contents are durable.
+/// COMMAND gets the new contents on its standard input and replaces the file {path} with them. {path} and its directory
+/// {dir} stand for quoted paths. Status 0 of COMMAND means that the new contents are durable.
 ///
-/// A state is bad if it is torn (the file is no version whose writing ever began), lost (it is a version that was
-/// superseded by one whose writing had ended), or broken (it cannot be mounted or read, or fsck complains).
+/// A state is bad if it is torn (the file is not a version whose writing began), lost (a later version's writing had
+/// ended), or broken (it cannot be mounted or read, or fsck finds an error).
 #[derive(Parser)]
 #[command(name = "crash-lab", version, max_term_width = 100, after_help = AFTER, after_long_help = AFTER_LONG)]
 pub struct Args {
@@ -173,7 +173,7 @@ fn device(text: &str) -> Result<Device, String> {
     }
 }
 
-/// As `--device` has it.
+/// The name in `--device`.
 pub fn name_of(device: Device) -> String {
     match device {
         Device::Sound => "sound".to_owned(),
@@ -202,7 +202,7 @@ fn known() -> impl Iterator<Item = (&'static str, FileSystem)> {
     names.into_iter().zip(FILE_SYSTEMS.into_iter().chain(OTHER_EXT4))
 }
 
-/// File systems to judge, by the names that `--fs` gives them, and those that are left out, with the reason.
+/// The file systems to judge, by their names in `--fs`, and those that are left out, with the reason.
 pub struct Chosen {
     pub judged: Vec<(String, FileSystem)>,
     pub left_out: Vec<(String, String)>,

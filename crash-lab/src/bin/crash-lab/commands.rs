@@ -13,7 +13,7 @@ use tempfile::tempfile;
 pub const DIR: &str = "dir";
 pub const FILE: &str = "file";
 
-/// The paths in quotes, put into a command.
+/// Puts the quoted paths into a command.
 pub fn fill_in(command: &str, dir: &Path) -> String {
     let quoted = |path: &Path| quote(&path.display().to_string());
     command.replace("{path}", &quoted(&dir.join(FILE))).replace("{dir}", &quoted(dir))
@@ -36,7 +36,7 @@ pub struct Filled {
 }
 
 impl Filled {
-    /// Neither input nor output is a pipe, at the other end of which somebody has to be.
+    /// Standard input and output are not pipes, because nobody reads or writes their other ends.
     pub fn new(command: &str, dir: &Path, timeout: u64, input: &[u8]) -> io::Result<Self> {
         let text = fill_in(command, dir);
         let (mut stdin, said) = (tempfile()?, [tempfile()?, tempfile()?]);
@@ -48,12 +48,12 @@ impl Filled {
         Ok(Filled { text, command, said })
     }
 
-    /// What it prints, if it ends with status 0.
+    /// The output, if the status is 0.
     pub fn run(self) -> Result<Vec<u8>, String> {
         self.run_by(|mut command| command.status())
     }
 
-    /// The same, with `before` done before each system call that changes the file system of `dir`.
+    /// The same, and calls `before` before each system call that changes the file system of `dir`.
     pub fn run_in_steps(self, dir: &Path, before: impl FnMut()) -> Result<Vec<u8>, String> {
         self.run_by(|command| calls::run(command, fs::metadata(dir)?.dev(), before))
     }

@@ -21,7 +21,7 @@ use crate::record::{Recorded, read, record};
 use crate::report::Report;
 use crate::workload::{Commits, Workload};
 
-/// What was found in the states of one recording.
+/// The result for the states of one recording.
 pub struct Judged {
     pub file_system: String,
     pub workload: Workload,
@@ -42,7 +42,7 @@ pub struct Judged {
     pub bad: Vec<Bad>,
 }
 
-/// What is wrong with a state.
+/// The fault of a state.
 pub struct Bad {
     pub fault: Fault,
     /// The description of the state.
@@ -204,7 +204,7 @@ fn judge_state(
     Ok(())
 }
 
-/// What was seen of a state.
+/// What a look at a state found.
 pub struct Found {
     /// The value, if it could be read.
     pub value: Option<Option<Vec<u8>>>,

@@ -18,7 +18,7 @@ const IMAGE: &str = "disk.img";
 /// The copy that is mounted, because mounting changes an image.
 const COPY: &str = "copy.img";
 
-/// Makes the directory, which must not have anything in it.
+/// Makes the directory. An error if it contains anything.
 pub fn prepare(dir: Option<&Path>) -> Result<(), String> {
     let Some(dir) = dir else { return Ok(()) };
     let failed = |error: io::Error| format!("{}: {error}", dir.display());
@@ -42,7 +42,7 @@ pub fn what(fault: &Fault) -> &str {
     what
 }
 
-/// Everything about a bad state, on its way into a directory.
+/// A bad state, and everything that goes into its directory.
 pub struct Keeping<'a> {
     pub args: &'a Args,
     pub file_system: FileSystem,

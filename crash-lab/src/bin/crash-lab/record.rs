@@ -18,7 +18,7 @@ use crate::workload::{Commits, Workload, value};
 /// A file beside the user's. A sync of it makes the file system commit its changes.
 const UNRELATED: &str = ".crash-lab";
 
-/// What was recorded, and what it should have left.
+/// A recording, and the versions that it wrote.
 pub struct Recorded {
     pub recording: Recording,
     pub versions: Versions,
@@ -28,7 +28,7 @@ pub struct Recorded {
     pub calls: Vec<usize>,
 }
 
-/// In their order: what was there before, and what was written.
+/// In their order: the first version, and the written ones.
 pub struct Versions(pub Vec<Option<Vec<u8>>>);
 
 impl Versions {
@@ -41,7 +41,7 @@ impl Versions {
     }
 }
 
-/// `calls` is what another recording of the same workload counted.
+/// `calls` are the numbers of calls that another recording of the same workload counted.
 pub fn record(
     lab: &Lab,
     args: &Args,
@@ -142,7 +142,7 @@ fn prepare(args: &Args, dir: &Path, first: Option<&[u8]>) -> Result<(), String> 
     Ok(())
 }
 
-/// The value that is there now.
+/// The current value.
 pub fn read(args: &Args, dir: &Path) -> Result<Option<Vec<u8>>, String> {
     match &args.read {
         Some(read) => {

@@ -25,7 +25,7 @@ pub enum Workload {
 }
 
 impl Workload {
-    /// How large what is there before is, if there is something.
+    /// The size of the first version, if there is one.
     pub fn first(self) -> Option<usize> {
         match self {
             Workload::Create => None,
@@ -35,7 +35,7 @@ impl Workload {
         }
     }
 
-    /// How large the versions are that are written.
+    /// The sizes of the versions that are written.
     pub fn sizes(self) -> &'static [usize] {
         match self {
             Workload::Create | Workload::Replace => &[6000],
@@ -52,7 +52,8 @@ impl fmt::Display for Workload {
     }
 }
 
-/// Where the file system commits what it has, which it may do at any moment, if only because somebody else syncs a file.
+/// Where the file system commits its changes. It may do so at any moment, for example because another program syncs a
+/// file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Commits {
     /// Only where the command asks for it
@@ -78,7 +79,7 @@ impl Commits {
         }
     }
 
-    /// Whether there is one before the call with this number, if that with the number `once` was drawn.
+    /// Whether there is a commit before the call with this number. `once` is the number that was drawn.
     pub fn is_before(self, call: usize, once: usize) -> bool {
         match self {
             Commits::None => false,
@@ -87,12 +88,12 @@ impl Commits {
         }
     }
 
-    /// Whether the gap must be drawn.
+    /// Whether the gap has to be drawn.
     pub fn is_single(self) -> bool {
         matches!(self, Commits::Once | Commits::OneTransaction)
     }
 
-    /// Changes a file that has nothing to do with the command's, and commits it.
+    /// Changes a file that the command does not use, and commits the change.
     pub fn commit(self, unrelated: &Path) -> io::Result<()> {
         let mut file = File::options().append(true).open(unrelated)?;
         file.write_all(b"+")?;
@@ -109,7 +110,7 @@ impl fmt::Display for Commits {
     }
 }
 
-/// A value of lines of text, which tells its version in the first of them, and no two blocks of which are the same.
+/// A value of lines of text. The first line tells its version, and no two blocks are the same.
 pub fn value(version: usize, size: usize) -> Vec<u8> {
     let title = format!("version {version}, {size} bytes\n");
     let line = |line: usize| {
