@@ -1,4 +1,4 @@
-//! The cases: which workloads run on which file systems, and what must come of it.
+//! The cases: the workloads, their file systems, and the required results.
 
 use std::env;
 use std::fs::{self, File};
@@ -106,13 +106,14 @@ pub fn assert_none(bad: &[(Fault, String)]) {
     assert!(bad.is_empty(), "{count} bad states (CRASH_SEED={seed}), of which the first:\n{}", described.concat());
 }
 
-/// ext4 keeps the blocks of a fast commit in the cache of the device for good, since ext4_fc_submit_bh marks them dirty and
-/// nothing marks them clean (Linux 6.1 to 6.18). A mount of another state found them there, and recovered what was not its own.
+/// ext4 never drops the blocks of a fast commit from the device's cache, because ext4_fc_submit_bh marks them dirty and
+/// nothing marks them clean (Linux 6.1 to 6.18). A mount of another state found them there, and recovered changes of
+/// the first state.
 fn no_state_is_seen_in_another(lab: &Lab) {
     let mounted = lab.mount().unwrap();
     let mut file = File::create(mounted.root().join("file")).unwrap();
     file.write_all(b"a new file").unwrap();
-    // Not a fast commit, and then three.
+    // First a full commit, and then three fast ones.
     mounted.sync().unwrap();
     for _ in 0..3 {
         file.write_all(b"more").unwrap();
@@ -124,7 +125,8 @@ fn no_state_is_seen_in_another(lab: &Lab) {
     assert!(fs::read(lab.device()).unwrap().iter().all(|byte| *byte == 0), "an empty disk is not empty");
 }
 
-/// A test that finds nothing proves nothing if it would find nothing anyway.
+/// A test that finds nothing proves nothing if it could not find a fault. So this leaves out a sync, which must be
+/// noticed.
 fn the_lab_notices(lab: &Lab, left_out: LeftOut) {
     let mut missed = Vec::new();
     for &commits in Commits::all(lab.file_system) {
@@ -162,7 +164,7 @@ fn the_lab_notices(lab: &Lab, left_out: LeftOut) {
     assert!(missed.is_empty(), "{left_out} left out, and nothing found with commits {missed:?}");
 }
 
-/// Why nothing may be found although a sync is left out. All else must be found.
+/// Why a missing sync may go unnoticed here. All others must be noticed.
 fn excuse(file_system: FileSystem, left_out: LeftOut, commits: Commits) -> Option<&'static str> {
     match (left_out, commits) {
         (LeftOut::FileSync, _) if file_system.name == "ext4 data=journal" => {
@@ -177,16 +179,16 @@ fn excuse(file_system: FileSystem, left_out: LeftOut, commits: Commits) -> Optio
     }
 }
 
-/// What was found in the states of a recording.
+/// The result for the states of a recording.
 pub struct Examined {
     pub counts: Counts,
     pub flushes: Vec<usize>,
-    /// Bad states, and how to get there.
+    /// The bad states, and how to reproduce them.
     pub bad: Vec<(Fault, String)>,
 }
 
 impl Examined {
-    /// With `Ordered`, which of the versions is there is not promised.
+    /// With `Ordered`, either version may be there.
     pub fn forgive_what_is_old(&mut self) {
         self.counts.old = mem::take(&mut self.counts.lost);
         self.bad.retain(|(fault, _)| !matches!(fault, Fault::Lost(_)));
@@ -244,7 +246,7 @@ fn record(lab: &Lab, workload: &Workload, writer: &Writer, meddling: Meddling) -
     (Recording::new(start, log, seed()), history)
 }
 
-/// `CRASH_STATES`: `full`, or how many states of each recording.
+/// The value of `CRASH_STATES`: `full`, or the number of states of each recording.
 fn states_to_judge(recording: &Recording) -> usize {
     match env::var("CRASH_STATES").as_deref() {
         Ok("full") => recording.states.len(),
