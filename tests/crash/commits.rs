@@ -1,4 +1,4 @@
-//! What the file system commits while a writer is at work, and when.
+//! When the file system commits its journal while a writer is at work.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,15 +10,16 @@ use crash_lab::random::Random;
 
 use crate::seed::seed;
 
-/// Where the journal is committed, which it may be at any moment, if only because somebody else syncs a file.
+/// Where the journal is committed. The file system may do so at any moment, for example because another program syncs a
+/// file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commits {
     No,
     /// Between any two steps.
     Everywhere,
-    /// Before one step of each operation, at random: a commit at the end would hide that a sync is missing.
+    /// Before one random step of each operation. A commit at the end would hide a missing sync.
     Once,
-    /// As `Everywhere`, with the file system's own transaction, where the sync of a file commits less than that.
+    /// As `Everywhere`, with the file system's own transaction, if the sync of a file commits less than that.
     Transactions,
     /// As `Once`, with the file system's own transaction.
     OneTransaction,
@@ -35,8 +36,8 @@ impl Commits {
         }
     }
 
-    /// What is done before each step of an operation that has about so many: the journal is committed, or not. `purpose`
-    /// is another one for each operation, and `unrelated` a file for it.
+    /// The function that is called before each step of an operation with about so many steps. It commits the journal,
+    /// or does nothing. `purpose` differs for each operation, and `unrelated` is a file for the commit.
     pub fn before_each(self, steps: usize, purpose: &str, unrelated: PathBuf) -> impl FnMut() + use<> {
         let once = Random::new(seed(), purpose).below(steps);
         let mut numbers = 0..;
@@ -53,7 +54,7 @@ impl Commits {
     }
 }
 
-/// Commits the journal, by a change and a sync of a file that is not the workload's.
+/// Commits the journal: changes and syncs a file that the workload does not use.
 pub fn commit(unrelated: &Path) {
     change(unrelated).sync_all().unwrap();
 }
