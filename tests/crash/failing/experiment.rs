@@ -1,4 +1,4 @@
-//! One run of a program on a device, and the verdict on what is left.
+//! One run of a program on a device, and the verdict on its files.
 
 use std::env;
 use std::fmt;
@@ -22,7 +22,7 @@ use crate::seed::seed;
 /// How many bad states are described in full.
 const DESCRIBED: usize = 8;
 
-/// A device that fails may leave a file system waiting for ever.
+/// A file system on a failing device may wait for ever.
 pub const LIMIT: Duration = Duration::from_secs(300);
 
 /// One run of a program.
@@ -34,7 +34,7 @@ pub struct Experiment<'a> {
     pub device: Device,
 }
 
-/// What was recorded of it.
+/// The recording of the run.
 pub struct Recorded {
     pub start: Image,
     pub log: Vec<Event>,
@@ -70,7 +70,7 @@ impl Experiment<'_> {
         let failed = lab.disk.failed();
         lab.disk.become_device(Device::Sound);
         let log = lab.disk.log();
-        // What could not be written may be waiting still, and goes to a disk that nobody looks at.
+        // Writes that failed may still be waiting. They go to a disk that is not looked at.
         lab.format();
         Recorded { start, log, history, failed, contradictions, unreadable, afterwards }
     }
@@ -120,7 +120,7 @@ impl Experiment<'_> {
         }
         let fails_to_flush = matches!(self.device, Device::Fails(Failure { request: Request::Flush, .. }));
         if fails_to_flush && env::var_os("CRASH_FAILURES").is_some() {
-            // No file system promises anything then.
+            // No file system promises anything if the cache is lost.
             let recording = Recording::with_cache(start, recording.log, seed(), Cache::Lost);
             for state in recording.sample(states) {
                 let faults = self.judge_power_cut(&history, &recording, state);
@@ -163,7 +163,7 @@ impl fmt::Display for Experiment<'_> {
 #[derive(Default)]
 pub struct Examined {
     pub counts: Counts,
-    /// Bad states, and how to get there.
+    /// The bad states, and how to reproduce them.
     bad: Vec<String>,
 }
 
@@ -188,12 +188,12 @@ impl Examined {
     }
 }
 
-/// Not the file system's, which is only counted.
+/// Whether the fault is the crate's. Those of the file system are only counted.
 fn is_ours(fault: &Fault) -> bool {
     !matches!(fault, Fault::AnotherWasTold(_))
 }
 
-/// What has become of the file system.
+/// The state of the file system after the failure.
 fn afterwards(root: &Path) -> Afterwards {
     match File::create(root.join("afterwards")) {
         Ok(_) => Afterwards::Writable,
