@@ -1,12 +1,13 @@
 //! A device that fails, and one that lies.
 //!
-//! Programs change files while one write or one flush of the device fails, or all from there on. They are told, try again
-//! once, and go on. What they have been told has to be true: for those who read at that moment, after a remount of the
-//! disk as it is, and after a power cut. Failed writes may have happened or not. The file systems are mounted with their
-//! defaults: `errors=continue` is what mke2fs writes into ext4's superblock, and xfs and btrfs have no such option.
+//! Programs change files while one write or one flush of the device fails, or while all fail from one on. A program
+//! that gets an error tries again once, and goes on. What the calls have reported must be true: for readers at that
+//! moment, after a remount of the disk as it is, and after a power cut. Failed writes may have happened or not. The
+//! file systems are mounted with their defaults: `errors=continue` is what mke2fs writes into ext4's superblock, and
+//! xfs and btrfs have no such option.
 //!
-//! By default a few of the requests of each program fail, and `CRASH_FAILURES` is how many, or `full`: all; or the one that
-//! the description of a bad state names: `Write 31 Once Everywhere`.
+//! By default a few requests of each program fail. `CRASH_FAILURES` sets how many, or `full` for all, or one by its
+//! description in a bad state: `Write 31 Once Everywhere`.
 
 mod experiment;
 pub mod programs;
@@ -33,9 +34,9 @@ use crate::failing::report::{Counts, Judged};
 use crate::failing::verdict::look;
 use crate::seed::seed;
 
-/// How many requests of each program fail by default, in turn.
+/// How many requests of each program fail by default, one in each run.
 const DEFAULT_FAILURES: usize = 2;
-/// How many states of a power cut are judged of each, and if all fail.
+/// How many states after a power cut are judged in each run, and how many if all requests fail.
 const STATES: usize = 3;
 const STATES_OF_ALL: usize = 10;
 
@@ -68,18 +69,18 @@ fn what_is_said_is_true(lab: &Lab, program: &Program) {
     all.assert_none();
 }
 
-/// `CRASH_FAILURES`: `full`, or how many.
+/// The value of `CRASH_FAILURES`: `full`, or a number.
 fn limit() -> Option<usize> {
     match env::var("CRASH_FAILURES").as_deref() {
         Ok("full") => None,
-        // One that is named.
+        // The description of one failure.
         Ok(one) if one.contains(' ') => Some(1),
         Ok(number) => Some(number.parse().expect("CRASH_FAILURES is `full`, a number, or a request")),
         Err(_) => Some(DEFAULT_FAILURES),
     }
 }
 
-/// Every request that a program makes may fail, once or with all that follow.
+/// The failures of a program: every request may fail alone, or together with all later ones.
 fn failures(lab: &Lab, program: &Program, writer: Writer, limit: Option<usize>) -> Vec<(Failure, Commits)> {
     let mut failures = Vec::new();
     for commits in [Commits::No, Commits::Everywhere] {
@@ -104,7 +105,7 @@ fn failures(lab: &Lab, program: &Program, writer: Writer, limit: Option<usize>) 
     }
     if let Some(limit) = limit {
         let mut random = Random::new(seed(), &format!("failures of {} on {}", program.name, lab.file_system.name));
-        // The first flush always: a delete was not durable then, and nobody was told.
+        // Always with the first flush: a delete was not durable once in this case, although it reported success.
         let always = failures.iter().position(|(failure, _)| failure.request == Request::Flush).unwrap_or(0);
         failures.swap(0, always);
         random.shuffle(&mut failures[1..]);
@@ -113,7 +114,7 @@ fn failures(lab: &Lab, program: &Program, writer: Writer, limit: Option<usize>) 
     failures
 }
 
-/// A writer that repeats a failed sync until it succeeds, and believes it.
+/// A control: a writer repeats a failed sync until it succeeds, and believes it.
 fn a_repeated_sync_is_noticed(lab: &Lab) {
     let mut all = Examined::default();
     'all: for program in [&CREATE, &REPLACE] {
@@ -133,7 +134,7 @@ fn a_repeated_sync_is_noticed(lab: &Lab) {
     assert!(caught, "syncs were repeated, and nothing was lost");
 }
 
-/// A device that drops flushes: nothing is promised, and the lab must see that.
+/// A control: a device drops flushes. Nothing is promised then, and the lab must find faults.
 fn a_lie_is_noticed(lab: &Lab) {
     let mut all = Counts::default();
     for program in PROGRAMS.iter().step_by(if limit().is_none() { 1 } else { 3 }) {
@@ -161,7 +162,7 @@ fn a_lie_is_noticed(lab: &Lab) {
     assert!(noticed > 0, "flushes were dropped, and nothing was lost");
 }
 
-/// The states of a failing device, without a disk.
+/// Tests the states of a failing device, without a disk.
 fn failed_writes_may_have_happened() {
     let page = |byte: u8| vec![byte; 4096];
     let image_of = |writes: &[(u64, u8)]| {
