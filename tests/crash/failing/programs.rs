@@ -1,4 +1,4 @@
-//! What is done while the device fails. A program that is told of an error tries again, once, and goes on.
+//! The programs that run while the device fails. After an error, a program tries again once, and goes on.
 
 use std::cell::Cell;
 use std::fmt;
@@ -16,20 +16,20 @@ use crate::commits::Commits;
 use crate::together::changes::LOCKS;
 use crate::workloads::{UNRELATED, changes_or_follows, contents};
 
-/// Files that are changed as one, by their paths below the root. Most are alone.
+/// Files that are changed as one, by their paths below the root. Most groups have one file.
 pub type Group = &'static [&'static str];
 
-/// A version of each of them; `None`: there is no such file.
+/// A version of each file. `None`: there is no such file.
 pub type Versions = Vec<Option<Vec<u8>>>;
 
 pub struct Program {
     pub name: &'static str,
     pub groups: &'static [Group],
-    /// Directories that are there before.
+    /// Directories that exist before.
     dirs: &'static [&'static str],
-    /// The lock directory is on another file system, which lives on.
+    /// The lock directory is on another file system, which does not fail.
     locks_elsewhere: bool,
-    /// Every so many of the groups is there before.
+    /// One in so many groups exists before.
     prepared: Option<usize>,
     verbs: &'static [Verb],
 }
@@ -37,14 +37,14 @@ pub struct Program {
 #[derive(Debug, Clone, Copy)]
 enum Verb {
     Write(usize),
-    /// A few hundred bytes, which some file systems store in another place.
+    /// A few hundred bytes, which some file systems store in another way.
     WriteLittle(usize),
-    /// Of the first group, through a handle.
+    /// Of the first group, with a handle.
     Update,
     Delete,
-    /// Writes to all groups, with shared syncs.
+    /// Writes all groups, with shared syncs.
     Batch,
-    /// All files of a group as one.
+    /// Changes all files of a group as one.
     UpdateMany,
     CommitAll,
 }
@@ -112,48 +112,48 @@ pub static PROGRAMS: [Program; 7] = [
     },
 ];
 
-/// Who writes.
+/// The writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writer {
     Adapter,
-    /// Repeats a sync that has failed, until it succeeds. It can only write.
+    /// Repeats a failed sync until it succeeds. It can only write.
     RepeatsSyncs,
 }
 
-/// What a call has said of its change of a group.
+/// What a call has reported about its change of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Said {
     Done,
-    /// An error, after which nothing has happened.
+    /// An error after which nothing has happened.
     Nothing,
-    /// An error, after which it has happened, and a power cut may undo it.
+    /// An error after which the change has happened, and a power cut may undo it.
     NotDurable,
-    /// An error, after which it may have happened or not.
+    /// An error after which the change may have happened or not.
     Unknown,
 }
 
-/// A change of a group, and what was said of it.
+/// A change of a group, and what the call reported.
 pub struct Attempt {
     pub group: usize,
     pub new: Versions,
     pub said: Said,
-    /// In words.
+    /// The error's message.
     pub error: Option<String>,
-    /// Between the last change and the sync of the directory another program's sync has failed.
+    /// Another program's sync has failed between the last change and the sync of the directory.
     pub another_was_told: bool,
 }
 
-/// All that was done.
+/// All attempts of a run.
 #[derive(Default)]
 pub struct History {
-    /// Of each group, before.
+    /// The first version of each group.
     pub first: Vec<Versions>,
     /// In the order of their numbers in the log.
     pub attempts: Vec<Attempt>,
 }
 
 impl History {
-    /// The versions of a group in their order, each with the number of the attempt that made it.
+    /// The versions of a group in their order, each with the number of its attempt.
     pub fn of(&self, group: usize) -> impl Iterator<Item = (&Versions, Option<usize>)> {
         let attempts = self.attempts.iter().enumerate().filter(move |(_, attempt)| attempt.group == group);
         [(&self.first[group], None)].into_iter().chain(attempts.map(|(number, attempt)| (&attempt.new, Some(number))))
@@ -161,7 +161,7 @@ impl History {
 }
 
 impl Program {
-    /// The version of a group that the attempt of this number makes. Of several files some are removed each time.
+    /// The version of a group that this attempt makes. If the group has several files, some are removed each time.
     fn version(&self, group: usize, attempt: usize, size: usize) -> Versions {
         let files = self.groups[group];
         let is_absent = |n: usize| files.len() > 1 && (n + attempt) % 3 == 0;
@@ -189,7 +189,7 @@ impl Program {
         AtomicFileAdapter::with_lock_dir(dir).unwrap()
     }
 
-    /// Files that are changed as one are read as one, through the crate, which finishes what is to be finished.
+    /// Reads files that are changed as one together, through the crate, which finishes a decided change first.
     pub fn read(&self, root: &Path, files: Group) -> io::Result<Versions> {
         if let [path] = files {
             return match fs::read(root.join(path)) {
@@ -211,23 +211,24 @@ pub struct Run<'a> {
     pub root: &'a Path,
     pub disk: &'a Disk,
     pub history: History,
-    /// What is there now, of each group.
+    /// The present version of each group.
     pub now: Vec<Versions>,
-    /// What those who read right after a call saw, if it is not what the call has said.
+    /// What readers saw just after a call, if it contradicts the call's report.
     pub contradictions: Vec<String>,
-    /// How many of those who read were told of an error.
+    /// How many reads returned an error.
     pub unreadable: usize,
 }
 
 impl Run<'_> {
     pub fn operate(&mut self) {
         let adapter = self.program.adapter(self.root);
-        // A handle keeps the directory open, which nobody can open any more when the file system is shut down.
+        // A handle keeps the directory open. After a shutdown of the file system nobody can open the directory any
+        // more.
         let first = adapter.file(self.root.join(self.program.groups[0][0])).unwrap();
         let files = (&adapter, &first);
         let mut failed = false;
         for &verb in self.program.verbs {
-            // The second time, it is as with a program that tries again.
+            // The second time, as a program that tries again.
             if !self.attempt(files, verb) {
                 failed = true;
                 self.attempt(files, verb);
@@ -239,7 +240,7 @@ impl Run<'_> {
         }
     }
 
-    /// Whether it succeeds.
+    /// Makes an attempt. Returns whether it succeeded.
     fn attempt(&mut self, files: (&AtomicFileAdapter, &AtomicFile), verb: Verb) -> bool {
         let groups = match verb {
             Verb::Write(group) | Verb::WriteLittle(group) => group..group + 1,
@@ -273,7 +274,7 @@ impl Run<'_> {
         match verb {
             Verb::Delete => vec![None],
             Verb::WriteLittle(_) => self.program.version(group, attempt + 1, 300),
-            // The version 0 was there before.
+            // Version 0 existed before.
             _ => self.program.version(group, attempt + 1, 6000),
         }
     }
@@ -311,8 +312,8 @@ impl Run<'_> {
         made.map_err(Failed::Adapter)
     }
 
-    /// Commits the journal before each step, if that is wanted, as others may do it. Their sync may be the one that fails;
-    /// whether that came between the last change and the sync of its directory is returned, too.
+    /// If wanted, commits the journal before each step, as other programs may do. Such a commit's sync may be the one
+    /// that fails. Also returns whether that came between the last change and the sync of its directory.
     fn meddled<R>(&self, body: impl FnOnce() -> R) -> (R, bool) {
         let (commits, unrelated) = (self.commits, self.root.join(UNRELATED));
         let failed_before = Rc::new(Cell::new(None));
@@ -326,7 +327,7 @@ impl Run<'_> {
         (inject(decide, body).0, failed_before.get() == Some(true))
     }
 
-    /// Reads a group, as others would right after a call that has said this.
+    /// Reads a group just after a call that has reported this.
     fn look(&mut self, group: usize, said: Option<(Said, &Versions)>) {
         let files = self.program.groups[group];
         let seen = match self.program.read(self.root, files) {
@@ -359,7 +360,7 @@ enum Failed {
 }
 
 impl Failed {
-    /// What that says of the change of the file at this path.
+    /// What an error reports about the change of the file at this path.
     fn said(&self, path: &Path) -> Said {
         match self {
             Failed::Adapter(Error::NotDurable { .. }) => Said::NotDurable,
@@ -386,10 +387,10 @@ fn add(batch: &mut Batch, path: &Path, new: Option<&Vec<u8>>) {
     };
 }
 
-/// As many times as a sync is tried.
+/// How often a sync is tried.
 const TRIES: usize = 3;
 
-/// What nobody should do: a sync that has failed is repeated, and believed.
+/// The wrong way: repeats a failed sync and believes it.
 fn write_and_repeat_syncs(path: &Path, contents: &[u8]) -> io::Result<()> {
     let sync = |file: &File| {
         let mut synced = file.sync_all();
@@ -408,9 +409,9 @@ fn write_and_repeat_syncs(path: &Path, contents: &[u8]) -> io::Result<()> {
     sync(&File::open(path.parent().unwrap())?)
 }
 
-/// The sync of a directory, or what comes between the renaming and that.
+/// Whether this call is the sync of a directory, or comes between the rename and that sync.
 fn changes_nothing(call: &Call<'_>) -> bool {
-    // fstat fails if the file system is shut down.
+    // fstat fails if the file system was shut down.
     let is_directory = |fd| fcntl(fd, FcntlArg::F_GETFL).is_ok_and(|flags| flags & libc::O_DIRECTORY != 0);
     match call.syscall {
         Syscall::Close => true,
