@@ -8,7 +8,7 @@ use crash_lab::device::{Failure, Lasting, Request};
 use crate::failing::verdict::Fault;
 use crate::report::distinct;
 
-/// What has become of a file system.
+/// The state of a file system after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Afterwards {
     Writable,
@@ -19,37 +19,37 @@ pub enum Afterwards {
 #[derive(Debug, Clone, Default)]
 pub struct Counts {
     pub runs: usize,
-    /// Runs in which a request has failed.
+    /// Runs in which a request failed.
     pub reached: usize,
-    /// Runs of these in which no call has failed.
+    /// Runs of these in which no call failed.
     pub hidden: usize,
     pub calls: usize,
-    /// Calls that said so.
+    /// Calls that reported that nothing has happened.
     pub nothing: usize,
     pub not_durable: usize,
     pub unknown: usize,
-    /// Calls that succeeded after one that had failed.
+    /// Calls that succeeded after an earlier one had failed.
     pub retried_done: usize,
-    /// Runs in which some read was told of an error.
+    /// Runs in which a read returned an error.
     pub unreadable: usize,
     pub read_only: usize,
     pub shut_down: usize,
-    /// Disks as they were at the end.
+    /// Disks at the end of a run, mounted again.
     pub remounted: usize,
     pub damaged: usize,
     /// Disks after a power cut.
     pub states: usize,
-    /// Runs in which those who read have seen something else than was said.
+    /// Runs in which readers saw something else than a call had reported.
     pub contradictions: usize,
     pub lost: usize,
-    /// Lost, and another program was told.
+    /// Lost, after another program got the error.
     pub another_was_told: usize,
     pub torn: usize,
     pub half: usize,
     pub happened: usize,
     pub stuck: usize,
     pub unusable: usize,
-    /// Disks after a power cut, of a device whose cache was lost when a flush failed; and those that are wrong.
+    /// Disks after a power cut, of a device that loses its cache when a flush fails. And those with a fault.
     pub without_cache: usize,
     pub lost_with_cache: usize,
 }
@@ -142,7 +142,7 @@ pub fn add_lie(file_system: &'static str, counts: Counts) {
     REPORT.lock().unwrap().lies.push((file_system, counts));
 }
 
-/// Empty, if nothing was judged.
+/// Empty if nothing was judged.
 pub fn to_markdown() -> String {
     let report = REPORT.lock().unwrap();
     let mut text = String::new();
