@@ -1,4 +1,4 @@
-//! The verdict on a state: what is there, and what the calls have said of it.
+//! The verdict on a state: compares the files with what the calls have reported.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,38 +11,39 @@ use crash_lab::lab::Lab;
 use crate::failing::programs::{History, Program, Said, Versions, Writer};
 use crate::together::look::Pending;
 
-/// What is wrong with a state.
+/// The fault of a state.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// A call has said that it is done, and it is not there.
+    /// A call has reported success, and the change is lost.
     Lost(String),
-    /// The same, where another program was told: its sync has failed between the renaming and the sync of the directory, which
-    /// says that all is well. ext4 and xfs do not look whether they are dead if nothing has changed in a directory since
-    /// (`__jbd2_journal_force_commit` in fs/jbd2/journal.c, `xfs_dir_fsync` in fs/xfs/xfs_file.c; Linux 6.18).
+    /// The same, but another program got the error: its sync failed between the rename and the sync of the directory,
+    /// which then reported success. ext4 and xfs do not check whether they were shut down if nothing in a directory has
+    /// changed since (`__jbd2_journal_force_commit` in fs/jbd2/journal.c, `xfs_dir_fsync` in fs/xfs/xfs_file.c; Linux
+    /// 6.18).
     AnotherWasTold(String),
-    /// A file is no version that was begun.
+    /// A file is not a version that was begun.
     Torn(String),
-    /// Files that are changed as one are of different changes.
+    /// Files that are changed as one have versions of different changes.
     Half(String),
-    /// A call has said that nothing has happened, and it has.
+    /// A call has reported that nothing happened, but the change was made.
     Happened(String),
-    /// The crate cannot read it, or leaves something to be finished.
+    /// The crate cannot read the file, or a change stays unfinished.
     Stuck(String),
     /// The file system cannot be mounted or read.
     Unusable(String),
 }
 
-/// What was found.
+/// The contents of the disk.
 pub struct Seen {
-    /// Of each group, or why it cannot be read.
+    /// The version of each group, or why it cannot be read.
     versions: Vec<Result<Versions, String>>,
     unusable: Option<String>,
     stuck: Vec<String>,
-    /// The file system's own program finds something to mend.
+    /// The file system's own check finds an error.
     pub damaged: bool,
 }
 
-/// Mounts a disk, which replays the journal, reads all groups, and has the crate clear up.
+/// Mounts a disk, which replays the journal, reads all groups, and has the crate finish and sweep.
 pub fn look(lab: &Lab, image: Image, program: &Program, writer: Writer, check: bool) -> Seen {
     let mut seen = Seen { versions: Vec::new(), unusable: None, stuck: Vec::new(), damaged: false };
     lab.show(image);
@@ -64,7 +65,7 @@ pub fn look(lab: &Lab, image: Image, program: &Program, writer: Writer, check: b
     seen
 }
 
-/// What the crate cannot finish or sweep.
+/// Finishes and sweeps with the crate. Returns what it could not do.
 fn clear_up(root: &Path, program: &Program) -> io::Result<Vec<String>> {
     let adapter = program.adapter(root);
     let mut stuck = Vec::new();
@@ -81,7 +82,7 @@ fn clear_up(root: &Path, program: &Program) -> io::Result<Vec<String>> {
     Ok(stuck)
 }
 
-/// The directories of a program's files, if they are there.
+/// The directories of a program's files, if they exist.
 fn dirs(root: &Path, program: &Program) -> Vec<PathBuf> {
     let mut dirs: Vec<PathBuf> = program
         .groups
@@ -94,7 +95,7 @@ fn dirs(root: &Path, program: &Program) -> Vec<PathBuf> {
     dirs
 }
 
-/// Temporary files beside a program's files.
+/// The temporary files beside a program's files.
 pub fn temporary_files(root: &Path, program: &Program) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for dir in dirs(root, program) {
@@ -108,7 +109,7 @@ pub fn temporary_files(root: &Path, program: &Program) -> io::Result<Vec<PathBuf
     Ok(found)
 }
 
-/// Which attempts had begun and ended at a moment.
+/// The attempts that had begun or ended at a moment.
 #[derive(Default)]
 struct Moment(BTreeMap<usize, bool>);
 
@@ -135,7 +136,7 @@ impl Moment {
 }
 
 impl Seen {
-    /// What is wrong with it if that is what was logged before.
+    /// The faults if this part of the log came before.
     pub fn faults(&self, program: &Program, history: &History, log: &[Event]) -> Vec<Fault> {
         if let Some(unusable) = &self.unusable {
             return vec![Fault::Unusable(unusable.clone())];
@@ -169,7 +170,7 @@ fn group_fault(program: &Program, history: &History, moment: &Moment, group: usi
     let found = |n: usize| describe(seen[n].as_ref());
     let all = || (0..files.len()).map(|n| format!("{} is {}", files[n], found(n))).collect::<Vec<_>>().join(", ");
     let named = |position: usize| begun[position].1.map_or("the first".to_owned(), |attempt| format!("{attempt}"));
-    // What is gone is the same in all versions.
+    // Missing files look the same in all versions.
     let is_it = |(version, _): &(&Versions, Option<usize>)| *version == seen;
     let found_at = begun[..last_done].iter().rposition(is_it).or_else(|| begun.iter().rposition(is_it));
     Some(match found_at {
