@@ -1,10 +1,10 @@
-//! A record of what ext4 with `fast_commit` loses, and by whom: all that was written is on the disk, and the kernel recovers it, but
-//! e2fsck, which a system runs first when it starts, drops the journal.
+//! Shows what ext4 with `fast_commit` loses, and why. Everything that was written is on the disk, and the kernel
+//! recovers it. But e2fsck, which a system runs first when it starts, drops the journal.
 //!
-//! A fast commit belongs to a transaction. When that is committed as a whole, the fast commit is still on the disk, and is to be
-//! skipped in a recovery. The kernel does so (`ext4_fc_replay_scan` in fs/ext4/fast_commit.c returns JBD2_FC_REPLAY_STOP);
-//! e2fsck's copy of the function (e2fsck/journal.c) returns EINVAL, for which it gives up the whole recovery, and then checks and mends the
-//! disk as it was before all of it. Seen with e2fsck 1.47.0 and 1.47.4.
+//! A fast commit belongs to a transaction. When the whole transaction is committed, the fast commit is still on the
+//! disk, and a recovery has to skip it. The kernel does so (`ext4_fc_replay_scan` in fs/ext4/fast_commit.c returns
+//! JBD2_FC_REPLAY_STOP). e2fsck's copy of the function (e2fsck/journal.c) returns EINVAL, and e2fsck then gives up the
+//! whole recovery. It checks and repairs the disk as it was before the recovery. Seen with e2fsck 1.47.0 and 1.47.4.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -50,7 +50,7 @@ fn what_is_left(lab: &Lab) -> Option<Vec<u8>> {
     fs::read(mounted.root().join("file")).ok()
 }
 
-/// The disk after the last call, when nothing that was written is missing.
+/// The disk after the last call, with everything that was written.
 fn power_cut(lab: &Lab) -> Image {
     let mounted = lab.mount().unwrap();
     let mut unrelated = File::create(mounted.root().join("unrelated")).unwrap();
@@ -58,9 +58,9 @@ fn power_cut(lab: &Lab) -> Image {
     mounted.sync().unwrap();
     let mut file = File::create(mounted.root().join("file")).unwrap();
     file.write_all(CONTENTS).unwrap();
-    // A fast commit.
+    // This makes a fast commit.
     file.sync_all().unwrap();
-    // A whole one.
+    // This makes a full commit.
     File::open(mounted.root()).unwrap().sync_all().unwrap();
     lab.disk.image()
 }
