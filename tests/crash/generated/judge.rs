@@ -1,4 +1,4 @@
-//! A crash state is mounted and looked at, and compared with what the model permits.
+//! Mounts a crash state, looks at it, and compares it with the states that the model permits.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,42 +15,42 @@ use crate::generated::run::{LOCKS, adapter, bytes, link, path_in, paths};
 use crate::judge::is_temporary;
 use crate::workloads::UNRELATED;
 
-/// Where the mark is in a lock file (the README's lock protocol).
+/// The offset of the mark in a lock file (`src/docs/protocol.md`).
 const MARK: u64 = 2048;
 
-/// One state in so many is checked by the file system's own program: the other workloads have each state checked.
+/// One in so many states is checked with the file system's own program. In the other workloads each state is checked.
 const CHECKED: u64 = 16;
 
-/// What is wrong with a state.
+/// The fault of a state.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// A file is no version that was begun.
+    /// A file is not a version that was begun.
     Torn(String),
-    /// A change that was made as one is half there.
+    /// Half of a change that was made as one.
     Half(String),
-    /// What was acknowledged is not there.
+    /// An acknowledged change is lost.
     Lost(String),
-    /// The crate cannot read the files, or leaves something to be finished.
+    /// The crate cannot read the files, or a change stays unfinished.
     Stuck(String),
-    /// Leftovers, what cannot be, or the file system itself.
+    /// Leftovers, an impossible state, or the file system itself.
     Other(String),
 }
 
-/// What is on the disk.
+/// The contents of the disk.
 #[derive(Default)]
 pub struct Seen {
-    /// The files in directories, by their paths, but not those in the lock directory.
+    /// The files in directories, by their paths, without the lock directory.
     files: Vec<(PathBuf, Vec<u8>)>,
     /// The files of the lock directory, with their lengths.
     locks: Vec<(String, u64)>,
-    /// What else is in the root directory.
+    /// The other entries of the root directory.
     others: Vec<String>,
-    /// What the crate said when it was to read the files, and other versions than are there.
+    /// The error of the crate's read, and versions that differ from those on the disk.
     stuck: Option<String>,
     broken: Option<String>,
 }
 
-/// How far the sequence was.
+/// The progress of the sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Reached {
     pub acknowledged: usize,
@@ -58,7 +58,7 @@ pub struct Reached {
 }
 
 impl Reached {
-    /// After so much of the log of a sequence of so many operations.
+    /// The progress after this part of the log, in a sequence of so many operations.
     pub fn after(log: &[Event], operations: usize) -> Self {
         let count = |is: fn(&Event) -> Option<usize>| log.iter().filter_map(is).filter(|n| *n <= operations).count();
         let begun = |event: &Event| if let Event::Begin(n) = event { Some(*n) } else { None };
@@ -67,8 +67,8 @@ impl Reached {
     }
 }
 
-/// Mounts the disk, which replays the journal, lets the crate read the files first if some of them are changed as one, and
-/// looks at all there is.
+/// Mounts the disk, which replays the journal. If some files are changed as one, lets the crate read the files first.
+/// Then looks at everything.
 pub fn look(viewer: &mut Viewer, image: &Image, operations: &[Operation]) -> Seen {
     let mut seen = Seen::default();
     let is_checked = image.hash() % CHECKED == 0;
@@ -90,7 +90,7 @@ pub fn look(viewer: &mut Viewer, image: &Image, operations: &[Operation]) -> See
     seen
 }
 
-/// As the next program does, which finishes what was decided.
+/// Reads the files as the next program does, which finishes a decided change.
 fn read_by_the_crate(root: &Path) -> Result<(), String> {
     let paths = paths(root);
     let guards = adapter(root).lock_many_shared(&paths).map_err(|error| error.to_string())?;
@@ -125,7 +125,7 @@ impl Seen {
         Ok(())
     }
 
-    /// What is wrong with it, if the power went at one of these moments.
+    /// The faults of the state, if the power went at one of these moments.
     pub fn faults(&self, model: &Model, operations: &[Operation], reached: &BTreeSet<Reached>) -> BTreeSet<Fault> {
         if let Some(broken) = &self.broken {
             return BTreeSet::from([Fault::Other(broken.clone())]);
@@ -179,8 +179,8 @@ impl Seen {
         faults
     }
 
-    /// What an operation that is in progress may leave, and others may not: one temporary file of each of its files, and what
-    /// is to become an intent.
+    /// Leftovers. Only an operation that is in progress may leave them: one temporary file of each of its files, and a
+    /// temporary intent.
     fn leftovers(&self, in_progress: Option<&Operation>) -> Vec<Fault> {
         let mut may_be: Vec<usize> = in_progress.map(|operation| operation.files()).unwrap_or_default();
         let mut faults = Vec::new();
@@ -208,7 +208,7 @@ fn describe(contents: &[u8]) -> String {
     format!("{} bytes, {zeros} of them zero, that begin with {title:?}", contents.len())
 }
 
-/// The judge on trial, without a disk.
+/// Tests the judge, without a disk.
 pub fn tells_good_from_bad() {
     let judge = |words: &str, (acknowledged, begun): (usize, usize), found: &[(&str, usize)]| {
         let operations = Operation::sequence(words).unwrap();
@@ -231,7 +231,7 @@ pub fn tells_good_from_bad() {
     assert!(matches!(judge("larger:a", (1, 1), &[b])[..], [Fault::Other(_)]));
     assert!(matches!(judge("larger:a", (1, 1), &[("a/one", 1)])[..], [Fault::Other(_)]));
     assert!(matches!(judge("larger:a", (0, 1), &[("a/one", 7), b])[..], [Fault::Torn(_)]));
-    // A version of the future.
+    // A version that is not written yet.
     assert!(matches!(judge("larger:a", (0, 0), &[("a/one", 1), b])[..], [Fault::Torn(_)]));
 
     let (renamed, moved) = ("larger:a rename-dir:a new-directory:a", ("moved2/one", 1));
@@ -245,7 +245,7 @@ pub fn tells_good_from_bad() {
     assert!(matches!(judge("together", (0, 1), &[("a/one", 1)])[..], [Fault::Half(_)]));
     assert!(matches!(judge("together", (1, 1), &[("a/one", 0)])[..], [Fault::Lost(_)]));
 
-    // What is left of an operation that was in progress, and of one that was not.
+    // The leftovers of an operation that was in progress, and of one that was not.
     let temporary = format!("a/{}", temporary_name(FILES[0], "abcdefg"));
     let other = format!("a/{}", temporary_name(FILES[0], "bcdefgh"));
     assert_eq!(judge("larger:a", (0, 1), &[("a/one", 0), b, (&temporary, 1)]), []);
