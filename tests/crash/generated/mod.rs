@@ -1,16 +1,16 @@
-//! Generated workloads: all sequences of up to three operations on two files in two directories, as B3 and its ACE have them
-//! (OSDI '18), each with the journal committed in every gap between two steps of its last operation.
+//! Generated workloads: all sequences of up to three operations on two files in two directories, as B3 and its ACE have
+//! them (OSDI '18). For each one the journal is committed in every gap between two steps of its last operation.
 //!
-//! What is before the last operation of a sequence is another sequence, so that only those crash points are judged that come
-//! after its beginning. Of sequences that differ in nothing but which file is which, one is taken. Each is recorded once
-//! without forced commits, once with one before each step of the last operation, and once for each of these steps with one
-//! before that step. What may be there is the word of a model (`model.rs`), not of the crate.
+//! The operations before the last one are another sequence, so only the crash points after their end are judged. Of
+//! sequences that differ only in the order of the two files, one is taken. Each sequence is recorded once without
+//! forced commits, once with a commit before each step of the last operation, and once for each of these steps with a
+//! commit before that step only. A model (`model.rs`), and not the crate, says which states are permitted.
 //!
-//! By default a sample is judged. `CRASH_GENERATED` is a number, how many sequences are sampled for each file system; or
-//! `full`, for all of them, all gaps, and all states, which takes hours; or a sequence in the words of a report, such as
-//! `larger:a rename-dir:a together`, with all gaps and states. For the long run `CRASH_SHARD=2/5` takes every fifth sequence from
-//! the second on, and `CRASH_PROGRESS` names a file to which each sequence is added that was found good, and whose
-//! sequences are left out.
+//! By default a sample is judged. `CRASH_GENERATED` is the number of sequences that are sampled for each file system.
+//! Or it is `full`, for all sequences, gaps and states, which takes hours. Or it is a sequence in the words of a
+//! report, such as `larger:a rename-dir:a together`, with all gaps and states. For the long run, `CRASH_SHARD=2/5`
+//! takes every fifth sequence, beginning with the second. `CRASH_PROGRESS` names a file with the sequences that were
+//! found good. Each new one is added, and those in the file are left out.
 
 pub mod judge;
 pub mod model;
@@ -43,14 +43,16 @@ use crate::workloads::LeftOut;
 const SAMPLED: usize = 80;
 const SAMPLED_STATES: usize = 8;
 
-/// What was bad once is judged each time: a delete that found no directory was not durable, though it said that it was.
+/// Sequences that were bad once are judged each time: a delete that found no directory was not durable, although it
+/// reported success.
 const ONCE_BAD: [&str; 2] = ["remove-dir:a delete:a", "rename-dir:a delete:a"];
 
-/// A gap of the sample is below that; about as many steps has an operation, and one that is all or nothing has more.
+/// The sampled gaps have smaller numbers. An operation has about so many steps, and a change of several files as one
+/// has more.
 const SAMPLED_GAPS: usize = 12;
 const SAMPLED_GAPS_TOGETHER: usize = 30;
 
-/// A control must find something in so many sequences.
+/// A control must find a fault within so many sequences.
 const CONTROLLED: usize = 60;
 
 /// How many bad states are described in full.
@@ -62,7 +64,7 @@ pub fn all() -> Vec<Trial> {
         trials.push(case(file_system, &format!("{}: generated", file_system.name), they_keep_their_promise));
         for left_out in [LeftOut::FileSync, LeftOut::DirectorySync] {
             let name = format!("control: {}, generated, {left_out} left out", file_system.name);
-            // The data go through the journal, before the rename.
+            // The data go through the journal before the rename.
             if !(left_out == LeftOut::FileSync && file_system.name == "ext4 data=journal") {
                 trials.push(case(file_system, &name, move |lab| the_sample_notices(lab, left_out)));
             }
@@ -113,12 +115,13 @@ fn they_keep_their_promise(lab: &Lab) {
     assert!(bad.is_empty(), "{count} bad states (CRASH_SEED={seed}), of which the first:\n{}", described.concat());
 }
 
-/// A test that finds nothing proves nothing if it would find nothing anyway.
+/// A test that finds nothing proves nothing if it could not find a fault. So this leaves out a sync, which must be
+/// noticed.
 fn the_sample_notices(lab: &Lab, left_out: LeftOut) {
     let mut counts = Counts::default();
     let mut bench = Bench::new(lab);
     for sequence in shuffled(lab.file_system).iter().take(CONTROLLED) {
-        // A commit at the end hides that a sync is missing.
+        // A commit at the end would hide a missing sync.
         let gaps = if counts.sequences % 2 == 0 { Gaps::No } else { Gaps::One(2) };
         let examined = examine(&mut bench, sequence, Meddling { gaps, left_out: Some(left_out) }, SAMPLED_STATES);
         counts.sequences += 1;
@@ -133,7 +136,7 @@ fn the_sample_notices(lab: &Lab, left_out: LeftOut) {
     assert!(wanted > 0, "{left_out} left out, and nothing found");
 }
 
-/// Which sequences are judged here.
+/// The sequences that are judged here.
 struct Work {
     sequences: Vec<Vec<Operation>>,
     is_sample: bool,
@@ -184,7 +187,7 @@ impl Work {
     }
 }
 
-/// `CRASH_SHARD`: which part of how many, from 0.
+/// The value of `CRASH_SHARD`: the part, from 0, and the number of parts.
 fn shard() -> (usize, usize) {
     let Ok(shard) = env::var("CRASH_SHARD") else { return (0, 1) };
     let parts = shard.split_once('/').and_then(|(mine, of)| Some((mine.parse().ok()?, of.parse().ok()?)));
@@ -213,11 +216,11 @@ fn sampled_gaps(sequence: &[Operation], file_system: FileSystem) -> Gaps {
 struct Examined {
     counts: Counts,
     steps: usize,
-    /// Bad states, and how to get there.
+    /// The bad states, and how to reproduce them.
     bad: Vec<(Fault, String)>,
 }
 
-/// All gaps, all states.
+/// Examines all gaps and all states.
 fn examine_all(bench: &mut Bench<'_>, sequence: &[Operation]) -> Examined {
     let all = |gaps| (Meddling { gaps, left_out: None }, usize::MAX);
     let (meddling, limit) = all(Gaps::No);
@@ -274,7 +277,7 @@ impl Counts {
     }
 }
 
-/// Milliseconds of each.
+/// Milliseconds for each.
 fn each(time: Duration, number: usize) -> u128 {
     time.as_millis() / number.max(1) as u128
 }
