@@ -1,22 +1,24 @@
-//! The oracle: directories with files in them, what an operation does to them, and what a power cut may leave of that. It
-//! knows nothing of the crate but what its page promises.
+//! The oracle: directories with files, the effect of an operation on them, and what a power cut may leave. It knows
+//! only what the crate's documentation promises.
 //!
-//! * An operation of the crate that has returned is there, and so is what it was built on: if it made a directory anew, that
-//!   the old one of this name was moved or removed.
-//! * One that has begun: each of its files is old or new, whole. All of them are old or all of them new, if it was made as one.
-//! * A delete that has found nothing: there is nothing, also if it was another program that has removed or moved it.
-//! * What another program did without a sync is there or not: a directory is at its old name or at its new one, and what was
-//!   removed is gone or back. Nothing is nowhere, and nothing is in two places.
-//! * A file whose directory another program has moved is the same file: if it was acknowledged, it is at one of the two places.
+//! * An operation of the crate that has returned is there. So is everything that it depends on: if it made a directory
+//!   anew, the old directory of this name was moved or removed.
+//! * An operation that has begun: each of its files is old or new, complete. If it was made as one, all of them are old
+//!   or all of them are new.
+//! * A delete that found nothing: there is nothing, even if another program has removed or moved the file.
+//! * What another program did without a sync is there or not. A directory is at its old name or at its new one, and a
+//!   removed file is gone or back. No file is lost, and none is in two places.
+//! * A file whose directory another program has moved is the same file. If it was acknowledged, it is at one of the two
+//!   places.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::generated::operations::{DIRECTORIES, Layout, Operation, Presence, Verb};
 
-/// A directory, by whatever name.
+/// A directory, whatever its name.
 pub type Dir = usize;
 
-/// A version of a file, by the operation that makes it (from 1; 0: it was there before).
+/// A version of a file, by the operation that makes it, from 1. 0: it existed before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     pub file: usize,
@@ -28,15 +30,15 @@ pub struct Version {
 pub enum Effect {
     MakeDir(String, Dir),
     RenameDir(String, String),
-    /// Of an empty one.
+    /// Removes an empty directory.
     RemoveDir(String),
     Set(Dir, Version),
     Remove(Dir, usize),
-    /// Nothing, but it was said that there is no such file.
+    /// Nothing changes, but the call reported that there is no such file.
     Absent(usize),
 }
 
-/// What is there, by whatever path.
+/// The directories and files, by any path.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tree {
     names: BTreeMap<String, Dir>,
@@ -57,7 +59,7 @@ impl Tree {
         tree
     }
 
-    /// With the effect, or nothing if that cannot be.
+    /// The tree with this effect. `None`: the effect is impossible.
     fn after(&self, effect: &Effect) -> Option<Self> {
         let mut tree = self.clone();
         match effect {
@@ -96,18 +98,18 @@ impl Tree {
     }
 }
 
-/// Who makes a change, and so what a power cut may leave of it.
+/// Who makes a change. This decides what a power cut may leave of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Maker {
-    /// The crate, each file for itself.
+    /// The crate, each file on its own.
     Each,
     /// The crate, all files as one.
     Together,
-    /// Another program, which syncs nothing.
+    /// Another program without syncs.
     Another,
 }
 
-/// What an operation does.
+/// The effects of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     pub maker: Maker,
@@ -115,7 +117,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// What the crash may leave of it, on top of `tree`.
+    /// The trees that a crash may leave of it, on top of `tree`.
     fn outcomes(&self, tree: &Tree, is_acknowledged: bool) -> Vec<Tree> {
         let all = (1 << self.effects.len()) - 1;
         let apply = |mask: usize| {
@@ -138,7 +140,7 @@ impl Change {
 
 const FIRST_SIZE: usize = 6000;
 
-/// The changes of a sequence of operations, if no power cut comes.
+/// The changes of a sequence of operations without a power cut.
 pub struct Model {
     start: Tree,
     now: Tree,
@@ -152,7 +154,7 @@ impl Model {
         Model { now: start.clone(), start, changes: Vec::new(), next_dir: DIRECTORIES.len() }
     }
 
-    /// A sequence from its first operation on.
+    /// Makes all operations of a sequence.
     pub fn of(operations: &[Operation]) -> Self {
         let mut model = Model::new(crate::generated::operations::layout(operations));
         operations.iter().for_each(|operation| model.make(*operation));
@@ -177,17 +179,17 @@ impl Model {
         }
     }
 
-    /// Whether the directory that was there at the start has another name or none now.
+    /// Whether the directory of the beginning has another name now, or none.
     pub fn was_moved(&self, file: usize) -> bool {
         self.start.names.contains_key(DIRECTORIES[file]) && self.now.names.get(DIRECTORIES[file]) != Some(&file)
     }
 
-    /// Where another program moves the directory.
+    /// The name to which another program moves the directory.
     pub fn moved_to(&self) -> String {
         format!("moved{}", self.changes.len() + 1)
     }
 
-    /// The next operation is made.
+    /// Makes the next operation.
     pub fn make(&mut self, operation: Operation) {
         let mut effects = Vec::new();
         let Operation { verb, file } = operation;
@@ -204,7 +206,7 @@ impl Model {
             }
             Verb::Delete => self.delete(file, &mut effects),
             Verb::Handle => {
-                // The handle is the directory's, which has its name from before, or another one, or none.
+                // The handle belongs to the directory, which may still have its old name, another name, or none.
                 if self.now.names.values().any(|dir| *dir == file) {
                     effects.push(Effect::Set(file, self.version(file, size)));
                 }
@@ -256,7 +258,7 @@ impl Model {
         });
     }
 
-    /// All versions that the first operations make, and those from before.
+    /// All versions of the first operations, and those from before.
     pub fn versions(&self, begun: usize) -> Vec<Version> {
         let effects = self.changes[..begun].iter().flat_map(|change| &change.effects);
         let made = effects.filter_map(|effect| match effect {
@@ -266,12 +268,12 @@ impl Model {
         self.start.files.values().copied().chain(made).collect()
     }
 
-    /// What may be there, if the first `acknowledged` operations have returned, and the first `begun` have begun.
+    /// The permitted trees if the first `acknowledged` operations have returned and the first `begun` have begun.
     pub fn permitted(&self, acknowledged: usize, begun: usize) -> BTreeSet<Tree> {
         self.permitted_of(&self.changes[..begun], acknowledged)
     }
 
-    /// The same, if the crate promised to change each file for itself only.
+    /// The same, if the crate promised to change each file only on its own.
     pub fn permitted_each(&self, acknowledged: usize, begun: usize) -> BTreeSet<Tree> {
         let each = |change: &Change| match change.maker {
             Maker::Together => Change { maker: Maker::Each, ..change.clone() },
@@ -280,7 +282,7 @@ impl Model {
         self.permitted_of(&self.changes[..begun].iter().map(each).collect::<Vec<_>>(), acknowledged)
     }
 
-    /// The same, if nothing that has returned was durable.
+    /// The same, if no returned operation was durable.
     pub fn permitted_lost(&self, begun: usize) -> BTreeSet<Tree> {
         self.permitted(0, begun)
     }
@@ -294,10 +296,10 @@ impl Model {
     }
 }
 
-/// The model on trial, without a disk.
+/// Tests the model, without a disk.
 pub fn knows_what_is_promised() {
     let model = |operations: &str| Model::of(&Operation::sequence(operations).unwrap());
-    // What may be there: directory, file, operation.
+    // The permitted trees, as directory, file and operation.
     let permitted = |operations: &str, acknowledged, begun| -> BTreeSet<String> {
         let trees = model(operations).permitted(acknowledged, begun);
         let show = |tree: Tree| {
@@ -310,7 +312,7 @@ pub fn knows_what_is_promised() {
     };
     let set = |trees: &[&str]| trees.iter().map(|tree| (*tree).to_owned()).collect::<BTreeSet<_>>();
 
-    // One file: the old version, either, the new one.
+    // One file: the old version, either of them, the new one.
     assert_eq!(permitted("larger:a", 0, 0), set(&["a=0"]));
     assert_eq!(permitted("larger:a", 0, 1), set(&["a=0", "a=1"]));
     assert_eq!(permitted("larger:a", 1, 1), set(&["a=1"]));
@@ -322,13 +324,14 @@ pub fn knows_what_is_promised() {
     assert_eq!(permitted("new-directory:a", 0, 1), set(&["", "a=1"]));
     assert_eq!(permitted("new-directory:a", 1, 1), set(&["a=1"]));
 
-    // A rename without a sync may be undone, but not what was acknowledged. A new directory needs it done.
+    // A rename without a sync may be undone, but not an acknowledged change. A new directory of the same name requires
+    // the rename.
     assert_eq!(permitted("larger:a rename-dir:a", 2, 2), set(&["a=1", "moved2=1"]));
     assert_eq!(permitted("larger:a rename-dir:a smaller:b", 3, 3), set(&["a=1", "moved2=1"]));
     let renamed = "larger:a rename-dir:a new-directory:a";
     assert_eq!(permitted(renamed, 2, 3), set(&["a=1", "moved2=1", "a=3 moved2=1"]));
     assert_eq!(permitted(renamed, 3, 3), set(&["a=3 moved2=1"]));
-    // A handle goes with the directory.
+    // A handle moves with its directory.
     assert_eq!(permitted("larger:a rename-dir:a handle:a", 3, 3), set(&["a=3", "moved2=3"]));
     assert_eq!(permitted("larger:a remove-dir:a handle:a", 3, 3), set(&["a=1", ""]));
 
@@ -337,13 +340,13 @@ pub fn knows_what_is_promised() {
     assert_eq!(permitted("larger:a remove-dir:a new-directory:a", 2, 3), set(&["a=1", "", "a=3"]));
     assert_eq!(permitted("larger:a remove-dir:a new-directory:a", 3, 3), set(&["a=3"]));
 
-    // Two files, each for itself or as one.
+    // Two files, each on its own or as one.
     let both = |operations: &str, acknowledged, begun| model(operations).permitted(acknowledged, begun).len();
     assert_eq!([both("batch", 0, 1), both("together", 0, 1)], [4, 2]);
     assert_eq!([both("batch", 1, 1), both("together", 1, 1)], [1, 1]);
     assert_eq!([both("batch-delete:a", 0, 1), both("together-delete:a", 0, 1)], [4, 2]);
     assert_eq!(model("together").permitted_each(0, 1).len(), 4);
-    // One of the two in a directory that was moved: old and old, where it was or where it is, or new and new.
+    // One of the two is in a directory that was moved. Both are old, at the old or the new place, or both are new.
     let moved = "larger:a rename-dir:a together";
     assert_eq!([both(moved, 2, 2), both(moved, 2, 3), both(moved, 3, 3)], [2, 4, 1]);
 }
