@@ -1,10 +1,10 @@
-//! What the sequences are made of, and all of them.
+//! The operations of the sequences, and the list of all sequences.
 
 use std::fmt;
 
 use crate::generated::model::Model;
 
-/// A file in each, which have the same names as they have.
+/// The directories. Each has one file.
 pub const DIRECTORIES: [&str; 2] = ["a", "b"];
 /// The names of the files.
 pub const FILES: [&str; 2] = ["one", "two"];
@@ -15,23 +15,23 @@ pub const LONGEST: usize = 3;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verb {
     Create,
-    /// A write of a larger version than the one that is there.
+    /// A write of a larger version.
     Larger,
     Smaller,
     Delete,
     Update,
-    /// Through a symbolic link in the root directory.
+    /// A write through a symbolic link in the root directory.
     Link,
-    /// A write in a directory that is not there.
+    /// A write into a directory that does not exist.
     NewDirectory,
-    /// A write through a handle from before the sequence, whose directory has another name by now, or was removed.
+    /// A write with a handle from before the sequence, whose directory was renamed or removed.
     Handle,
-    /// By another program.
+    /// Done by another program.
     RenameDir,
     RemoveDir,
-    /// Both files, each for itself.
+    /// Both files, each on its own.
     Batch,
-    /// This file is written and the other one deleted.
+    /// Writes this file, and deletes the other one.
     BatchDelete,
     /// Both files as one.
     Together,
@@ -55,7 +55,7 @@ const VERBS: [(Verb, &str); 14] = [
     (Verb::TogetherDelete, "together-delete"),
 ];
 
-/// `file`: 0 or 1; 0 where it is about both alike.
+/// `file` is 0 or 1. It is 0 if the operation treats both files alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Operation {
     pub verb: Verb,
@@ -70,7 +70,7 @@ impl fmt::Display for Operation {
     }
 }
 
-/// Operations, one after the other, as they are written in a report.
+/// Operations, one after the other, in the words of a report.
 pub struct Sequence<'a>(pub &'a [Operation]);
 
 impl fmt::Display for Sequence<'_> {
@@ -80,7 +80,7 @@ impl fmt::Display for Sequence<'_> {
     }
 }
 
-/// What there is of a file.
+/// What exists of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Presence {
     NoDirectory,
@@ -88,7 +88,7 @@ pub enum Presence {
     File,
 }
 
-/// What there is of each file before a sequence.
+/// What exists of each file before a sequence.
 pub type Layout = [Presence; 2];
 
 impl Operation {
@@ -123,31 +123,31 @@ impl Operation {
         }
     }
 
-    /// The same about the other file.
+    /// The same operation on the other file.
     fn mirrored(self) -> Self {
         if self.is_about_both() { self } else { Operation { file: 1 - self.file, ..self } }
     }
 
-    /// What there must be before it of this file, if it is the first that is about the file.
+    /// What must exist of this file before the operation, if it is the first one on that file.
     fn needs(self, file: usize) -> Option<Presence> {
         let is_mine = file == self.file;
         match self.verb {
             Verb::Create if is_mine => Some(Presence::NoFile),
             Verb::NewDirectory if is_mine => Some(Presence::NoDirectory),
-            // One is replaced and one is new.
+            // One file is replaced, and one is new.
             Verb::Batch | Verb::Together => Some(if is_mine { Presence::File } else { Presence::NoFile }),
             Verb::BatchDelete | Verb::TogetherDelete => Some(if is_mine { Presence::NoFile } else { Presence::File }),
             _ => is_mine.then_some(Presence::File),
         }
     }
 
-    /// Whether it is another one than the rest of the operations, and can be made.
+    /// Whether the operation is possible, and differs from the other verbs at this point.
     fn makes_sense(self, model: &Model) -> bool {
         let there = model.presence(self.file);
         match self.verb {
             Verb::Create => there == Presence::NoFile,
             Verb::Larger | Verb::Smaller | Verb::Update => there == Presence::File,
-            // Or there is nothing to delete, because another program took the directory away.
+            // Or there is nothing to delete, because another program has moved the directory away.
             Verb::Delete => there == Presence::File || there == Presence::NoDirectory && model.was_moved(self.file),
             Verb::NewDirectory => there == Presence::NoDirectory,
             Verb::Link | Verb::RenameDir | Verb::RemoveDir => there != Presence::NoDirectory,
@@ -158,13 +158,13 @@ impl Operation {
     }
 }
 
-/// What there is before a sequence: what the first operation about each file needs. A file that none is about is there.
+/// What exists before a sequence: what the first operation on each file needs. A file without operations exists.
 pub fn layout(operations: &[Operation]) -> Layout {
     [0, 1].map(|file| operations.iter().find_map(|operation| operation.needs(file)).unwrap_or(Presence::File))
 }
 
-/// All sequences, the shortest first: of each and its mirror image one, none without a call of the crate, and none with an
-/// operation that is another one by then.
+/// All sequences, the shortest first. Of a sequence and its mirror image only one is taken. A sequence needs a call of
+/// the crate, and each of its operations must make sense.
 pub fn all() -> Vec<Vec<Operation>> {
     let mut all = Vec::new();
     let mut longer: Vec<Vec<Operation>> = vec![Vec::new()];
@@ -201,7 +201,7 @@ fn mirrored(sequence: &[Operation]) -> Vec<Operation> {
     sequence.iter().map(|operation| operation.mirrored()).collect()
 }
 
-/// The enumeration on trial.
+/// Tests the enumeration.
 pub fn are_all_there() {
     let all = all();
     let is_there = |words: &str| all.contains(&Operation::sequence(words).unwrap());
@@ -214,7 +214,7 @@ pub fn are_all_there() {
     assert!(!is_there("delete:a larger:a") && is_there("delete:a create:a delete:a"));
     for sequence in &all {
         assert_eq!(Operation::sequence(&Sequence(sequence).to_string()).as_ref(), Some(sequence));
-        // What was promised of its beginning is judged in the sequence that ends there.
+        // The beginning is judged in the sequence that ends there.
         let beginning = &sequence[..sequence.len() - 1];
         let is_judged = [beginning.to_vec(), mirrored(beginning)].iter().any(|beginning| all.contains(beginning));
         assert!(is_judged || beginning.iter().all(|operation| operation.is_by_another()), "{}", Sequence(sequence));
