@@ -6,21 +6,21 @@ use std::time::Duration;
 use crate::generated::each;
 use crate::generated::operations::{self, LONGEST};
 
-/// What became of the states of one or more recordings.
+/// The results for the states of one or more recordings.
 #[derive(Debug, Clone, Default)]
 pub struct Counts {
     pub sequences: usize,
     pub recordings: usize,
-    /// Distinct states that were enumerated.
+    /// The distinct states.
     pub possible: usize,
-    /// Those that were judged.
+    /// The states that were judged.
     pub states: usize,
     pub torn: usize,
     pub half: usize,
     pub lost: usize,
     pub stuck: usize,
     pub other: usize,
-    /// The sums of the times that it took.
+    /// The sum of the times.
     pub recording: Duration,
     pub judging: Duration,
 }
@@ -54,7 +54,7 @@ pub struct Judged {
     pub counts: Counts,
 }
 
-/// The sample itself on trial.
+/// The results of a control.
 pub struct Control {
     pub file_system: &'static str,
     pub left_out: String,
