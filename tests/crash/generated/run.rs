@@ -1,4 +1,4 @@
-//! A sequence is made, on the mounted file system, while the disk records.
+//! Runs a sequence on the mounted file system, while the disk records.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,15 +24,16 @@ use crate::workloads::{LeftOut, UNRELATED, changes_or_follows, contents};
 /// The lock directory, on the same disk.
 pub const LOCKS: &str = "locks";
 
-/// The mark of a forced commit in the log, which is no operation.
+/// The mark of a forced commit in the log. It is no operation.
 const FORCED: usize = 99;
 
-/// Where the journal is committed in the last operation. In those before it is not: that is another sequence.
+/// Where the journal is committed in the last operation. There are no forced commits in the operations before, because
+/// those are another sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gaps {
     No,
     Every,
-    /// Before the step of this number, from 0.
+    /// Before the step with this number, from 0.
     One(usize),
 }
 
@@ -46,18 +47,18 @@ impl fmt::Display for Gaps {
     }
 }
 
-/// What is done while the sequence is made.
+/// What is done while the sequence runs.
 #[derive(Debug, Clone, Copy)]
 pub struct Meddling {
     pub gaps: Gaps,
     pub left_out: Option<LeftOut>,
 }
 
-/// What came of it.
+/// The recording of a run.
 pub struct Recorded {
-    /// The states in which the last operation has begun, and, with [`Gaps::One`], the journal was committed.
+    /// The states in which the last operation has begun and, with [`Gaps::One`], the journal was committed.
     pub recording: Recording,
-    /// How many steps the last operation has.
+    /// The number of steps of the last operation.
     pub steps: usize,
 }
 
@@ -87,7 +88,7 @@ impl<'a> Bench<'a> {
         drop(mounted);
         let begin =
             |operation| log.iter().position(|event| matches!(event, Event::Begin(number) if *number == operation));
-        // None, if there are fewer steps.
+        // `None` if there are fewer steps.
         let committed = if matches!(meddling.gaps, Gaps::One(_)) { begin(FORCED) } else { None };
         let since = committed.or_else(|| begin(operations.len())).unwrap_or_default();
         Recorded { recording: Recording::since(start, log, since, seed()), steps }
@@ -121,12 +122,12 @@ pub fn adapter(root: &Path) -> AtomicFileAdapter {
     AtomicFileAdapter::builder().lock_dir(root.join(LOCKS)).build().unwrap()
 }
 
-/// Of the file of this number in the directory of this name.
+/// The path of this file in the directory of this name.
 pub fn path_in(dir: &str, file: usize) -> PathBuf {
     Path::new(dir).join(FILES[file])
 }
 
-/// Of both files.
+/// The paths of both files.
 pub fn paths(root: &Path) -> [PathBuf; 2] {
     [0, 1].map(|file| root.join(path_in(DIRECTORIES[file], file)))
 }
@@ -143,10 +144,10 @@ struct Run<'a> {
     root: &'a Path,
     lab: &'a Lab,
     adapter: AtomicFileAdapter,
-    /// From before the sequence.
+    /// Handles from before the sequence.
     handles: [AtomicFile; 2],
     meddling: Meddling,
-    /// Of the last operation, so far.
+    /// The steps of the last operation so far.
     steps: Arc<AtomicUsize>,
 }
 
@@ -176,7 +177,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Nothing is synced.
+    /// Runs an operation of another program. Nothing is synced.
     fn by_another_program(&self, operation: Operation, moved_to: &Path, is_last: bool) {
         let (dir, mut step) = (self.root.join(DIRECTORIES[operation.file]), self.step(is_last));
         step();
@@ -191,7 +192,7 @@ impl<'a> Run<'a> {
         step();
     }
 
-    /// What the model says that it does now.
+    /// Runs an operation of the crate. The model says what it does.
     fn by_the_crate(&self, operation: Operation, model: &Model, before: &[Option<Vec<u8>>; 2]) {
         let Operation { verb, file } = operation;
         let adapter = &self.adapter;
@@ -245,10 +246,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What is done before a step of the operation, if it is the last.
+    /// What is done before a step of the operation, if it is the last one.
     fn step(&self, is_last: bool) -> impl FnMut() + use<> {
         let (steps, gaps) = (self.steps.clone(), self.meddling.gaps);
-        // The sync of a file is a commit on most, and a transaction is one on all.
+        // On most file systems the sync of a file is a commit. On all of them a transaction is.
         let force = if self.lab.file_system.commits_apart() { commit_transaction } else { commit };
         let (unrelated, disk) = (self.root.join(UNRELATED), self.lab.disk.marker());
         move || {
