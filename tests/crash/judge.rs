@@ -1,4 +1,5 @@
-//! The verdict on a crash state: mount it, look, unmount, check; then compare what was there with what may be there.
+//! The verdict on a crash state. Mounts it, looks at it, unmounts and checks it. Then compares it with the permitted
+//! states.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
@@ -14,17 +15,17 @@ use crash_lab::viewer::Viewer;
 use crate::common::temporary_name;
 use crate::workloads::{Attributes, History, Version, attributes_of, is_expected};
 
-/// What a workload promised.
+/// The promise of a workload.
 pub struct Promise<'a> {
     pub history: &'a History,
-    /// How many temporary files may be in one directory.
+    /// The most temporary files in one directory.
     pub leftovers: usize,
 }
 
-/// What was found in a state.
+/// The contents of a state.
 pub struct Seen {
     nodes: BTreeMap<PathBuf, Node>,
-    /// What was wrong with the file system.
+    /// The errors of the file system.
     broken: Option<String>,
 }
 
@@ -33,8 +34,7 @@ enum Node {
     Other,
 }
 
-/// Mounts the state, which replays the journal, looks at all there is, unmounts it, and lets the file system's own
-/// program check the disk.
+/// Mounts the state, which replays the journal, looks at everything, unmounts it, and runs the file system's own check.
 pub fn look(viewer: &mut Viewer, recording: &Recording, state: &State) -> Seen {
     let mut seen = Seen { nodes: BTreeMap::new(), broken: None };
     viewer.show(&recording.image(state)).unwrap();
@@ -72,7 +72,7 @@ fn walk(root: &Path, dir: &Path, nodes: &mut BTreeMap<PathBuf, Node>) -> std::io
 }
 
 impl Seen {
-    /// What is wrong with it if the crash happened after this part of the log.
+    /// The faults, if the crash happened after this part of the log.
     pub fn faults(&self, promise: &Promise<'_>, log: &[Event]) -> Vec<Fault> {
         if let Some(broken) = &self.broken {
             return vec![Fault::Other(broken.clone())];
@@ -108,7 +108,7 @@ impl Seen {
         faults
     }
 
-    /// What is there and should not be.
+    /// Files that should not be there.
     fn leftovers(&self, history: &History, most: usize) -> Vec<Fault> {
         let mut temporary: HashMap<&Path, usize> = HashMap::new();
         let mut faults = Vec::new();
@@ -130,7 +130,7 @@ impl Seen {
     }
 }
 
-/// Whether `path` is a temporary file for `file`: `.{name}.{7 digits}{check}.tmp` beside it.
+/// Whether `path` is a temporary file of `file`: `.{name}.{7 digits}{check}.tmp` in the same directory.
 pub fn is_temporary(path: &Path, file: &Path) -> bool {
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
     let (path_name, file_name) = (name(path), name(file));
@@ -138,7 +138,7 @@ pub fn is_temporary(path: &Path, file: &Path) -> bool {
     path.parent() == file.parent() && random.is_some_and(|random| path_name == temporary_name(&file_name, random))
 }
 
-/// The judge on trial, without a disk.
+/// Tests the judge, without a disk.
 pub fn tells_good_from_bad() {
     let attributes = |value: &str| vec![(c"user.key".to_owned(), value.into())];
     let version = |contents: Option<&str>, operation| Version {
@@ -168,7 +168,7 @@ pub fn tells_good_from_bad() {
     assert!(matches!(faults(vec![], &log[..2])[..], [Fault::Lost(_)]));
     assert_eq!(faults(vec![], &log[..1]), []);
 
-    // Two writers at once: either order is right.
+    // With two writers at once, either order is right.
     let both = [Event::Begin(0), Event::Begin(1), Event::Acknowledged(1), Event::Acknowledged(0)];
     assert_eq!(faults(vec![("file", node(0o640, "one"))], &both), []);
     assert_eq!(faults(vec![("file", node(0o640, "two"))], &both), []);
