@@ -1,25 +1,25 @@
-//! Crash consistency, on real file systems: files are written on a disk that records what it is told, and then each
-//! disk that a power cut could have left is mounted, looked at, and checked.
+//! Crash consistency on real file systems. Files are written on a disk that records all requests. Then each disk that a
+//! power cut could have left is mounted, looked at, and checked.
 //!
-//! A case makes a disk that records, a loop device on it, and a real file system on that, and runs a workload
-//! (`workloads.rs`). From the record come the crash states: at every flush and after every acknowledgement, what was
-//! flushed before, with any subset of what was written since. All of this is the crate `crash-lab` beside this one. Each
-//! state must hold whole versions only, and none that had been superseded when the power went (`judge.rs`). In most
-//! recordings the journal is also committed between the steps of the writer, as it may be at any time. Controls leave a
-//! sync out, and fail if that is not noticed. Changes of several files as one have workloads and a judge of their own
-//! (`together/`), which reads each state through the crate, and lets the crash come again while it was recovered from.
+//! A case makes a recording disk, a loop device on it, and a real file system on that, and runs a workload
+//! (`workloads.rs`). The crash states come from the record: at every flush and after every acknowledgement, everything
+//! that was flushed, with any subset of the later writes. The crate `crash-lab` in this repository does this. Each
+//! state must contain only complete versions, and none that a later acknowledged version has replaced (`judge.rs`). In
+//! most recordings the journal is also committed between the steps of the writer, as it may be at any time. Controls
+//! leave a sync out, and fail if that is not noticed. Changes of several files as one have their own workloads and
+//! judge (`together/`). They read each state through the crate, and crash again during the recovery.
 //!
 //! It needs root, `/dev/fuse`, loop devices, and the programs of the file systems (Debian: e2fsprogs, xfsprogs,
-//! btrfs-progs); what is missing is in the names of the ignored cases. A test that is killed leaves nothing but files
-//! in the temporary directory behind.
+//! btrfs-progs). The names of the ignored cases say what is missing. If a test is killed, only files in the temporary
+//! directory are left.
 //!
 //! | variable | |
 //! |---|---|
 //! | `CRASH_STATES` | how many states of each recording are judged (12; 5 of several files as one), or `full`: all (100 of several files as one) |
 //! | `CRASH_FAILURES` | how many requests of each program fail in turn (5), or `full`: all (see `failing/`) |
-//! | `CRASH_SEED` | a number; other random subsets, samples and commits |
-//! | `CRASH_OTHERS` | judges other file systems and options, a little (`others.rs`): overlayfs, ext4 without a journal, f2fs, nilfs2, jfs and more |
-//! | `CRASH_VM` | does the same in a virtual machine (`virtual_machine.rs`), and so under another kernel, which has more of them; 4 states of each recording |
+//! | `CRASH_SEED` | a number, for other random subsets, samples and commits |
+//! | `CRASH_OTHERS` | judges a few states of other file systems and options (`others.rs`): overlayfs, ext4 without a journal, f2fs, nilfs2, jfs and more |
+//! | `CRASH_VM` | does the same in a virtual machine (`virtual_machine.rs`) under another kernel, which has more file systems; 4 states of each recording |
 //!
 //! # Other file systems, and another kernel
 //!
@@ -28,11 +28,12 @@
 //! CRASH_VM=1 cargo test --all-features --test crash -- f2fs
 //! ```
 //!
-//! What cannot be made is in the names of the ignored cases (Debian: f2fs-tools, nilfs-tools, jfsutils). The virtual machine needs what
-//! that of `tests/network` needs, the kernel in `target/network-kernel` (or `NETWORK_KERNEL`) included. It has two processors, which
-//! are emulated: a state takes a second there, and a file system some minutes. CI runs none of this.
+//! The names of the ignored cases say which file systems cannot be made (Debian: f2fs-tools, nilfs-tools, jfsutils).
+//! The virtual machine needs what that of `tests/network` needs, including the kernel in `target/network-kernel` (or
+//! `NETWORK_KERNEL`). It has two emulated processors: a state takes a second, and a file system some minutes. CI runs
+//! none of this.
 //!
-//! Another program is judged by the command `crash-lab`, which is in the crate of that name: `cargo run -p crash-lab -- --help`.
+//! The command `crash-lab`, in the crate of that name, judges other programs: `cargo run -p crash-lab -- --help`.
 
 #[path = "../common/mod.rs"]
 mod common;
