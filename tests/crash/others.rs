@@ -1,6 +1,6 @@
-//! File systems and options beside the usual ones, each looked at a little: all workloads, few states.
+//! Less common file systems and options. Each is tested a little: all workloads, few states.
 //!
-//! Where the promise is known not to hold, what happens is recorded, and no failure.
+//! Where the promise is known not to hold, the result is recorded, and is no failure.
 
 use std::env;
 
@@ -46,7 +46,7 @@ fn it_keeps_the_promise(lab: &Lab, workload: &Workload) {
                 examined.forgive_what_is_old();
             }
             bad.extend(examined.bad.into_iter().filter(|(fault, _)| !is_known(lab.file_system, durability, fault)));
-            // In a slow machine the tables come late.
+            // On a slow machine the tables come late.
             let Counts { states, torn, lost, other, .. } = examined.counts;
             let (file_system, workload) = (lab.file_system.name, workload.name);
             println!(
@@ -64,23 +64,23 @@ fn it_keeps_the_promise(lab: &Lab, workload: &Workload) {
     assert_none(&bad);
 }
 
-/// What the crate's page says of these file systems, and what is no fault of a writer.
+/// Faults that the documentation mentions for these file systems, and that are not the writer's.
 fn is_known(file_system: FileSystem, durability: Durability, fault: &Fault) -> bool {
     match file_system.name {
-        // They never flush the device: in all of fs/jfs (Linux 6.1, 6.12) there is nothing that would.
+        // These never flush the device. Nothing in fs/jfs does (Linux 6.1, 6.12).
         "ext4 nobarrier" | "jfs" => true,
-        // Not even the sync of the directory keeps a rename, on Linux 6.1.
+        // On Linux 6.1, not even the sync of the directory makes a rename durable.
         "ext4 without a journal, e2fsck first" => true,
-        // On Linux 6.1 the kernel refuses a journal of which a block is missing before the last commit; e2fsck mends that.
+        // Linux 6.1 refuses a journal in which a block before the last commit is missing. e2fsck repairs that.
         "ext4 journal_async_commit" => matches!(fault, Fault::Other(why) if why.contains("cannot be mounted")),
-        // The file is whole. The kernel's recovery miscounts blocks and links, and e2fsck says so.
+        // The file is complete. The kernel's recovery miscounts blocks and links, and e2fsck reports that.
         "ext4 fast_commit" => {
             matches!(fault, Fault::Other(why) if why.contains("i_blocks is") || why.contains("ref count is"))
         }
-        // It drops the journal: see `fast_commit.rs`.
+        // e2fsck drops the journal: see `fast_commit.rs`.
         "ext4 fast_commit, e2fsck first" => true,
-        // A file that was synced comes back under the name that it had then, whatever it was renamed to, if no checkpoint came
-        // after that.
+        // Without a checkpoint since its sync, a synced file comes back under its name at that time, even if it was
+        // renamed later.
         name if name.starts_with("f2fs") && durability == Durability::Ordered => {
             matches!(fault, Fault::Other(why) if why.contains("temporary files"))
         }
@@ -88,7 +88,7 @@ fn is_known(file_system: FileSystem, durability: Durability, fault: &Fault) -> b
     }
 }
 
-/// What a sync that is left out costs there; if nothing, the states above say little.
+/// Controls: the faults that a missing sync causes there. If there are none, the states above prove little.
 fn what_is_noticed(lab: &Lab, left_out: LeftOut) {
     let mut counts = Counts::default();
     for workload in [CREATE, REPLACE, RESIZE, DELETE] {
