@@ -13,20 +13,20 @@ use crate::others;
 use crate::seed::seed;
 use crate::together;
 
-/// What became of the states of one or more recordings.
+/// The results for the states of one or more recordings.
 #[derive(Debug, Clone, Default)]
 pub struct Counts {
     pub recordings: usize,
-    /// Distinct states that were enumerated.
+    /// The distinct states.
     pub possible: usize,
-    /// Those that were judged.
+    /// The states that were judged.
     pub states: usize,
     pub torn: usize,
     pub lost: usize,
-    /// Lost, where that is allowed.
+    /// Lost versions, where that is allowed.
     pub old: usize,
     pub other: usize,
-    /// The sum of the time that judging took.
+    /// The sum of the times of judging.
     pub time: Duration,
 }
 
@@ -48,11 +48,11 @@ pub struct Judged {
     pub workload: &'static str,
     pub writer: String,
     pub counts: Counts,
-    /// Of each operation, if nothing but the writer wrote.
+    /// The flushes of each operation, if only the writer wrote.
     pub flushes: Option<Vec<usize>>,
 }
 
-/// The lab itself on trial.
+/// The results of a control.
 pub struct Control {
     pub file_system: &'static str,
     pub left_out: String,
