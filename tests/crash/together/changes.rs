@@ -1,4 +1,4 @@
-//! What is done: the same files are changed as one, several times, and each time some of them are replaced, some made and
+//! The workload: the same files are changed as one several times. Each time some of them are replaced, some made and
 //! some removed.
 
 use std::fs;
@@ -22,16 +22,16 @@ use crate::workloads::{UNRELATED, changes_or_follows, contents};
 /// The lock directory, on the same disk.
 pub const LOCKS: &str = "locks";
 
-/// Some files, and how often they are changed.
+/// Files, and the number of their changes.
 #[derive(Debug, Clone, Copy)]
 pub struct Workload {
     pub name: &'static str,
     pub dirs: &'static [&'static str],
     files: usize,
     changes: usize,
-    /// The directories, and some of the files, are there before.
+    /// The directories and some of the files exist before.
     prepared: bool,
-    /// So many processes are killed in each change, one after the other, until one of them had decided it.
+    /// In each change, so many processes are killed one after the other, until one of them has decided it.
     pub killed: usize,
 }
 
@@ -45,7 +45,7 @@ pub struct Meddling {
 /// How the files are read.
 #[derive(Debug, Clone, Copy)]
 pub enum Reader {
-    /// With all locks.
+    /// Under all locks together.
     Together,
     /// One after the other, the last one first. Nobody changes them meanwhile.
     OneByOne,
@@ -54,7 +54,7 @@ pub enum Reader {
 pub const TWO: Workload =
     Workload { name: "2 files, 1 directory", dirs: &["a"], files: 2, changes: 3, prepared: true, killed: 0 };
 const TWO_APART: Workload = Workload { name: "2 files, 2 directories", dirs: &["a", "b"], ..TWO };
-/// Half of it may be durable at many moments.
+/// Here half of a change may be durable at many moments.
 pub const APART: Workload =
     Workload { name: "6 files, 6 directories", dirs: &["a", "b", "c", "d", "e", "f"], files: 6, changes: 2, ..TWO };
 pub const APART_KILLED: Workload = Workload { killed: 1, ..APART };
@@ -67,11 +67,11 @@ pub const WORKLOADS: [Workload; 5] = [
     Workload { name: "2 files, processes die", killed: 3, ..TWO_APART },
 ];
 
-/// A version of each file; `None`: there is no such file.
+/// A version of each file. `None`: there is no such file.
 pub type Versions = Vec<Option<Vec<u8>>>;
 
 impl Workload {
-    /// Relative to the root of the file system.
+    /// The paths below the root of the file system.
     pub fn paths(&self) -> Vec<PathBuf> {
         (0..self.files).map(|n| Path::new(self.dirs[n % self.dirs.len()]).join(format!("file{n}"))).collect()
     }
@@ -80,19 +80,19 @@ impl Workload {
         self.paths().iter().map(|path| root.join(path)).collect()
     }
 
-    /// What a change makes of the files; 0 is what is there before. Of any three changes in a row one replaces a file, one
-    /// removes it and one makes it anew, and a change does something else to its neighbour.
+    /// The files after this change. 0 is the state before. In three changes in a row, one replaces a file, one removes
+    /// it and one makes it again. Neighbouring files are in another phase.
     pub fn version(&self, change: usize) -> Versions {
         let absent = |n: usize| (n + change) % 3 == 0 || change == 0 && !self.prepared;
         let version = |(n, path): (usize, &PathBuf)| {
-            // The small ones are stored in another way by btrfs.
+            // btrfs stores small files in another way.
             let size = if n % 2 == 0 { 6000 } else { 300 };
             (!absent(n)).then(|| contents(path.to_str().unwrap(), change, size))
         };
         self.paths().iter().enumerate().map(version).collect()
     }
 
-    /// About as many steps has a change.
+    /// The approximate number of steps of a change.
     pub fn steps(&self) -> usize {
         15 + 8 * self.files
     }
@@ -112,7 +112,7 @@ impl Workload {
         }
     }
 
-    /// All changes, with marks in the log.
+    /// Makes all changes, with marks in the log.
     pub fn operate(&self, root: &Path, disk: &Disk, durability: Durability, meddling: Meddling) {
         for change in 1..=self.changes {
             disk.mark(Event::Begin(change));
@@ -124,8 +124,8 @@ impl Workload {
         }
     }
 
-    /// A process that makes the change is killed in it, in any step the first time, and later when the intent has its name.
-    /// Then another one reads the files, which finishes what was decided. Returns whether it was.
+    /// A process that makes the change is killed: the first time in any step, and later after the intent has its name.
+    /// Then another process reads the files, which finishes a decided change. Returns whether it was decided.
     fn is_killed_in(
         &self,
         root: &Path,
@@ -136,17 +136,17 @@ impl Workload {
     ) -> bool {
         let mut random = Random::new(seed(), &format!("kill {kill} in change {change} of {}", self.name));
         let death = match (meddling.left_out, kill) {
-            // Before the sync that is then missing twice.
+            // Before the sync that would otherwise be left out twice.
             (Some(Omission::InRecovery), _) => Death::Decided(0),
             (_, 0) => Death::In(random.below(self.steps())),
             _ => Death::Decided(random.below(8)),
         };
-        // SAFETY: the child makes this change, which allocates memory, as the C library and Linux allow after a fork, and does
-        // not return.
+        // SAFETY: the child makes this change, which allocates memory. The C library and Linux allow that after a fork.
+        // The child does not return.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
                 let done = catch_unwind(|| self.meddled(root, durability, meddling, change, Some(death)));
-                // SAFETY: it ends the process.
+                // SAFETY: the call ends the process.
                 unsafe { libc::_exit(i32::from(done.is_err())) }
             }
             ForkResult::Parent { child } => {
@@ -162,7 +162,7 @@ impl Workload {
         is_new
     }
 
-    /// Makes a change, with what is to be done between its system calls, and where it dies.
+    /// Makes a change. `meddling` is done between its system calls, and it dies at `death`.
     fn meddled(&self, root: &Path, durability: Durability, meddling: Meddling, change: usize, death: Option<Death>) {
         let adapter = adapter(root, durability);
         let Meddling { commits, left_out } = meddling;
@@ -211,7 +211,7 @@ impl Workload {
         inject(decide, read_all).0
     }
 
-    /// By the one verb and the other in turn.
+    /// Makes the change with one verb or the other in turn.
     fn change(&self, root: &Path, adapter: &AtomicFileAdapter, change: usize) {
         let (paths, new) = (self.absolute(root), self.version(change));
         if change % 2 == 0 {
@@ -236,7 +236,7 @@ pub fn adapter(root: &Path, durability: Durability) -> AtomicFileAdapter {
     AtomicFileAdapter::builder().durability(durability).lock_dir(root.join(LOCKS)).build().unwrap()
 }
 
-/// Of which changes a state may be: the last that was acknowledged, and the last that was begun, at a moment in a log.
+/// The changes that a state may be of: the last acknowledged one and the last begun one, at a moment in a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reached {
     pub acknowledged: usize,
@@ -256,7 +256,7 @@ impl Reached {
         reached
     }
 
-    /// At each of the crash points at which a state is possible.
+    /// At each of the crash points at which the state is possible.
     pub fn of_points(recording: &Recording, points: &[usize]) -> Vec<Self> {
         points.iter().map(|point| Self::at(&recording.log[..recording.points[*point].at])).collect()
     }
