@@ -1,4 +1,4 @@
-//! How often the device is flushed by a change of many files.
+//! How often a change of many files flushes the device.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crash_lab::lab::Lab;
 use crate::together::changes::adapter;
 use crate::together::report::{self, Flushes};
 
-/// Of 100 files on ext4, in issue 18's words.
+/// The most flushes for 100 files on ext4, from issue 18.
 const MOST: usize = 10;
 
 type Commit = fn(&mut Batch);
@@ -25,14 +25,14 @@ pub fn are_few(lab: &Lab) {
             report::add_flushes(Flushes { file_system, files, verb, flushes });
             let (_, later) = flushes;
             if (files, file_system) == (100, "ext4 data=ordered") {
-                // The journal is also committed after some seconds, which a slow machine may take.
+                // The journal is also committed after some seconds, which may pass on a slow machine.
                 assert!(later.0 <= MOST, "{verb} of {files} files on {file_system}: {later:?} flushes");
             }
         }
     }
 }
 
-/// The first time, which makes the lock files, and the fewest and the most of the times after that.
+/// The flushes of the first time, which makes the lock files, and the fewest and the most of the later times.
 fn count(lab: &Lab, files: usize, commit: Commit) -> (usize, (usize, usize)) {
     lab.format();
     let mounted = lab.mount().unwrap();
