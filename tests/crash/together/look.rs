@@ -1,4 +1,4 @@
-//! A crash state, as the next program finds it: mounted, read through the crate, which finishes what is to be finished,
+//! A crash state as the next program finds it: it is mounted, read through the crate, which finishes a decided change,
 //! swept, and checked.
 
 use std::fs;
@@ -14,26 +14,26 @@ use crate::commits::Commits;
 use crate::seed::seed;
 use crate::together::changes::{LOCKS, Meddling, Reader, Versions, Workload, adapter};
 
-/// Where the mark is in a lock file (the lock protocol).
+/// The offset of the mark in a lock file (`src/docs/protocol.md`).
 const MARK: u64 = 2048;
 
-/// What was found, in the order in which it was looked for.
+/// The results, in the order in which they were found.
 #[derive(Default)]
 pub struct Seen {
-    /// What was to be finished before anything was read.
+    /// The unfinished changes before anything was read.
     pub unfinished: Pending,
-    /// What the crate read.
+    /// The contents that the crate read.
     pub read: Option<Result<Versions, String>>,
-    /// What was to be finished after that, and after `recover`.
+    /// The unfinished changes after that, and after `recover`.
     pub left: Pending,
     pub unrecovered: Pending,
-    /// Temporary files beside the workload's files, with their contents.
+    /// The temporary files beside the workload's files, with their contents.
     pub temporary: Vec<(PathBuf, Vec<u8>)>,
-    /// What went wrong when it was swept, or was there after it and should not.
+    /// Errors of the sweep, and leftovers after it.
     pub unswept: Vec<String>,
-    /// What was wrong with the file system.
+    /// The errors of the file system.
     pub broken: Option<String>,
-    /// What was written from before the mount until the files had been read.
+    /// The writes between the mount and the end of the reads.
     pub recorded: Option<(Image, Vec<Event>)>,
 }
 
@@ -41,7 +41,7 @@ pub struct Seen {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Pending {
     pub intents: Vec<String>,
-    /// Lock files with marks.
+    /// The lock files with marks.
     pub marked: Vec<String>,
 }
 
@@ -69,13 +69,13 @@ impl Pending {
     }
 }
 
-/// Mounts the disk, which replays the journal, and does all that.
+/// Mounts the disk, which replays the journal, and does all of this.
 pub fn look(lab: &Lab, image: Image, workload: &Workload, commits: Commits) -> Seen {
     let mut seen = Seen::default();
-    // Half of them in either way.
+    // Half of the states in each way.
     let by = if image.hash() % 2 == 0 { Reader::Together } else { Reader::OneByOne };
     lab.show(image);
-    // Before the mount, so that nothing that is in flight after it is taken for durable.
+    // Before the mount, so that writes in flight after it do not count as durable.
     let start = lab.disk.record();
     lab.disk.mark(Event::Begin(0));
     let mounted = lab.mount();
@@ -116,7 +116,7 @@ fn what_is_left(root: &Path, workload: &Workload, seen: &mut Seen) -> io::Result
         seen.unswept.push(error.to_string());
     }
     seen.unrecovered = Pending::look(root)?;
-    // The root for the lock directory's sake, should there be none of the others.
+    // The root is for the lock directory, if the workload has no other directories.
     let dirs = workload.dirs.iter().map(|dir| root.join(dir)).chain([root.to_owned()]);
     for dir in dirs.filter(|dir| dir.is_dir()) {
         if let Err(error) = adapter.sweep(dir) {
@@ -130,7 +130,7 @@ fn what_is_left(root: &Path, workload: &Workload, seen: &mut Seen) -> io::Result
     Ok(())
 }
 
-/// What is in the workload's directories beside its files.
+/// The other entries of the workload's directories.
 fn others(root: &Path, workload: &Workload, found: &mut Vec<PathBuf>) -> io::Result<()> {
     let files = workload.paths();
     for dir in workload.dirs.iter().filter(|dir| root.join(dir).is_dir()) {
@@ -156,7 +156,7 @@ fn others_in_lock_dir(root: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 impl Seen {
-    /// The states of a crash while this was mounted and read.
+    /// The states of a crash while this state was mounted and read.
     pub fn recording(&mut self) -> Option<Recording> {
         self.recorded.take().map(|(start, log)| Recording::new(start, log, seed()))
     }
