@@ -1,9 +1,9 @@
-//! All or nothing: files that are changed as one, after a power cut, and after another one while the first was recovered
-//! from. The files and the lock directory are on the recorded disk, and each state is read through the crate, as the next
-//! program would.
+//! All or nothing: files that are changed as one, after a power cut, and after another power cut during the recovery.
+//! The files and the lock directory are on the recorded disk. Each state is read through the crate, as the next program
+//! would read it.
 //!
-//! By default 5 states of each recording are judged, and `CRASH_STATES` is for these, too, though `full` is [`MOST`] of
-//! each: a commit between any two steps of 20 files makes tens of thousands.
+//! By default 5 states of each recording are judged. `CRASH_STATES` sets another number, but `full` means [`MOST`] of
+//! each: with a commit between any two steps of 20 files there are tens of thousands.
 
 pub mod changes;
 mod flushes;
@@ -33,17 +33,17 @@ use crate::together::verdict::{Fault, Promise};
 
 /// How many states of each recording are judged by default.
 const DEFAULT_STATES: usize = 5;
-/// And if all are asked for.
+/// The same, if all are asked for.
 const MOST: usize = 100;
 
-/// How many states of each recording of a control are judged, at the least.
+/// The least number of states of each recording of a control that are judged.
 const LEAST_STATES_OF_A_CONTROL: usize = 16;
 
-/// How many states of a crash in a recovery are judged, of each recovery that had something to finish.
+/// How many states of a crash during a recovery are judged, for each recovery that had something to finish.
 const AGAIN: usize = 3;
-/// Of so many recoveries of each recording, by default.
+/// How many recoveries of each recording are judged in this way by default.
 const DEFAULT_RECOVERIES: usize = 1;
-/// And if all are asked for.
+/// The same, if all are asked for.
 const MOST_RECOVERIES: usize = 10;
 
 /// How many bad states are described in full.
@@ -59,7 +59,7 @@ pub fn all() -> Vec<Trial> {
         let name = format!("{}: all or nothing, flushes", file_system.name);
         trials.push(case(file_system, &name, flushes::are_few));
         for left_out in Omission::ALL {
-            // What cannot be seen there need not be looked for each time.
+            // A fault that cannot be seen there need not be looked for each time.
             if excuse(file_system, left_out).is_some() && env::var("CRASH_STATES").is_err() {
                 continue;
             }
@@ -75,7 +75,7 @@ fn it_is_all_or_nothing(lab: &Lab, workload: &Workload) {
     let mut bad = Vec::new();
     for durability in [Durability::Full, Durability::Ordered] {
         let mut counts = Counts::default();
-        // With `Ordered` much less can go wrong.
+        // With `Ordered` there are much fewer possible faults.
         let all = durability == Durability::Full || env::var("CRASH_STATES").is_ok();
         for &commits in if all { Commits::all(lab.file_system) } else { &[Commits::Everywhere] } {
             let examined = Experiment { lab, workload, durability, commits, left_out: None }.examine(states());
@@ -90,10 +90,11 @@ fn it_is_all_or_nothing(lab: &Lab, workload: &Workload) {
     assert!(bad.is_empty(), "{count} bad states (CRASH_SEED={seed}), of which the first:\n{}", described.concat());
 }
 
-/// A test that finds nothing proves nothing if it would find nothing anyway.
+/// A test that finds nothing proves nothing if it could not find a fault. So this leaves out a sync, which must be
+/// noticed.
 fn the_lab_notices(lab: &Lab, left_out: Omission) {
     let workload = match left_out {
-        // With more files all is synced at once, and no sync of a mark can be left out.
+        // With more files everything is synced at once, and the sync of a mark cannot be left out.
         Omission::Marks | Omission::BeforeTheIntent => &TWO,
         Omission::TheIntent | Omission::Directories => &APART,
         Omission::InRecovery => &APART_KILLED,
@@ -110,7 +111,7 @@ fn the_lab_notices(lab: &Lab, left_out: Omission) {
     assert!(all.bad > 0 || excuse.is_some(), "{left_out} left out, and nothing found");
 }
 
-/// Why nothing may be found although a sync is left out. All else must be found.
+/// Why a missing sync may go unnoticed here. All others must be noticed.
 pub fn excuse(file_system: FileSystem, left_out: Omission) -> Option<&'static str> {
     let is_log = file_system.name != "btrfs";
     match left_out {
@@ -124,7 +125,7 @@ pub fn excuse(file_system: FileSystem, left_out: Omission) -> Option<&'static st
     }
 }
 
-/// `CRASH_STATES`: `full`, or how many states of each recording; and of how many recoveries.
+/// The value of `CRASH_STATES`: `full`, or the number of states of each recording. Also the number of recoveries.
 fn states() -> (usize, usize) {
     match env::var("CRASH_STATES").as_deref() {
         Ok("full") => (MOST, MOST_RECOVERIES),
@@ -145,7 +146,7 @@ struct Experiment<'a> {
 #[derive(Default)]
 struct Examined {
     counts: Counts,
-    /// Bad states, and how to get there.
+    /// The bad states, and how to reproduce them.
     bad: Vec<(Fault, String)>,
 }
 
@@ -186,7 +187,7 @@ impl Experiment<'_> {
         examined
     }
 
-    /// Judges crashes while the first was recovered from.
+    /// Judges crashes during the recovery from the first one.
     fn crash_again(&self, examined: &mut Examined, reached: &[Reached], seen: &mut Seen, first: &str) {
         let (Some(recording), Some(Ok(read))) = (seen.recording(), &seen.read) else { return };
         for state in recording.sample(AGAIN) {
@@ -213,7 +214,7 @@ impl Experiment<'_> {
 }
 
 impl Examined {
-    /// Whether it is good.
+    /// Judges a state. True: it is good.
     fn judge(&mut self, promise: &Promise<'_>, seen: &Seen, how: impl Fn() -> String) -> bool {
         let faults = promise.faults(seen);
         let good = faults.is_empty();
