@@ -1,5 +1,4 @@
-//! Syncs that are left out of a change, so that the lab is on trial. Which sync a call is says the file that it is about, and
-//! what came before.
+//! Controls: syncs that are left out of a change. The file of a sync, and the calls before it, show which sync it is.
 
 use std::fmt;
 use std::fs;
@@ -10,18 +9,20 @@ use atomic_file_adapter::fault::{Call, Syscall};
 
 use crate::together::changes::LOCKS;
 
-/// A sync that does not take place.
+/// A sync that is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Omission {
-    /// Of the lock files, which have the intent's name by now.
+    /// The sync of the lock files, which have their marks by now.
     Marks,
-    /// All of what the intent names and of the intent itself: it is given its name before that is durable.
+    /// All syncs of the files that the intent names, and of the intent itself: it gets its name before they are
+    /// durable.
     BeforeTheIntent,
-    /// Of the lock directory, after the intent was given its name.
+    /// The sync of the lock directory, after the intent got its name.
     TheIntent,
-    /// Of the lock directory, by whoever finishes what a dead process had decided, before anything else.
+    /// The first sync of the lock directory in a recovery.
     InRecovery,
-    /// Of the directories in which files were replaced and removed. That the intent is gone is made durable all the same.
+    /// The syncs of the directories in which files were replaced and removed. The removal of the intent is durable all
+    /// the same.
     Directories,
 }
 
@@ -47,26 +48,26 @@ impl fmt::Display for Omission {
 pub enum Death {
     /// After so many steps.
     In(usize),
-    /// After so many steps since the intent has its name.
+    /// After so many steps since the intent got its name.
     Decided(usize),
 }
 
-/// How far a change, or a recovery, is.
+/// The progress of a change, or of a recovery.
 #[derive(Debug, Default)]
 pub struct Watch {
     steps: usize,
-    /// Steps since the intent has its name.
+    /// The steps since the intent got its name.
     steps_decided: usize,
-    /// Something was renamed or removed.
+    /// A file was renamed or removed.
     changed: bool,
     /// The intent has its name.
     decided: bool,
-    /// And it was removed.
+    /// The intent was removed.
     removed: bool,
 }
 
 impl Watch {
-    /// Each call of the change, in their order, before [`is`](Self::is).
+    /// Must see each call of the change, in their order, before [`is`](Self::is).
     pub fn see(&mut self, call: &Call<'_>) {
         let is_intent = |path: Option<&Path>| path.and_then(Path::extension).is_some_and(|it| it == "intent");
         match call.syscall {
@@ -77,7 +78,7 @@ impl Watch {
         self.changed = true;
     }
 
-    /// A step is done.
+    /// Counts a step.
     pub fn count(&mut self) {
         self.steps += 1;
         self.steps_decided += usize::from(self.decided);
@@ -106,9 +107,9 @@ impl Watch {
     }
 }
 
-/// The file that the call is about.
+/// The file of the call.
 fn file(call: &Call<'_>) -> PathBuf {
     let fd = call.fd.expect("a sync of an open file").as_raw_fd();
-    // Not of the process: this thread has descriptors of its own.
+    // Not the process's: this thread has its own descriptors.
     fs::read_link(format!("/proc/thread-self/fd/{fd}")).unwrap()
 }
