@@ -1,4 +1,4 @@
-//! The tables of what is all or nothing.
+//! The tables of all or nothing.
 
 use std::fmt::Write;
 use std::sync::Mutex;
@@ -13,24 +13,24 @@ use crate::together::excuse;
 use crate::together::omissions::Omission;
 use crate::together::verdict::Fault;
 
-/// What became of the states of one or more recordings.
+/// The results for the states of one or more recordings.
 #[derive(Debug, Clone, Default)]
 pub struct Counts {
     pub recordings: usize,
-    /// Distinct states that were enumerated.
+    /// The distinct states.
     pub possible: usize,
-    /// Those that were judged.
+    /// The states that were judged.
     pub states: usize,
-    /// Of which so many had something to be finished.
+    /// Those with an unfinished change.
     pub unfinished: usize,
-    /// States of a crash while one of these was finished.
+    /// States of a crash during the recovery of one of these.
     pub again: usize,
     pub half: usize,
     pub torn: usize,
     pub lost: usize,
     pub stuck: usize,
     pub other: usize,
-    /// States, of either kind, with any fault.
+    /// States of both kinds with any fault.
     pub bad: usize,
     pub time: Duration,
 }
@@ -74,7 +74,7 @@ pub struct Judged {
     pub counts: Counts,
 }
 
-/// The lab itself on trial.
+/// The results of a control.
 pub struct Control {
     pub file_system: &'static str,
     pub left_out: Omission,
@@ -82,12 +82,12 @@ pub struct Control {
     pub counts: Counts,
 }
 
-/// Flushes of one call for so many files.
+/// The flushes of one call for so many files.
 pub struct Flushes {
     pub file_system: &'static str,
     pub files: usize,
     pub verb: &'static str,
-    /// The first time, when the lock files are made, too; and the fewest and the most after that.
+    /// Of the first time, which makes the lock files, too. And the fewest and the most of the later times.
     pub flushes: (usize, (usize, usize)),
 }
 
