@@ -1,32 +1,32 @@
-//! The verdict on what was seen of a crash state: all old or all new, and nothing left of what is finished.
+//! The verdict on a crash state: all files are old or all are new, and a finished change leaves nothing behind.
 
 use atomic_file_adapter::Durability;
 
 use crate::together::changes::{Reached, TWO, Versions, Workload};
 use crate::together::look::{Pending, Seen};
 
-/// What is wrong with a state.
+/// The fault of a state.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// A file is no version that was begun.
+    /// A file is not a version that was begun.
     Torn(String),
     /// The files are of different changes.
     Half(String),
-    /// They are of a change before one that was acknowledged, or another one than was read before the second crash.
+    /// The files are of a change before an acknowledged one, or of another change than before the second crash.
     Lost(String),
-    /// The crate cannot read them, or leaves something to be finished.
+    /// The crate cannot read the files, or a change stays unfinished.
     Stuck(String),
-    /// Temporary files of a change that is finished, what cannot be swept, or the file system itself.
+    /// Temporary files of a finished change, files that cannot be swept, or the file system itself.
     Other(String),
 }
 
-/// What is promised of a state.
+/// The promise for a state.
 pub struct Promise<'a> {
     pub workload: &'a Workload,
     pub durability: Durability,
-    /// At each of the moments at which the state is possible.
+    /// The progress at each of the moments at which the state is possible.
     pub reached: &'a [Reached],
-    /// What was read already, before a second crash.
+    /// The versions that were read before a second crash.
     pub known: Option<&'a Versions>,
 }
 
@@ -43,7 +43,7 @@ impl Promise<'_> {
             Durability::Full => self.together(seen, found),
             _ => self.one_by_one(found),
         };
-        // What was not synced may be an intent that no lock file leads to.
+        // Without syncs there may be an intent that no mark leads to.
         let left = if self.durability == Durability::Full { &seen.left } else { &seen.unrecovered };
         if !left.is_none() {
             faults.push(Fault::Stuck(format!("left to be finished: {left:?}")));
@@ -55,7 +55,7 @@ impl Promise<'_> {
         faults
     }
 
-    /// All files are of one change, which was begun, and is not older than one that was acknowledged.
+    /// All files are of one change. It was begun, and is not older than an acknowledged one.
     fn together(&self, seen: &Seen, found: &Versions) -> Vec<Fault> {
         let begun = self.reached.iter().map(|reached| reached.begun).min().unwrap_or(0);
         let acknowledged = self.reached.iter().map(|reached| reached.acknowledged).max().unwrap_or(0);
@@ -72,9 +72,9 @@ impl Promise<'_> {
         if change < acknowledged {
             faults.push(Fault::Lost(format!("it is change {change}, though {acknowledged} was acknowledged")));
         }
-        // A process that was killed before its change was decided has left some, and the next one has made the same change.
+        // A killed process may have left some before its change was decided. The next process has made the same change.
         for (path, contents) in seen.temporary.iter().filter(|_| self.workload.killed == 0) {
-            // One that is torn is of a change that was never decided, and then that must have begun.
+            // A torn one is of a change that was never decided, so that change must have begun.
             if title_of(contents).map_or(begun == change, |number| number <= change) {
                 faults.push(Fault::Other(format!("{} is there, though change {change} is done", path.display())));
             }
@@ -88,7 +88,7 @@ impl Promise<'_> {
         self.changes_of(found, begun).into_iter().filter_map(|of| of.err().map(Fault::Torn)).collect()
     }
 
-    /// For each file, the changes that it may be of, or what it is instead.
+    /// For each file, the changes that it may be of, or its fault.
     fn changes_of(&self, found: &Versions, begun: usize) -> Vec<std::result::Result<Vec<usize>, String>> {
         let versions: Vec<Versions> = (0..=begun).map(|change| self.workload.version(change)).collect();
         let of = |n: usize| -> Vec<usize> {
@@ -114,14 +114,14 @@ impl Promise<'_> {
     }
 }
 
-/// The change that the contents of a file are of, if they can be told.
+/// The change of a file, if its contents tell it.
 fn title_of(contents: &[u8]) -> Option<usize> {
     let line = contents.split(|byte| *byte == b'\n').next()?;
     let line = std::str::from_utf8(line).ok()?;
     line.split_once(", version ")?.1.split_once(',')?.0.parse().ok()
 }
 
-/// The judge on trial, without a disk.
+/// Tests the judge, without a disk.
 pub fn tells_all_from_half() {
     let workload = &TWO;
     let reached = |acknowledged, begun| [Reached { acknowledged, begun }];
@@ -141,11 +141,11 @@ pub fn tells_all_from_half() {
     assert_eq!(full(&reached(2, 2), &of(2)), []);
     assert!(matches!(full(&reached(2, 2), &of(1))[..], [Fault::Lost(_)]));
     assert_eq!(ordered(&reached(2, 2), &of(1)), []);
-    // From the future, or at all of these moments.
+    // A version that is not written yet, or an old one at all of these moments.
     assert!(matches!(full(&reached(1, 1), &of(2))[..], [Fault::Torn(_)]));
     assert!(matches!(full(&[reached(1, 2), reached(2, 2)].concat(), &of(1))[..], [Fault::Lost(_)]));
 
-    // A file of another change, none where one must be, or one that is cut short.
+    // A file of another change, a missing file, or one that is cut short.
     let (one, two) = (workload.version(1), workload.version(2));
     let half = seen(vec![two[0].clone(), one[1].clone()]);
     assert!(matches!(full(&reached(1, 2), &half)[..], [Fault::Half(_)]));
@@ -156,11 +156,11 @@ pub fn tells_all_from_half() {
     assert!(matches!(full(&reached(1, 2), &torn)[..], [Fault::Torn(_)]));
     assert!(matches!(ordered(&reached(1, 2), &torn)[..], [Fault::Torn(_)]));
 
-    // Another one after a second crash.
+    // Another change after a second crash.
     assert_eq!(faults(Durability::Full, &reached(1, 2), Some(1), &of(1)), []);
     assert!(matches!(faults(Durability::Full, &reached(1, 2), Some(2), &of(1))[..], [Fault::Lost(_)]));
 
-    // What is left of it.
+    // The temporary files that are left.
     let left = |contents: Option<Vec<u8>>| Seen { temporary: vec![("a/.t".into(), contents.unwrap())], ..of(1) };
     assert!(matches!(full(&reached(1, 2), &left(one[0].clone()))[..], [Fault::Other(_)]));
     assert_eq!(full(&reached(1, 2), &left(two[0].clone())), []);
