@@ -1,4 +1,4 @@
-//! The same test program in a virtual machine, under another kernel that has file systems which this one has not.
+//! The same test program in a virtual machine, under another kernel with more file systems.
 
 use std::env;
 use std::io::{BufRead, BufReader};
@@ -6,20 +6,20 @@ use std::process::{ExitCode, Stdio};
 
 use crate::common::machine::{self, Setup, console};
 
-/// What is not in Debian's kernel itself. Where one is missing, its cases say so.
+/// The modules that Debian's kernel does not contain itself. If one is missing, its cases say so.
 const MODULES: [&str; 8] = ["fuse", "loop", "ext4", "xfs", "btrfs", "f2fs", "nilfs2", "jfs"];
 
-/// The variables that are for the cases, too.
+/// The variables that the cases use, too.
 const VARIABLES: [&str; 2] = ["CRASH_STATES", "CRASH_SEED"];
 
-/// How many states of each recording are judged, where a state takes about a second.
+/// How many states of each recording are judged. A state takes about a second.
 const STATES: &str = "4";
 
 pub fn asked() -> bool {
     env::var_os("CRASH_VM").is_some()
 }
 
-/// Boots it, runs the cases of `others.rs` in it, and ends as they do.
+/// Boots the machine, runs the cases of `others.rs` in it, and returns their status.
 pub fn run() -> ExitCode {
     if let Some(missing) = machine::missing(&[]) {
         eprintln!("there can be no virtual machine here: it {missing}");
