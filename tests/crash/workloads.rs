@@ -1,4 +1,4 @@
-//! What is done to files while the disk records, and which versions of which file it makes.
+//! The workloads: what is done to files while the disk records, and the versions of the files.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -19,21 +19,21 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::commits::Commits;
 use crate::common::acl::{ACCESS, Acl, Tag, attributes, set_acl, set_attribute};
 
-/// Neither is what a umask would make of a mode.
+/// A umask would make neither of these modes.
 const REPLACED_MODE: u32 = 0o604;
 const NEW_MODE: u32 = 0o640;
 
-/// About as many steps has a write.
+/// The approximate number of steps of a write.
 const STEPS: usize = 8;
 
-/// A file that has nothing to do with the workload; a sync of it forces the journal.
+/// A file that the workload does not use. A sync of it commits the journal.
 pub const UNRELATED: &str = "unrelated";
 
 pub struct Workload {
     pub name: &'static str,
     prepare: fn(&Run),
     operate: fn(&Run),
-    /// How many temporary files a crash may leave in one directory.
+    /// The most temporary files that a crash may leave in one directory.
     pub writers: usize,
 }
 
@@ -48,7 +48,8 @@ pub const DELETE: Workload =
 
 pub const BATCH: Workload = Workload { name: "batch", prepare: prepare_batch, operate: batch, writers: BATCHED };
 
-/// The file has an ACL and attributes, of which one does not fit into an inode. (It must fit into a block of 1024 bytes.)
+/// The file has an ACL and attributes, one of which does not fit into an inode. (It must fit into a block of 1024
+/// bytes.)
 pub const ATTRIBUTES: Workload =
     Workload { name: "attributes", prepare: prepare_attributes, operate: replace, writers: 1 };
 
@@ -118,7 +119,7 @@ fn two_writers(run: &Run) {
                 let file = run.adapter().file(run.path("file")).unwrap();
                 start.wait();
                 for _ in 0..2 {
-                    // What happens under the lock is in one order, so each version supersedes all before it.
+                    // Under the lock everything is in one order, so each version replaces all before it.
                     let guard = file.lock().unwrap();
                     run.operation("file", Some(6000), |new| guard.write(new).unwrap());
                 }
@@ -127,14 +128,14 @@ fn two_writers(run: &Run) {
     });
 }
 
-/// As many files as are synced together, by syncfs.
+/// Enough files to be synced together, by syncfs.
 const BATCHED: usize = 8;
 
 fn batched() -> impl Iterator<Item = String> {
     (0..BATCHED).map(|n| format!("file{n}"))
 }
 
-/// Half of the files are there before.
+/// Half of the files exist before.
 fn prepare_batch(run: &Run) {
     batched().step_by(2).for_each(|name| run.put(&name, 6000));
 }
@@ -180,7 +181,7 @@ fn through_link(run: &Run) {
     }
 }
 
-/// Who writes.
+/// The writer.
 pub struct Writer {
     adapter: AtomicFileAdapter,
     durability: Durability,
@@ -199,7 +200,7 @@ impl Writer {
     }
 }
 
-/// What is done between the system calls of the writer.
+/// What is done between the writer's system calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meddling {
     pub commits: Commits,
@@ -213,12 +214,12 @@ impl fmt::Display for Meddling {
     }
 }
 
-/// A sync that does not take place.
+/// A step that is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeftOut {
     FileSync,
     DirectorySync,
-    /// Not a sync, but what it is for.
+    /// Not a sync, but the calls that set attributes.
     Attributes,
 }
 
@@ -249,7 +250,7 @@ impl LeftOut {
     }
 }
 
-/// The ACL, and what users have given.
+/// The ACL, and user attributes.
 pub type Attributes = Vec<(CString, Vec<u8>)>;
 
 pub fn attributes_of(path: &Path) -> Attributes {
@@ -257,17 +258,17 @@ pub fn attributes_of(path: &Path) -> Attributes {
     attributes(path).into_iter().filter(|(name, _)| ours(name)).collect()
 }
 
-/// What a file may be after a crash.
+/// A version that a file may have after a crash.
 pub struct Version {
     /// `None`: there is no such file.
     pub contents: Option<Vec<u8>>,
     pub mode: u32,
     pub attributes: Attributes,
-    /// The operation that makes it; `None`: it was there before.
+    /// The operation that makes it. `None`: it existed before.
     pub operation: Option<usize>,
 }
 
-/// What was on the file system at any time.
+/// All versions that were on the file system at any time.
 #[derive(Default)]
 pub struct History {
     pub files: BTreeMap<PathBuf, Vec<Version>>,
@@ -302,7 +303,7 @@ impl Run<'_> {
         &self.writer.adapter
     }
 
-    /// The file is there, with a first version, before the recording.
+    /// Makes the file with a first version, before the recording.
     fn put(&self, path: &str, size: usize) {
         let contents = contents(path, 0, size);
         fs::write(self.path(path), &contents).unwrap();
@@ -339,7 +340,7 @@ impl Run<'_> {
         self.disk.mark(Event::Acknowledged(operation));
     }
 
-    /// The beginning of an operation, its number, and the contents of the new version.
+    /// Begins an operation. Returns its number and the contents of the new version.
     fn begin(&self, path: &str, size: Option<usize>) -> (usize, Option<Vec<u8>>) {
         let mut history = self.history.lock().unwrap();
         let operation = history.operations;
@@ -375,7 +376,7 @@ impl Run<'_> {
     }
 }
 
-/// Whether the call changes the disk, or is the first that is worth a look after one that did.
+/// Whether the call changes the disk, or is the first interesting one after a call that did.
 pub fn changes_or_follows(call: &Call<'_>) -> bool {
     use Syscall::{
         Close, Fchmod, Fchown, Fremovexattr, Fsetxattr, Fsync, Ftruncate, Mkdirat, Pwrite, Renameat, Syncfs, Unlinkat,
@@ -386,14 +387,14 @@ pub fn changes_or_follows(call: &Call<'_>) -> bool {
     changes_the_file || matches!(call.syscall, Mkdirat | Fsync | Syncfs | Renameat | Unlinkat | Close)
 }
 
-/// Contents that tell from which file and version they are, and of which no two blocks are the same.
+/// Contents that tell their file and version. No two blocks are the same.
 pub fn contents(path: &str, version: usize, size: usize) -> Vec<u8> {
     let title = format!("{path}, version {version}, {size} bytes\n");
     let blocks = (0u64..).flat_map(|block| xxh3_64(format!("{title}{block}").as_bytes()).to_le_bytes());
     title.bytes().chain(blocks).take(size).collect()
 }
 
-/// Whether the file system may hold this path beside the workload's files.
+/// Whether the file system may contain this path beside the workload's files.
 pub fn is_expected(path: &Path) -> bool {
     [UNRELATED, "lost+found", ".nilfs", "link", "elsewhere"].iter().any(|name| path == Path::new(name))
 }
