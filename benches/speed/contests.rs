@@ -1,4 +1,4 @@
-//! What is compared with what: ours and its peers.
+//! The contests: this crate and its peers.
 
 use std::fs::{self, File};
 use std::hint::black_box;
@@ -15,29 +15,29 @@ use crate::turns::time;
 
 pub const SMALL: &[u8] = &[b'x'; 4096];
 const LARGE: usize = 100_000_000;
-/// As much of the large file as ours has in memory at a time.
+/// The part of the large file that this crate has in memory at a time.
 const PIECE: usize = 1_000_000;
 const PROCESSES: u64 = 8;
 
-/// Does something so many times, and says how long that took.
+/// Does something so many times, and returns how long that took.
 pub type Run = Box<dyn FnMut(u64) -> Duration>;
 
 /// Ways to do the same thing.
 pub struct Contest {
     pub name: &'static str,
-    /// How long a way is measured before it is the next one's turn.
+    /// How long a way is measured before the next one's turn.
     pub batch: Duration,
-    /// The first is what the others are compared with.
+    /// The others are compared with the first.
     pub ways: &'static [Way],
 }
 
 pub struct Way {
     pub name: &'static str,
-    /// Makes it ready in a directory. `None`: this machine lacks what it needs.
+    /// Prepares a directory. `None`: this machine lacks something that the way needs.
     pub prepare: fn(&Path) -> Option<Run>,
 }
 
-/// Long enough for the clock, short enough for the machine's mood to be the same for all ways of a round.
+/// Long enough for the clock, and short enough that the machine is in the same state for all ways of a round.
 const BATCH: Duration = Duration::from_millis(2);
 const LONG_BATCH: Duration = Duration::from_millis(20);
 /// Several turns of processes that hand a lock round.
@@ -323,7 +323,7 @@ pub const CONTESTS: &[Contest] = &[
     },
 ];
 
-/// What issue 5 asks for: contest, way, and how much of another way's time it may take at the most.
+/// The targets of issue 5: contest, way, and the most of another way's time that it may take.
 pub const TARGETS: &[(&str, &str, f64, &str)] = &[
     ("write", "ours, handle", 1.15, "bare sequence + two fcntl"),
     ("write", "ours, by path", 1.0, "fs4 + tempfile"),
@@ -343,10 +343,10 @@ const FS4: &str = "fs4 + tempfile";
 const HANDLE: &str = "ours, handle";
 const BY_PATH: &str = "ours, by path";
 
-/// One of the processes of a contest of processes: every so many operations a read, else a write.
+/// One of the processes of a contest of processes. One in so many operations is a read, the others are writes.
 pub fn process(contest: &str, way: &str, dir: &Path) -> Box<dyn FnMut(u64)> {
     let reads = if contest.contains("90%") { 9 } else { 5 };
-    // 7 has no factor in common with 10, so reads and writes alternate; every process begins somewhere else.
+    // 7 has no factor in common with 10, so reads and writes alternate. Every process begins at another place.
     let first = u64::from(std::process::id());
     let is_read = move |n: u64| (first + n * 7) % 10 < reads;
     let (path, lock) = (dir.join("small"), dir.join("small.lock"));
@@ -380,7 +380,7 @@ pub fn process(contest: &str, way: &str, dir: &Path) -> Box<dyn FnMut(u64)> {
     }
 }
 
-/// The operations are shared out; the time is that of all of them together, until the last process is done.
+/// The operations are divided among the processes. The time is that of all together, until the last process ends.
 fn processes(contest: &str, way: &str, dir: &Path) -> Option<Run> {
     small_file(dir);
     let mut helpers: Vec<Helper> = (0..PROCESSES).map(|_| Helper::way(contest, way, dir)).collect::<Option<_>>()?;
@@ -427,8 +427,8 @@ pub fn adapter(dir: &Path) -> AtomicFileAdapter {
     AtomicFileAdapter::with_lock_dir(dir.join("locks")).unwrap()
 }
 
-/// In memory nothing survives a power cut, and `Durability::Full` is refused; there a sync does nothing, so that it is the
-/// same work without it.
+/// `Durability::Full` is refused in memory, because nothing there survives a power cut. A sync does nothing there, so
+/// the work is the same without it.
 fn all_or_nothing(dir: &Path) -> AtomicFileAdapter {
     let full = adapter(dir);
     let probe = [dir.join("probe"), dir.join("other-probe")];

@@ -1,5 +1,5 @@
-//! Processes that do something as often as they are told to, or as long: a line with a number goes in, another number comes out,
-//! mostly the seconds that it took.
+//! Processes that do something a number of times, or for a time. A line with a number goes in, and another number comes
+//! out, usually the seconds.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
@@ -19,17 +19,17 @@ impl Helper {
         Some(Helper { child, input, output })
     }
 
-    /// The Python reference's sequence. `None`: no Python.
+    /// The sequence of the Python reference. `None`: there is no Python.
     pub fn python(verb: &str, dir: &Path) -> Option<Self> {
         Self::start(Command::new("python3").args(["-c", include_str!("reference.py"), verb]).arg(dir))
     }
 
-    /// This program again: one way of a contest.
+    /// This program again, for one way of a contest.
     pub fn way(contest: &str, way: &str, dir: &Path) -> Option<Self> {
         Self::start(Command::new(std::env::current_exe().ok()?).args(["help", contest, way]).arg(dir))
     }
 
-    /// This program again: one that takes part in a curve.
+    /// This program again, for a curve.
     pub fn curve(role: &str, way: &str, dir: &Path) -> Self {
         let program = std::env::current_exe().unwrap();
         Self::start(Command::new(program).args(["curve", role, way]).arg(dir)).expect("this program, started again")
@@ -46,13 +46,13 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        // It is idle, or dead already.
+        // It waits for a request, or has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// In the helper.
+/// In the helper: runs the requests.
 pub fn serve(mut once: impl FnMut(u64)) {
     answer(|times| {
         let start = Instant::now();
@@ -61,7 +61,7 @@ pub fn serve(mut once: impl FnMut(u64)) {
     });
 }
 
-/// In the helper: a number comes in, its answer goes out.
+/// In the helper: answers each number.
 pub fn answer(mut to: impl FnMut(u64) -> f64) {
     for line in std::io::stdin().lines() {
         let number = line.unwrap().parse().unwrap();

@@ -1,17 +1,17 @@
-//! `cargo bench`: ours and its peers side by side.
+//! `cargo bench`: this crate and its peers side by side.
 //!
-//! 1. criterion measures each way by itself and compares it with the last time.
-//! 2. The ways of a contest are measured in turns, a few milliseconds each, round after round, so that a noisy machine is noisy
-//!    for all of them. The ratios are medians over the rounds. They are printed as a table and drawn as a chart; with
-//!    `BENCH_SAVE=1` the table goes into `src/docs/speed.md` and the chart beside this.
+//! 1. criterion measures each way by itself and compares it with the last run.
+//! 2. The ways of a contest are measured in turns, a few milliseconds each, round after round, so that a noisy machine
+//!    affects all of them. The ratios are medians over the rounds. They are printed as a table and drawn as a chart.
+//!    With `BENCH_SAVE=1` the table goes into `src/docs/speed.md` and the chart into this directory.
+//! 3. The curves show the cost of locks as files, held locks, threads and processes increase. They are measured in
+//!    turns, too, and have their own table and picture.
 //!
-//! 3. The curves: what locks cost as files, locks held, threads and processes become more. Measured in turns, too, with a table
-//!    and a picture of their own.
+//! `cargo bench -- write` does this for everything with that word in its name, and saves nothing. The names of the
+//! curves begin with `curves: `, so `cargo bench -- curves` runs all of them, and these are saved then.
 //!
-//! `cargo bench -- write` does this for what has that in its name, and saves nothing. The names of the curves begin with
-//! `curves: `, so `cargo bench -- curves` is all of them, which are saved then.
-//!
-//! `BENCH_DIR` is where the files are; by default in memory, so that the processor's work is measured and not the disk.
+//! `BENCH_DIR` is the directory of the files. By default it is in memory, so that the processor's work is measured and
+//! not the disk.
 
 mod contests;
 mod curves;
@@ -30,7 +30,7 @@ use crate::contests::{CONTESTS, Contest, TARGETS};
 use crate::report::Measured;
 use crate::turns::in_turns;
 
-/// For one contest.
+/// The time for one contest.
 const BUDGET: Duration = Duration::from_secs(10);
 
 fn main() {
@@ -38,13 +38,13 @@ fn main() {
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["help", contest, way, dir] => return helpers::serve(contests::process(contest, way, Path::new(dir))),
         ["curve", role, way, dir] => return curves::help(role, way, Path::new(dir)),
-        // For tools that count.
+        // For tools that count system calls.
         ["repeat", contest, way, times] => return repeat(contest, way, times.parse().expect("a number")),
         _ => {}
     }
     let dir = directory();
     criterion(dir.path());
-    // As criterion sees it: `cargo test --bench speed` tries everything once.
+    // The rule of criterion: `cargo test --bench speed` tries everything once.
     let only_try = args.iter().any(|arg| arg == "--test") || !args.iter().any(|arg| arg == "--bench");
     let filter = args.iter().find(|arg| !arg.starts_with('-')).map_or("", String::as_str);
     let contests = CONTESTS.iter().filter(|contest| contest.name.contains(filter));
@@ -90,7 +90,7 @@ fn criterion(dir: &Path) {
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
-    // Hundreds of runs of a second each tell no more.
+    // Hundreds of runs of a second each would tell no more.
     for contest in CONTESTS.iter().filter(|contest| contest.batch < Duration::from_millis(10)) {
         let mut group = criterion.benchmark_group(contest.name);
         for way in contest.ways {

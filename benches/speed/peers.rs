@@ -1,4 +1,4 @@
-//! What the peers do, each as its users write it.
+//! The peers' code, as their users write it.
 
 use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
@@ -11,7 +11,7 @@ use fs4::FileExt;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use tempfile::NamedTempFile;
 
-/// The fewest calls that make a durable replacement: no lock, no mode, no random name.
+/// The fewest calls that make a durable replacement: without a lock, a mode, and a random name.
 pub fn bare_write(dir: &Path, name: &CStr, contents: &[u8]) {
     let temporary = c"bare.tmp";
     let dir = open_dir(dir);
@@ -27,7 +27,7 @@ fn open_dir(dir: &Path) -> OwnedFd {
     rustix::fs::openat(CWD, dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
 }
 
-/// Two calls, on a lock file that stays open.
+/// Two calls on a lock file that stays open.
 pub fn between_fcntl_calls(lock: impl AsFd, between: impl FnOnce()) {
     rustix::fs::fcntl_lock(&lock, FlockOperation::LockExclusive).unwrap();
     between();

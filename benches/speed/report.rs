@@ -10,7 +10,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 pub struct Measured {
     pub contest: &'static str,
-    /// The seconds that one operation took, round by round.
+    /// The seconds of one operation, one value for each round.
     pub ways: Vec<(&'static str, Vec<f64>)>,
 }
 
@@ -19,7 +19,7 @@ impl Measured {
         Some(&self.ways.iter().find(|(name, _)| *name == way)?.1)
     }
 
-    /// The median over the rounds of how much of another way's time this way took.
+    /// The median over the rounds of this way's time as a multiple of another way's time.
     fn ratio(&self, way: &str, other: &str) -> Option<f64> {
         Some(median(self.seconds(way)?.iter().zip(self.seconds(other)?).map(|(one, other)| one / other)))
     }
@@ -64,7 +64,7 @@ pub fn time_text(seconds: f64) -> String {
     if seconds < 1e-3 { format!("{:.1} us", seconds * 1e6) } else { format!("{:.1} ms", seconds * 1e3) }
 }
 
-/// When, where and how it was measured.
+/// The date, the machine and the directory of the measurement.
 pub fn circumstances(dir: &Path) -> String {
     let date =
         Command::new("date").arg("+%F").output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
@@ -79,16 +79,16 @@ pub fn circumstances(dir: &Path) -> String {
     )
 }
 
-/// The type of the file system: that of the mount with the longest path above `dir`.
+/// The type of the file system of `dir`: that of the mount with the longest path above it.
 fn file_system(dir: &Path) -> String {
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
     let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let above = fields.filter(|fields| fields.len() > 2 && dir.starts_with(fields[1]));
-    // Of two at one place, the later covers the earlier.
+    // Of two mounts at one place, the later one covers the earlier.
     above.max_by_key(|fields| fields[1].len()).map_or("an unknown file system".into(), |fields| fields[2].into())
 }
 
-/// Writes the chart, and with `BENCH_SAVE` keeps it and puts the table into `src/docs/speed.md`.
+/// Draws the chart. With `BENCH_SAVE`, also keeps it and puts the table into `src/docs/speed.md`.
 pub fn save(measured: &[Measured], dir: &Path) {
     chart(measured, &place_of("chart.svg")).unwrap();
     into_the_page("", &format!("{} {RATIO}\n\n{}", circumstances(dir), table(measured)));
@@ -100,7 +100,7 @@ fn is_to_save() -> bool {
     env::var_os("BENCH_SAVE").is_some()
 }
 
-/// Where a picture goes: beside the others if they are to be saved.
+/// The path of a picture. If pictures are saved, it is beside the others.
 pub fn place_of(picture: &str) -> PathBuf {
     let dir = if is_to_save() {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("benches")
@@ -130,7 +130,7 @@ const END: &str = "<!-- end -->";
 const WIDTH: i32 = 760;
 const LINE: i32 = 20;
 const LEFT: i32 = 210;
-/// The longest bar; longer ones are cut, and their number tells.
+/// The longest bar. Longer ones are cut, and have their number as text.
 const MOST: f64 = 5.0;
 
 /// Bars of the ratios of writes and reads.

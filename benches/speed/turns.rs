@@ -1,12 +1,13 @@
-//! Measuring in turns, so that a noisy machine is noisy for all that is compared.
+//! Measures in turns, so that a noisy machine affects everything that is compared.
 
 use std::time::{Duration, Instant};
 
-/// A median of fewer says little, however long they take.
+/// A median of fewer rounds means little, however long they take.
 const LEAST_ROUNDS: usize = 3;
 const MOST_ROUNDS: usize = 301;
 
-/// The seconds that one operation of each took, round by round. Each does something so many times, and says how long that took.
+/// The seconds of one operation of each run, one value for each round. A run does something so many times, and returns
+/// how long that took.
 pub fn in_turns<R>(runs: &mut [R], batch: Duration, budget: Duration, only_try: bool) -> Vec<Vec<f64>>
 where
     R: FnMut(u64) -> Duration,
@@ -16,7 +17,7 @@ where
     let start = Instant::now();
     for round in 0..if only_try { 1 } else { MOST_ROUNDS } {
         for n in 0..runs.len() {
-            // Somebody else begins every time.
+            // Another run begins in every round.
             let n = (n + round) % runs.len();
             seconds[n].push(runs[n](times[n]).as_secs_f64() / times[n] as f64);
         }
@@ -27,7 +28,7 @@ where
     seconds
 }
 
-/// How often it can be done in a time.
+/// How often the run can be done in this time.
 fn times_in(batch: Duration, run: &mut impl FnMut(u64) -> Duration) -> u64 {
     let mut times = 1;
     loop {

@@ -1,15 +1,16 @@
-//! 100 files changed at once: by this crate, one after the other and all or nothing, and by others that are all or nothing.
+//! 100 files changed at once: by this crate, one after the other and as one, and by other crates that change them as
+//! one.
 //!
 //! ```sh
 //! BENCH_DIR=/some/dir cargo run --release --manifest-path benches/peers/Cargo.toml
 //! ```
 //!
-//! A program of its own, because SQLite takes a minute to compile, and these crates ask for a newer compiler than this crate
-//! does. They are measured in turns, a call each, as `benches/speed` does it. Each replaces the same 100 files of 4 KiB, or
-//! rows of a table, and returns when that is durable.
+//! It is a program of its own, because SQLite takes a minute to compile, and these crates need a newer compiler than
+//! this crate. They are measured in turns, one call each, as in `benches/speed`. Each replaces the same 100 files of 4
+//! KiB, or rows of a table, and returns when that is durable.
 //!
-//! The flushes are those of the whole device, as the kernel counts them (Linux, Documentation/block/stat.rst), so they are right
-//! if nobody else writes there. A file system on a loop device is such a one.
+//! The flushes are those of the whole device, as the kernel counts them (Linux, Documentation/block/stat.rst). So they
+//! are right only if no other program writes to the device, for example if the file system is on a loop device.
 
 #[path = "../../speed/turns.rs"]
 mod turns;
@@ -32,10 +33,10 @@ const FILES: usize = 100;
 const CONTENTS: [u8; 4096] = [b'x'; 4096];
 const BUDGET: Duration = Duration::from_secs(30);
 
-/// Makes it ready in an empty directory; then it does it once, each time it is called.
+/// Prepares an empty directory. Each call of the returned function makes the change once.
 type Prepare = fn(&Path) -> Box<dyn FnMut()>;
 
-/// The first is what the others are compared with.
+/// The others are compared with the first.
 const WAYS: [(&str, Prepare); 5] = [
     ("ours, `commit` (each file for itself)", |dir| ours(dir, |batch| batch.commit().unwrap())),
     ("ours, `commit_all`", |dir| ours(dir, |batch| batch.commit_all().unwrap())),
@@ -53,7 +54,7 @@ fn main() {
         let place = dir.path().join(n.to_string());
         fs::create_dir(&place).unwrap();
         let mut once = prepare(&place);
-        // The first time files are made.
+        // The first call makes the files.
         once();
         runs.push(move |times: u64| {
             let before = flushes(&place);
@@ -81,7 +82,7 @@ fn median(numbers: impl Iterator<Item = f64>) -> f64 {
     numbers[numbers.len() / 2]
 }
 
-/// How often the device that the directory is on was flushed; 0 if that cannot be told.
+/// How often the device of the directory was flushed. 0 if the system does not tell.
 fn flushes(dir: &Path) -> u64 {
     let device = fs::metadata(dir).unwrap().dev();
     let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));

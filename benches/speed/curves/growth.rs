@@ -1,4 +1,4 @@
-//! What a lock costs while the files, the locks that are held or the threads that wait become more.
+//! The cost of a lock as files, held locks or waiting threads increase.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -15,14 +15,14 @@ use crate::contests::{adapter, handle};
 use crate::turns::{in_turns, time};
 
 const BATCH: Duration = Duration::from_millis(2);
-/// For one point.
+/// The time for one point.
 const BUDGET: Duration = Duration::from_millis(700);
 const MOST_FILES: usize = 9_900;
 const MOST_HELD: usize = 9_950;
 const MOST_WAITING: usize = 1_000;
-/// Nothing tells that a thread has gone to sleep in a lock.
+/// No event shows that a thread has gone to sleep in a lock.
 const UNTIL_ASLEEP: Duration = Duration::from_millis(100);
-/// What they do needs no more, and there are many of them.
+/// The threads need no more, and there are many of them.
 const STACK: usize = 256 << 10;
 
 type Run<'a> = Box<dyn FnMut(u64) -> Duration + 'a>;
@@ -35,7 +35,7 @@ pub fn lock_many(bench: &Bench) -> Vec<Curve> {
     let bare_dir = bench.dir.join("bare-locks");
     fs::create_dir_all(&bare_dir).unwrap();
     let bare_paths: Vec<PathBuf> = (0..most).map(|n| bare_dir.join(format!("{n}.lock"))).collect();
-    // That the lock files are made is not measured.
+    // Making the lock files is not measured.
     for (path, bare) in paths.iter().zip(&bare_paths) {
         drop(adapter.file(path).unwrap().lock().unwrap());
         File::create(bare).unwrap();
@@ -63,7 +63,7 @@ fn bare_lock_many(paths: &[PathBuf]) {
     drop(paths.iter().map(open_and_lock).collect::<Vec<_>>());
 }
 
-/// One more lock and unlock by a handle: in the thread that holds the others, and in one that holds nothing.
+/// One more lock and unlock with a handle: in the thread that holds the others, and in one that holds nothing.
 pub fn locks_held(bench: &Bench) -> Vec<Curve> {
     let most = bench.most(MOST_HELD.min(files_that_can_be_held()));
     let adapter = adapter(bench.dir);
@@ -80,7 +80,7 @@ pub fn locks_held(bench: &Bench) -> Vec<Curve> {
         };
         let lock = || drop(one_more.lock().unwrap());
         let bare = || bare_lock(&bare_file);
-        // Bare ones in both, because the threads may run on processors that are not equally busy.
+        // Bare calls in both, because the threads may run on processors with different loads.
         let mut runs: [Run; 4] = [
             Box::new(|times| time(times, lock)),
             Box::new(|times| time(times, bare)),
@@ -97,7 +97,8 @@ pub fn locks_held(bench: &Bench) -> Vec<Curve> {
     ]
 }
 
-/// Lock and unlock by a handle, in a thread that holds nothing, while others wait for a lock that one more thread holds.
+/// Lock and unlock with a handle, in a thread that holds nothing, while others wait for a lock that another thread
+/// holds.
 pub fn threads_waiting(bench: &Bench) -> Vec<Curve> {
     let wanted = handle(bench.dir, "wanted");
     let other = handle(bench.dir, "other");
@@ -111,7 +112,7 @@ pub fn threads_waiting(bench: &Bench) -> Vec<Curve> {
             scope.spawn(move || {
                 let _held = wanted.lock().unwrap();
                 holding.send(()).unwrap();
-                // An error, when the other end is gone.
+                // An error when the other end is gone.
                 let _ = released.recv();
             });
             begun.recv().unwrap();
@@ -155,15 +156,15 @@ fn counted(n: usize, what: &str) -> String {
     format!("{} {what}{}", grouped(n), if n == 1 { "" } else { "s" })
 }
 
-/// With a comma before the last three digits.
+/// The number with a comma before the last three digits.
 pub fn grouped(n: usize) -> String {
     if n < 1_000 { n.to_string() } else { format!("{},{:03}", n / 1_000, n % 1_000) }
 }
 
-/// A handle keeps its directory open, and a lock its lock file. Some are left for everything else.
+/// A handle keeps its directory open, and a lock its lock file. Some descriptors are left for everything else.
 fn files_that_can_be_held() -> usize {
     let limit = getrlimit(Resource::Nofile);
-    // Where that is refused, it is as many as it was.
+    // If this is refused, the limit stays.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(now.saturating_sub(100) / 2).unwrap_or(usize::MAX).max(1)

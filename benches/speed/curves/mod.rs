@@ -1,4 +1,4 @@
-//! The curves: what a lock costs as files, locks held and threads become more, and how a wait ends.
+//! The curves: the cost of a lock as files, held locks and threads increase, and the end of a wait.
 
 mod growth;
 mod picture;
@@ -23,20 +23,20 @@ pub struct Curve {
 #[derive(Clone, Copy, PartialEq)]
 pub enum Unit {
     Seconds,
-    /// Of what the curve's name says.
+    /// A share of what the curve's name says.
     Share,
-    /// Of a processor.
+    /// Per cent of a processor.
     PerCent,
     Number,
 }
 
 pub struct Point {
     pub at: String,
-    /// How many there are of what grows.
+    /// The number of files, locks, threads or processes.
     pub n: usize,
-    /// Round by round.
+    /// One value for each round.
     pub ours: Vec<f64>,
-    /// The same by bare calls or by the standard library; empty: there is nothing to compare with.
+    /// The same with bare calls or with the standard library. Empty: there is nothing to compare with.
     pub bare: Vec<f64>,
 }
 
@@ -49,7 +49,7 @@ impl Point {
         (!self.bare.is_empty()).then(|| median(self.bare.iter().copied()))
     }
 
-    /// The median over the rounds of how much of the bare calls' time ours took.
+    /// The median over the rounds of our time as a multiple of the bare calls' time.
     pub fn ratio(&self) -> Option<f64> {
         (!self.bare.is_empty()).then(|| median(self.ours.iter().zip(&self.bare).map(|(ours, bare)| ours / bare)))
     }
@@ -69,7 +69,7 @@ const TURNS: &str = "turns of a process in `lock_timeout`, in `lock` = 1";
 const TURNS_A_SECOND: &str = "turns a second, all together";
 const CPU: &str = "a processor's time, in `lock_timeout`";
 
-/// How each is called on the command line, and what measures it.
+/// The name on the command line, and the function that measures it.
 const CURVES: &[(&str, Measure)] = &[
     ("lock_many", growth::lock_many),
     ("locks held", growth::locks_held),
@@ -83,8 +83,8 @@ const CURVES: &[(&str, Measure)] = &[
 
 type Measure = fn(&Bench) -> Vec<Curve>;
 
-/// What issue 16 asks for, of every point of a curve. Where it names a time that a slower machine cannot keep, it is how many
-/// times the bare calls' that is: 12 us beside 2.1, 1.5 beside 0.38.
+/// The targets of issue 16 for every point of a curve. Times that a slower machine cannot keep are given as multiples
+/// of the bare calls' times: 12 us beside 2.1, 1.5 beside 0.38.
 pub const TARGETS: &[(&str, Target)] = &[
     (LOCK_MANY, Target::TimesBare(12.0 / 2.1)),
     (HELD_HERE, Target::TimesBare(1.5 / 0.38)),
@@ -101,11 +101,11 @@ pub const TARGETS: &[(&str, Target)] = &[
 
 pub enum Target {
     AtMost(f64),
-    /// The first point only.
+    /// Only the first point.
     FirstAtMost(f64),
     AtLeast(f64),
     TimesBare(f64),
-    /// Beside the bare calls, the last point is what the first is, but for a tenth.
+    /// Relative to the bare calls, the last point is within a tenth of the first.
     Flat,
 }
 
@@ -120,14 +120,14 @@ pub fn measure(dir: &Path, filter: &str, only_try: bool) -> Vec<Curve> {
 const HOLD: Duration = Duration::from_millis(20);
 const HAND_OVERS: usize = 51;
 
-/// Where, and how much of it.
+/// The directory, and how much of it is measured.
 pub struct Bench<'a> {
     dir: &'a Path,
     only_try: bool,
 }
 
 impl Bench<'_> {
-    /// As many as are measured, or a few if all is only to be tried.
+    /// The full number, or a few if this is only a trial.
     fn most(&self, n: usize) -> usize {
         if self.only_try { n.min(10) } else { n }
     }
@@ -136,8 +136,8 @@ impl Bench<'_> {
         if self.only_try { 1 } else { n }
     }
 
-    /// As long as that, and a little more that is not the same every round: a wait that polls must not always be found at the same
-    /// place between two polls.
+    /// About that long, plus a little that differs in every round. Otherwise a polling wait would always be found at
+    /// the same place between two polls.
     fn hold(&self, round: usize) -> Duration {
         self.lasting(HOLD) + Duration::from_micros(370 * round as u64 % 4_000)
     }
@@ -147,7 +147,7 @@ impl Bench<'_> {
     }
 }
 
-/// F_SETLK and F_UNLCK on a descriptor that is open: what a lock costs at the least.
+/// F_SETLK and F_UNLCK on an open descriptor: the least that a lock costs.
 fn bare_lock(file: &std::fs::File) {
     rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive).unwrap();
     rustix::fs::fcntl_lock(file, FlockOperation::Unlock).unwrap();

@@ -1,4 +1,4 @@
-//! The curves that grow, as a picture: one panel for each thing that becomes more.
+//! The picture of the growing curves: one panel for each quantity.
 
 use std::error::Error;
 use std::ops::Range;
@@ -15,17 +15,17 @@ const SIZE: (u32, u32) = (760, 330);
 const BLUE: RGBColor = RGBColor(31, 119, 180);
 const ORANGE: RGBColor = RGBColor(214, 110, 20);
 const GREY: RGBColor = RGBColor(130, 130, 130);
-/// Where 0 stands on an axis of powers of ten.
+/// The place of 0 on a logarithmic axis.
 const NOTHING: f64 = -1.0;
 
-/// What grows, and the curves that show it. Both axes are logarithmic.
+/// The quantity that grows, and its curves. Both axes are logarithmic.
 const PANELS: &[(&str, &[Line])] = &[
     ("files in one lock_many", &[(LOCK_MANY, "lock_many, a file", BLUE)]),
     ("other locks held", &[(HELD_HERE, "by this thread", BLUE), (HELD_ELSEWHERE, "by another thread", ORANGE)]),
     ("threads that wait elsewhere", &[(WAITING, "lock and unlock", BLUE)]),
 ];
 
-/// The name of a curve, what it is called here, and its colour.
+/// The name of a curve, its label, and its colour.
 type Line = (&'static str, &'static str, RGBColor);
 
 pub fn draw(curves: &[Curve], path: &Path) -> Result<(), Box<dyn Error>> {
@@ -39,7 +39,7 @@ pub fn draw(curves: &[Curve], path: &Path) -> Result<(), Box<dyn Error>> {
         shown.flat_map(|curve| &curve.points).flat_map(|point| [Some(point.ours()), point.bare()]).flatten().collect();
     let least = times.iter().copied().fold(f64::MAX, f64::min) * 1e6;
     let most = times.iter().copied().fold(f64::MIN, f64::max) * 1e6;
-    // Below the least there is room for a name.
+    // The axis goes below the least value, so that there is room for a name.
     let powers_of_ten = 10_f64.powf((least / 2.0).log10().floor())..10_f64.powf(most.log10().ceil());
     for (panel, (what, lines)) in below.split_evenly((1, PANELS.len())).iter().zip(PANELS) {
         draw_panel(panel, what, lines, powers_of_ten.clone(), curves)?;
@@ -93,7 +93,7 @@ fn draw_panel(
         let (above, below) = ((-6, VPos::Bottom), (6, VPos::Top));
         let ours = places(|point| Some(point.ours()));
         let mut drawn = vec![(ours, *text, *colour, if n + 1 == count { above } else { below })];
-        // The bare calls are the same for all of a panel.
+        // The bare calls are the same for all curves of a panel.
         if n == 0 {
             drawn.push((places(Point::bare), "bare calls", GREY, below));
         }

@@ -1,4 +1,4 @@
-//! How long a lock takes to get to another process, who gets how many turns, and what a wait costs.
+//! How long it takes until another process has the lock, how many turns each process gets, and the cost of a wait.
 
 use std::fs::File;
 use std::path::Path;
@@ -13,9 +13,9 @@ use crate::contests::handle;
 use crate::helpers::{Helper, answer};
 use crate::report::percentile;
 
-/// Far beyond what is measured.
+/// Much longer than anything that is measured.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long a turn lasts. Asleep, so that eight processes do not wait for two processors.
+/// How long a turn lasts. The holder sleeps, so that eight processes do not wait for two processors.
 const TURN: Duration = Duration::from_micros(200);
 const TURNS_LAST: Duration = Duration::from_secs(1);
 const ROUNDS_OF_TURNS: usize = 5;
@@ -25,7 +25,7 @@ const LOCK: &str = "lock";
 const LOCK_TIMEOUT: &str = "lock_timeout";
 const SETLKW: &str = "F_SETLKW";
 
-/// Bare: both processes use bare calls, and the one that waits sleeps in F_SETLKW.
+/// Bare: both processes use bare calls, and the waiting one sleeps in F_SETLKW.
 pub fn hand_over(bench: &Bench) -> Vec<Curve> {
     let file = handle(bench.dir, "to-a-process");
     let mut waiters = [LOCK, LOCK_TIMEOUT, SETLKW].map(|way| Helper::curve("wait", way, bench.dir));
@@ -46,11 +46,11 @@ pub fn hand_over(bench: &Bench) -> Vec<Curve> {
     vec![curve(TO_LOCK, to_lock), curve(TO_TIMEOUT, to_timeout)]
 }
 
-/// From just before this process lets go until the other is inside.
+/// The time from just before this process releases the lock until the other process has it.
 fn hand_over_once<G>(lock: impl Fn() -> G, waiter: &mut Helper, hold: Duration) -> f64 {
     let held = lock();
     waiter.tell(1);
-    // About to ask for the lock.
+    // The other process is about to ask for the lock.
     waiter.hear();
     thread::sleep(hold);
     let released = seconds_of(ClockId::CLOCK_MONOTONIC);
@@ -58,7 +58,7 @@ fn hand_over_once<G>(lock: impl Fn() -> G, waiter: &mut Helper, hold: Duration) 
     waiter.hear() - released
 }
 
-/// Locked until it is closed.
+/// The file with a lock until it is closed.
 fn locked_file(dir: &Path, how: FlockOperation) -> File {
     let file = File::options()
         .read(true)
@@ -71,19 +71,19 @@ fn locked_file(dir: &Path, how: FlockOperation) -> File {
     file
 }
 
-/// The time of a clock that is the same for all processes, or what this process has used of the processors.
+/// The seconds of a clock that is the same for all processes, or the processor time of this process.
 fn seconds_of(clock: ClockId) -> f64 {
     Duration::from(clock_gettime(clock).unwrap()).as_secs_f64()
 }
 
-/// Processes in a loop over one file, half of them with a limit: how many turns those got, beside the others, and how many all
-/// had. Bare: all of them open the lock file, sleep in F_SETLKW and close it.
+/// Processes that use one file in a loop, half of them with a deadline: how many turns those got compared with the
+/// others, and how many all of them had. Bare: all of them open the lock file, sleep in F_SETLKW and close it.
 pub fn turns(bench: &Bench) -> Vec<Curve> {
     let (mut shares, mut all) = (Vec::new(), Vec::new());
     for (processes, reads) in [(2, "50% reads"), (2, "90% reads"), (8, "50% reads"), (8, "90% reads")] {
         let start = |way, processes| -> Vec<Helper> {
             let mut helpers: Vec<_> = (0..processes).map(|_| Helper::curve(reads, way, bench.dir)).collect();
-            // Each is there once it has answered.
+            // Each of them runs when it has answered.
             turns_in(Duration::ZERO, helpers.iter_mut());
             helpers
         };
@@ -108,14 +108,14 @@ pub fn turns(bench: &Bench) -> Vec<Curve> {
     ]
 }
 
-/// How many turns each had.
+/// The number of turns of each.
 fn turns_in<'a>(time: Duration, helpers: impl Iterator<Item = &'a mut Helper>) -> Vec<f64> {
     let mut helpers: Vec<_> = helpers.collect();
     helpers.iter_mut().for_each(|helper| helper.tell(time.as_millis() as u64));
     helpers.iter_mut().map(|helper| helper.hear()).collect()
 }
 
-/// The processor's time that a process uses which waits until its limit.
+/// The processor time of a process that waits until its deadline.
 pub fn cpu(bench: &Bench) -> Vec<Curve> {
     let file = handle(bench.dir, "to-a-process");
     let wait = bench.lasting(WAIT);
@@ -127,7 +127,7 @@ pub fn cpu(bench: &Bench) -> Vec<Curve> {
     vec![Curve { name: CPU, unit: Unit::PerCent, points: vec![point] }]
 }
 
-/// In another process: answers what it is told.
+/// In another process: answers requests.
 pub fn help(role: &str, way: &str, dir: &Path) {
     let file = handle(dir, "to-a-process");
     match role {
@@ -169,7 +169,7 @@ pub fn help(role: &str, way: &str, dir: &Path) {
             };
             answer(|milliseconds| {
                 let end = Instant::now() + Duration::from_millis(milliseconds);
-                // One that ends later is none of this round.
+                // A turn that ends later does not count in this round.
                 let in_time = |n: &u64| {
                     turn(is_read(*n));
                     Instant::now() < end

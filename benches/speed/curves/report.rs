@@ -18,7 +18,7 @@ pub fn print(curves: &[Curve], dir: &Path) {
     }
 }
 
-/// What is wanted, what it is at the worst point, and whether that will do.
+/// The target, the value at the worst point, and whether that is good enough.
 fn judged(curve: &Curve, target: &Target) -> (String, String, bool) {
     let ours = || curve.points.iter().map(Point::ours);
     let times: Vec<f64> = curve.points.iter().filter_map(Point::ratio).collect();
@@ -46,7 +46,7 @@ fn judged(curve: &Curve, target: &Target) -> (String, String, bool) {
     }
 }
 
-/// Writes the picture, and with `BENCH_SAVE` keeps it and puts the table into `src/docs/speed.md`.
+/// Draws the picture. With `BENCH_SAVE`, also keeps it and puts the table into `src/docs/speed.md`.
 pub fn save(curves: &[Curve], dir: &Path) {
     picture::draw(curves, &place_of("curves.svg")).unwrap();
     into_the_page("the curves, ", &format!("{}\n\n{}", circumstances(dir), table(curves)));

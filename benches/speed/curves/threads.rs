@@ -1,4 +1,4 @@
-//! What a second thread adds, and how long a lock takes to get to a thread that waits for it.
+//! The effect of a second thread, and how long it takes until a waiting thread has the lock.
 
 use std::fs::{self, File};
 use std::hint::black_box;
@@ -10,11 +10,11 @@ use super::{Bench, Curve, HAND_OVERS, LOCK_IN_TWO, Point, READ_IN_TWO, TO_THREAD
 use crate::contests::{SMALL, adapter, handle};
 use crate::turns::{in_turns, time};
 
-/// Long beside the start of a thread.
+/// Much longer than the start of a thread.
 const BATCH: Duration = Duration::from_millis(20);
 const BUDGET: Duration = Duration::from_secs(3);
 
-/// Two threads do as much as one, each half of it, and each with its own file: half of the time is the best there is.
+/// Two threads do the same work as one, each half of it and each with its own file. Half of the time would be the best.
 pub fn two_threads(bench: &Bench) -> Vec<Curve> {
     let adapter = adapter(bench.dir);
     let paths = ["own-1", "own-2"].map(|name| bench.dir.join(name));
@@ -28,7 +28,7 @@ pub fn two_threads(bench: &Bench) -> Vec<Curve> {
     vec![scaling(LOCK_IN_TWO, &lock, &bare_lock, bench), scaling(READ_IN_TWO, &read, &bare_read, bench)]
 }
 
-/// Each does something to its own of two files.
+/// Each thread does something to its own of two files.
 type Once<'a> = &'a (dyn Fn(usize) + Sync);
 
 fn scaling(name: &'static str, ours: Once, bare: Once, bench: &Bench) -> Curve {
@@ -44,7 +44,7 @@ fn scaling(name: &'static str, ours: Once, bare: Once, bench: &Bench) -> Curve {
     Curve { name, unit: Unit::Share, points: vec![point] }
 }
 
-/// From when both have begun until both are done.
+/// The time from when both have begun until both have ended.
 fn time_of_two(times: u64, once: Once) -> Duration {
     let both = Barrier::new(2);
     let half = |n| {
@@ -74,7 +74,7 @@ pub fn hand_over(bench: &Bench) -> Vec<Curve> {
     vec![Curve { name: TO_THREAD, unit: Unit::Seconds, points: vec![point] }]
 }
 
-/// From just before one thread lets go until the other is inside.
+/// The time from just before one thread releases the lock until the other has it.
 fn hand_over_once<G>(lock: impl Fn() -> G + Sync, hold: Duration) -> f64 {
     let held = lock();
     thread::scope(|scope| {
