@@ -1,6 +1,6 @@
-//! What the threads of several processes saw of one file, or of two that some change as one, and when: their histories must
-//! be linearizable, and nobody may hold the lock while another holds it exclusively. The same runs with the locks off have to
-//! fail both checks.
+//! Histories of one file, or of two files that some calls change as one: what the threads of several processes saw, and
+//! when. They must be linearizable, and nobody may hold the lock while another thread holds it exclusively. The same
+//! runs without the locks have to fail both checks.
 
 mod common;
 
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     )
 }
 
-/// Nanoseconds since a moment that is the same for all processes, as that of [`Instant`] need not be.
+/// Nanoseconds since a moment that is the same for all processes. [`Instant`] does not promise that.
 fn now() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a timespec that lives longer than the call.
@@ -47,17 +47,17 @@ fn now() -> u64 {
     u64::try_from(time.tv_sec * 1_000_000_000 + time.tv_nsec).unwrap()
 }
 
-/// When the work began and ended, and its result.
+/// The times at which the work began and ended, and its result.
 fn timed<R>(work: impl FnOnce() -> R) -> ((u64, u64), R) {
     let begin = now();
     let result = work();
     let end = now();
-    // What the thread does next must not seem to begin at the same time.
+    // The thread's next operation must not seem to begin at the same time.
     while now() == end {}
     ((begin, end), result)
 }
 
-/// The same in every run, so that one can be repeated as far as the scheduler allows.
+/// The same numbers in every run, so that a run can be repeated as far as the scheduler allows.
 fn random(state: &mut u64, limit: u64) -> u64 {
     *state += 1;
     xxh3_64(&state.to_le_bytes()) % limit
@@ -72,12 +72,12 @@ enum Op {
     Delete,
 }
 
-/// Which of the two files that a history is about.
+/// The file of an operation. Some histories have two.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Which {
     First,
     Second,
-    /// As one. A delete of both does not tell what there was.
+    /// Both as one. A delete of both does not tell what existed.
     Both,
 }
 
@@ -89,27 +89,27 @@ impl Which {
     }
 }
 
-/// What an operation learns of the contents of each file: a read and an update see them, a delete sees zero if there were any,
-/// and a write sees nothing.
+/// What an operation learns about each file: a read and an update see its value, a delete sees zero if the file
+/// existed, and a write sees nothing.
 type Ret = [Option<u64>; 2];
 
 fn updated(old: Option<u64>) -> u64 {
     old.map_or(0, |old| old + 1)
 }
 
-/// The operations that are done, one bit each, and the values.
+/// The finished operations, one bit each, and the values.
 type State = (u64, [Option<u64>; 2]);
 
-/// The files as they are when one caller at a time uses them.
+/// The files if one caller at a time uses them.
 #[derive(Clone, Default)]
 struct Contents {
     state: State,
-    /// Where the tester's search has been; shared by all its branches.
+    /// The states that the tester's search has seen, shared by all its branches.
     been: Rc<RefCell<HashSet<State>>>,
 }
 
 impl SequentialSpec for Contents {
-    /// With its number in the history.
+    /// The operation, with its number in the history.
     type Op = (usize, Which, Op);
     type Ret = Ret;
 
@@ -129,15 +129,15 @@ impl SequentialSpec for Contents {
         ret
     }
 
-    /// After a step that is valid the tester searches on from there, and comes back only if that led nowhere. It has
-    /// no memory and would search for hours. But what can follow depends on the values and on which operations are
-    /// done, not on their order: where it has been once, it need not go again.
+    /// After a valid step the tester searches on from there, and comes back only if that led nowhere. It remembers
+    /// nothing, and would search for hours. But the possible rest depends only on the values and on the set of finished
+    /// operations, not on their order. So a state that was searched once need not be searched again.
     fn is_valid_step(&mut self, op: &(usize, Which, Op), ret: &Ret) -> bool {
         self.invoke(op) == *ret && self.been.borrow_mut().insert(self.state)
     }
 }
 
-/// One operation, or one hold of a lock: a shared one as a read, an exclusive one as an update.
+/// One operation, or one hold of a lock: a shared hold as a read, an exclusive one as an update.
 #[derive(Clone, Copy, Debug)]
 struct Event {
     thread: u64,
@@ -176,14 +176,13 @@ impl Event {
     }
 }
 
-/// Whether there is an order of the operations that explains what each returned and puts each between its call and
-/// its end.
+/// Whether some order of the operations explains what each returned, with each operation between its call and its end.
 fn is_linearizable(history: &[Event]) -> bool {
     assert!(history.len() <= 64, "a state has 64 bits");
     let moments = |(number, event): (usize, &Event)| [(event.time.0, false, number), (event.time.1, true, number)];
     let mut moments: Vec<(u64, bool, usize)> = history.iter().enumerate().flat_map(moments).collect();
-    // At equal times calls come before ends. Which was first is not known then; two operations that overlap may have
-    // taken place in either order, while the other choice could forbid the real one.
+    // At equal times calls come before ends, because it is not known which was first. Two overlapping operations may
+    // have happened in either order, and the other choice could exclude the real one.
     moments.sort_unstable();
     let mut tester = LinearizabilityTester::new(Contents::default());
     for (_, is_end, number) in moments {
@@ -193,7 +192,7 @@ fn is_linearizable(history: &[Event]) -> bool {
     tester.is_consistent()
 }
 
-/// How many pairs overlap in time, of those that count.
+/// How many pairs that count overlap in time.
 fn overlaps(events: &[Event], counts: fn(&Event, &Event) -> bool) -> usize {
     let mut sorted = events.to_vec();
     sorted.sort_by_key(|event| event.time);
@@ -204,7 +203,7 @@ fn overlaps(events: &[Event], counts: fn(&Event, &Event) -> bool) -> usize {
     sorted.iter().enumerate().map(others).sum()
 }
 
-/// Of one file: thread, time, and what was done and learned.
+/// An operation on one file: thread, times, operation, and result.
 type Seen = (u64, (u64, u64), Op, Option<u64>);
 
 fn explained<const N: usize>(history: [Seen; N]) -> bool {
@@ -224,7 +223,7 @@ fn the_checker_accepts_overlaps() {
         (1, (3, 4), Op::Update, Some(5)),
         (2, (3, 8), Op::Delete, Some(0)),
         (1, (5, 6), Op::Read, Some(6)),
-        // Called at the moment at which the delete ends, so it may come before it.
+        // It was called when the delete ended, so it may come before the delete.
         (3, (8, 9), Op::Read, Some(6)),
     ]));
 }
@@ -241,7 +240,7 @@ fn the_checker_rejects_a_half() {
     let both = |ret| [write, read((1, 4), Which::Both, ret)];
     assert!(is_linearizable(&both([Some(5); 2])) && is_linearizable(&both([None; 2])));
     assert!(!is_linearizable(&both([Some(5), None])) && !is_linearizable(&both([None, Some(5)])));
-    // One after the other they may be from before and after it, but not the other way round.
+    // Two reads one after the other may be before and after it, but not in the reverse order.
     assert!(is_linearizable(&looks_at([None; 2], [None, Some(5)])));
     assert!(!is_linearizable(&looks_at([Some(5), None], [None; 2])));
 }
@@ -249,7 +248,7 @@ fn the_checker_rejects_a_half() {
 const THREADS: u64 = 3;
 const OPERATIONS: u64 = 6;
 
-/// Processes of [`THREADS`] threads each, which all go to the same files at the same time.
+/// Processes of [`THREADS`] threads each, which use the same files at the same time.
 struct Crowd {
     workers: Vec<Worker>,
     _dir: tempfile::TempDir,
@@ -257,14 +256,14 @@ struct Crowd {
 
 impl Crowd {
     fn start(work: &str, processes: u64, locks: &str) -> Self {
-        // In memory, where that can be: these tests are about order, not about disks.
+        // In memory if possible, because these tests are about order, and not about disks.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let path = dir.path().to_str().unwrap();
         let start = |process: u64| Worker::start(work, &[path, locks, &process.to_string()]);
         Crowd { workers: (0..processes).map(start).collect(), _dir: dir }
     }
 
-    /// Sends all threads to the place of this number, and returns what they come back with.
+    /// Sends all threads to the place with this number. Returns their events.
     fn visit(&mut self, place: u64) -> Vec<Event> {
         self.workers.iter_mut().for_each(|worker| worker.tell(&place.to_string()));
         let mut events = Vec::new();
@@ -276,7 +275,7 @@ impl Crowd {
     }
 }
 
-/// What a thread does at a place: its adapter, the place's path, its own number and a seed.
+/// The work of a thread at a place: its adapter, the place's path, its own number and a seed.
 type Visit = fn(&AtomicFileAdapter, &Path, u64, u64) -> Vec<Event>;
 
 /// The worker's side of [`Crowd::visit`].
@@ -285,7 +284,7 @@ fn visits(args: &[String], visit: Visit) {
     while let Ok(place) = hear().parse::<u64>() {
         let all_here = Barrier::new(usize::try_from(THREADS).unwrap());
         let thread = |thread: u64| {
-            // Off: each thread has a lock directory of its own, and everything else is as it was.
+            // Without locks, each thread has its own lock directory, and everything else is the same.
             let locks = if args[1] == "on" { "locks".to_owned() } else { format!("locks-{thread}") };
             let builder = AtomicFileAdapter::builder().lock_dir(dir.join(locks)).durability(Durability::None);
             let adapter = builder.build().unwrap();
@@ -306,11 +305,11 @@ fn operate(args: &[String]) {
         let path = place.with_extension((thread % 2).to_string());
         let kept = adapter.file(&path).unwrap();
         let operation = |number| {
-            // Looking the file up again opens its lock file again, which must not take the lock from its holder.
+            // Looking the file up again opens its lock file again, which must not drop the holder's lock.
             let file = if random(&mut seed, 2) == 0 { kept.clone() } else { adapter.file(&path).unwrap() };
             let op = match random(&mut seed, 8) {
                 0..3 => Op::Read,
-                // Unique, even after some updates, so that what was read tells whose write it was.
+                // The values are unique, even after some updates, so that a read shows whose write it saw.
                 3 => Op::Write((thread * OPERATIONS + number + 1) << 16),
                 4..7 => Op::Update,
                 _ => Op::Delete,
@@ -342,7 +341,7 @@ fn perform(file: &AtomicFile, op: Op) -> Option<u64> {
     ret
 }
 
-/// The same on two files, which half of the operations are about as one.
+/// The same on two files. Half of the operations change both as one.
 fn operate_on_two(args: &[String]) {
     visits(args, |adapter, place, thread, mut seed| {
         let paths = ["0", "1"].map(|file| place.with_extension(file));
@@ -387,8 +386,9 @@ fn perform_on_both(adapter: &AtomicFileAdapter, paths: &[PathBuf; 2], op: Op) ->
     ret
 }
 
-/// Histories of four processes, two from each place: the threads of every process divide between two files. Many short
-/// ones of six threads each, because checking is exponential in how many overlap.
+/// Histories of four processes. Each place gives two: the threads of every process are divided between two files. The
+/// histories are many and short, with six threads each, because the check is exponential in the number of overlapping
+/// operations.
 fn histories(locks: &str, places: u64) -> impl Iterator<Item = Vec<Event>> {
     let mut crowd = Crowd::start("operate", 4, locks);
     (0..places).flat_map(move |place| {
@@ -425,7 +425,7 @@ fn histories_of_two_files_are_linearizable() {
     let (mut operations, mut overlapping) = (0, 0);
     for history in histories_of_two_files("on", 300) {
         operations += history.len();
-        // Of one that is about both with one that is about one of them.
+        // Counts an operation on both files that overlaps with one on one of them.
         overlapping += overlaps(&history, |one, other| (one.which == Which::Both) != (other.which == Which::Both));
         assert!(is_linearizable(&history), "no order explains {history:#?}");
     }
@@ -447,7 +447,7 @@ fn hold(args: &[String]) {
                 Op::Update => (Some(file.lock().unwrap()), None),
                 _ => (None, Some(file.lock_shared().unwrap())),
             };
-            // Gives the others time to come in, if they can.
+            // Gives other threads time to take the lock, if they can.
             let (time, ()) = timed(|| (0..3).for_each(|_| thread::yield_now()));
             Event { thread, time, which: Which::First, op, ret: [None; 2] }
         };
@@ -460,7 +460,7 @@ const EXCLUSIVE: fn(&Event, &Event) -> bool = |one, other| one.op == Op::Update 
 fn no_hold_overlaps_an_exclusive_one() {
     let holds = Crowd::start("hold", 3, "on").visit(0);
     assert_eq!(overlaps(&holds, EXCLUSIVE), 0);
-    // A thread's own holds come one after the other, so these are of different threads.
+    // A thread's own holds do not overlap, so these are of different threads.
     let within = overlaps(&holds, |one, other| one.thread / THREADS == other.thread / THREADS);
     let across = overlaps(&holds, |one, other| one.thread / THREADS != other.thread / THREADS);
     eprintln!("{} holds, shared ones overlap {within} times in a process, {across} between two", holds.len());
