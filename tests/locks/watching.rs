@@ -56,7 +56,7 @@ mod tasks {
         });
     }
 
-    /// Whether a process has the lock of this file, as the kernel sees it.
+    /// Whether a process holds the lock of this file, according to the kernel.
     #[cfg(feature = "fault-injection")]
     pub fn has_lock(pid: u32, file: &AtomicFile) -> bool {
         let (pid, inode) = (pid.to_string(), format!(":{}", fs::metadata(file.lock_path()).unwrap().ino()));
@@ -66,7 +66,7 @@ mod tasks {
         })
     }
 
-    /// A thread, as /proc names it.
+    /// The calling thread, as /proc names it.
     pub fn this_task() -> String {
         format!("/proc/self/task/{}", nix::unistd::gettid())
     }
