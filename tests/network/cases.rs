@@ -21,7 +21,7 @@ pub struct Case {
     pub place: Place,
 }
 
-/// Where a case makes sense.
+/// The places where a case makes sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     Everywhere,
@@ -143,7 +143,7 @@ pub const CASES: &[Case] = &[
     .only(Place::NotNfs),
 ];
 
-/// A directory, and what was seen in it.
+/// A directory, and the results in it.
 pub struct Bench {
     full: bool,
     without: Without,
