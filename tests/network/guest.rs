@@ -7,11 +7,11 @@ use std::process::Command;
 use crate::common::{Worker, hear, tell};
 use crate::site::{Side, Site, serve};
 
-/// The versions of the protocol, over each of which every case runs. 4.0 and 4.1 are two protocols where locks are concerned: one has
-/// no sessions and asks again and again for a lock that is taken; 4.2 is as 4.1 there.
+/// The versions of the protocol. Every case runs over each of them. For locks, 4.0 and 4.1 are two protocols: 4.0 has
+/// no sessions, and its client asks again and again for a taken lock. 4.2 is like 4.1 here.
 pub const VERSIONS: [&str; 2] = ["4.2", "4.0"];
 
-/// In seconds: how long a client may be silent before the server takes its locks away. The least that knfsd accepts is 10.
+/// In seconds: how long a client may be silent before the server takes away its locks. knfsd accepts no less than 10.
 pub const LEASE: u32 = 10;
 
 /// Ext4 behind knfsd. It asks rpc.mountd who may mount what, and stores its clients with nfsdcld. Without nfsdcld it
@@ -57,7 +57,7 @@ for n in 1 2; do
 done
 "#;
 
-/// The whole of the machine's life, from the moment at which it has a root file system.
+/// Everything that the machine does, from the moment at which it has a root file system.
 pub fn run(_: &[String]) {
     tell("listening");
     let full = hear() == "full";
@@ -86,7 +86,7 @@ fn shell_in(namespace: &str, script: &str) {
     assert!(status.success(), "{script}: {status}");
 }
 
-/// Takes the wire of a client away, or gives it back.
+/// Disconnects a client from the network, or connects it again.
 pub fn set_wire(client: usize, up: bool) {
     let state = if up { "up" } else { "down" };
     shell(&format!("ip -n server link set to{} {state}", client + 1));
@@ -101,7 +101,7 @@ fn start_client(number: &str) -> Worker {
     client
 }
 
-/// The first process of a client, which all others share their namespaces with. It does nothing but mount.
+/// The first process of a client, whose namespaces all others share. It does nothing but mount.
 pub fn be_a_client(args: &[String]) {
     let number = &args[0];
     let mount = |version: &str| format!("mount -t nfs4 -o vers={version} 10.9.{number}.1:/ /net/{version}\n");
