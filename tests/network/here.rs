@@ -140,7 +140,7 @@ fn run(kind: &'static Kind, case: &str) -> Result<(), Failed> {
     if kind.breaks { Ok(()) } else { ended }
 }
 
-/// Ends all of it: who has made the mounts takes everything along.
+/// Ends the processes that made the mounts. The mounts end with them.
 pub fn stop() {
     STATIONS.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
