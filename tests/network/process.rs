@@ -19,7 +19,7 @@ use crate::site::Side;
 /// The command line tool, if it was built.
 const TOOL: Option<&str> = option_env!("CARGO_BIN_EXE_atomic-file");
 
-/// How a file is reached.
+/// How a file is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
     Handle,
@@ -37,7 +37,7 @@ impl How {
     }
 }
 
-/// What a process leaves out, by fault injection.
+/// The step that a process leaves out, by fault injection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Without {
     Nothing,
@@ -83,14 +83,14 @@ impl Process {
         Process { worker, dir: side.dir.clone() }
     }
 
-    /// Tells it to do something with a path in the directory, and does not wait.
+    /// Tells it to do something with a path in the directory. Does not wait.
     pub fn begin(&mut self, how: How, verb: &str, path: &str, text: &str) {
         let path = self.dir.join(path);
         // The dot, because spaces at the end of a line are lost.
         self.worker.tell(&format!("{}\t{verb}\t{}\t{text}\t.", how.word(), path.display()));
     }
 
-    /// What came of it.
+    /// Waits for the result.
     pub fn end(&mut self) -> String {
         let said = self.worker.hear();
         assert!(!said.is_empty(), "the process has ended");
@@ -102,18 +102,18 @@ impl Process {
         self.end()
     }
 
-    /// The same of a thing that can be done in one way.
+    /// The same for a verb that can be done in one way only.
     pub fn do_it(&mut self, verb: &str, path: &str, text: &str) -> String {
         self.does(How::Handle, verb, path, text)
     }
 
-    /// As a crash would.
+    /// Kills it, like a crash.
     pub fn kill(&mut self) {
         self.worker.kill();
     }
 
-    /// Returns when it is in F_SETLKW. On NFS and GlusterFS no list of the kernel's has it, because it is not the kernel that it waits for.
-    /// The limit is for what would never end: a virtual machine may stand still for long.
+    /// Returns when it is in F_SETLKW. On NFS and GlusterFS the kernel does not list such waits, because the client
+    /// waits for the server. The limit is for a wait that would never come: a virtual machine may stand still for long.
     pub fn until_it_waits_for_a_lock(&self) {
         let end = Instant::now() + Duration::from_secs(600);
         let file = format!("/proc/{}/syscall", self.worker.pid());
