@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::cases::CASES;
 use crate::site::is_full;
 
-/// What a look of a case is about: the columns.
+/// The promise that a case checks: the columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Promise {
     Exclusion,
@@ -29,7 +29,7 @@ const COLUMNS: [(Promise, &str); 6] = [
     (Promise::None, "others"),
 ];
 
-/// Looks, and those that found something wrong, of each promise.
+/// For each promise, the number of checks, and of those that found a violation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts([(u32, u32); COLUMNS.len()]);
 
@@ -59,7 +59,7 @@ fn from_line(line: &str) -> Option<Counts> {
     Some(counts)
 }
 
-/// The rows in their order, and whether a write that was done outlives a power cut, by which evidence.
+/// The rows in their order, and whether a finished write survives a power cut, with the evidence.
 pub const ROWS: [(&str, &str); 10] = [
     ("ext4", "yes: `tests/crash`"),
     ("xfs", "yes: `tests/crash`"),
@@ -81,7 +81,7 @@ struct Row {
 
 static REPORT: Mutex<Vec<Row>> = Mutex::new(Vec::new());
 
-/// What a case has seen in one place. Controls do not count.
+/// Adds the results of a case in one place. Controls do not count.
 pub fn add(row: &str, kernel: &str, case: &str, counts: &str) {
     if CASES.iter().any(|it| it.name == case && it.must_fail) {
         return;
