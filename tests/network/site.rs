@@ -47,7 +47,8 @@ pub fn is_full() -> bool {
     env::var("NETWORK").is_ok_and(|how| how == "full")
 }
 
-/// In the process that has made the sites: says that it is ready, and runs the cases that it is asked for, each in a new directory.
+/// Runs in the process that has made the sites: reports that it is ready, and runs the requested cases, each in a new
+/// directory.
 pub fn serve(full: bool, site: impl Fn(&str) -> Site) {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     tell(&format!("ready {}", kernel.trim()));
@@ -88,7 +89,7 @@ fn spawn_for_ever(mut command: Command) -> Worker {
     spawned.recv().unwrap()
 }
 
-/// Outside: the process that serves, or the way to it.
+/// In the test: the process that runs the cases, or the connection to it.
 pub struct Station {
     process: Worker,
     kernel: String,
@@ -108,7 +109,7 @@ impl Station {
         }
     }
 
-    /// Runs a case. `row`: what the report calls the place.
+    /// Runs a case. `row` is the place's name in the report.
     pub fn run(&mut self, row: &str, at: &str, case: &str, last_words: impl FnOnce() -> String) -> Result<(), Failed> {
         self.process.tell(&format!("{at} {case}"));
         let mut took = String::new();
