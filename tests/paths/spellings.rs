@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::common::names;
 use crate::{Scratch, contents};
 
-/// From the current directory to `path`, upwards first.
+/// The path from the current directory to `path`. It goes up first.
 pub fn relative(path: &Path) -> PathBuf {
     let here = std::env::current_dir().unwrap().canonicalize().unwrap();
     let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
