@@ -274,7 +274,7 @@ fn from_hex(hex: &str) -> PathBuf {
 /// A step of a path: one of the existing names, or one of these.
 const STEPS: [&str; 5] = ["..", ".", "", "missing", "missing/nothing"];
 
-/// A path of existing and other names, and links as nobody would make them.
+/// A path of existing and other names, and links in unusual forms.
 pub fn any_path_leads_where_the_kernel_says() {
     let text = vec(pick(), 1..4);
     let links = vec((pick(), text), 0..5);
