@@ -10,7 +10,7 @@ use crate::common::temporary_name;
 
 const NAME_MAX: usize = 255;
 
-/// Any name that a file can have. Apple's file systems take UTF-8 only, and no letters that Unicode does not have yet.
+/// Any name that a file can have. Apple's file systems accept only UTF-8, and only letters that Unicode has assigned.
 pub fn name() -> BoxedStrategy<OsString> {
     if !cfg!(target_os = "linux") {
         return prop_oneof![4 => "[ -.0-~éß漢字🦀]{1,60}", 1 => "[a-zé]{120}[a-z]{0,15}", 1 => temporary("[a-z]{1,200}")]
@@ -42,7 +42,7 @@ fn temporary(owner: &'static str) -> impl Strategy<Value = String> {
     name.prop_filter("fits", |name: &String| name.len() <= NAME_MAX)
 }
 
-/// One of several.
+/// A choice among several.
 #[derive(Debug, Clone, Copy)]
 pub struct Pick(u8);
 
@@ -66,7 +66,7 @@ pub fn numbered(number: usize) -> impl Strategy<Value = OsString> {
     odd.prop_map(move |odd| OsString::from_vec([number.to_string().as_bytes(), b"-", &odd].concat()))
 }
 
-/// Contents of up to some 100 KB, that are small to print: a piece, repeated until it is so long.
+/// Contents of up to some 100 KB with a short debug output: a piece that is repeated.
 #[derive(Clone)]
 pub struct Contents {
     piece: Vec<u8>,
@@ -85,7 +85,7 @@ impl Contents {
     }
 }
 
-/// Any bytes, text, and text that ends within a character.
+/// Any bytes, text, and text that ends inside a character.
 pub fn contents() -> impl Strategy<Value = Contents> + Clone {
     let piece = prop_oneof![vec(any::<u8>(), 1..40), "\\PC{1,20}".prop_map(String::into_bytes)];
     let len = prop_oneof![4 => 0..100usize, 2 => 4000..9000usize, 1 => 0..100_000usize];
