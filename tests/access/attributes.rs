@@ -112,7 +112,7 @@ pub(crate) fn capabilities_are_kept_by_root() {
 }
 
 /// The writer's contents must not run with these rights.
-pub(crate) fn capabilities_are_dropped_by_who_may_not_set_them() {
+pub(crate) fn capabilities_are_dropped_if_the_writer_may_not_set_them() {
     let scratch = Scratch::new();
     let path = scratch.make(OWNER, GROUP, 0o755);
     for user in [User::new("the owner", OWNER, &[GROUP]), User::new("who may write the directory", 7109, &[])] {

@@ -91,7 +91,7 @@ pub(crate) fn a_file_whose_owner_is_not_mapped_is_not_nobodys() {
 
 /// The kernel shows such an entry with an id that it does not accept back (`posix_acl_to_xattr` in fs/posix_acl.c), so
 /// the list cannot be kept. Then the mask must not become the group's bits.
-pub(crate) fn who_is_named_in_an_acl_and_not_mapped_stays_out() {
+pub(crate) fn an_unmapped_user_in_an_acl_stays_out() {
     let scratch = Scratch::new();
     let named = User::new("the named user", NAMED, &[ROOT]);
     let member = User::new("a member of the group", MEMBER, &[ROOT]);

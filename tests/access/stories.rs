@@ -152,7 +152,7 @@ pub(crate) fn an_acl_is_kept_and_the_group_stays_out() {
     assert_eq!(opened_by(&named(), &path), "rw");
 }
 
-pub(crate) fn who_is_shut_out_by_an_acl_stays_out() {
+pub(crate) fn a_user_who_is_shut_out_by_an_acl_stays_out() {
     let scratch = Scratch::new();
     let path = scratch.make(OWNER, GROUP, 0o644);
     let entries = [(Tag::UserObj, 6), (Tag::User(NAMED), 0), (Tag::GroupObj, 4), (Tag::Mask, 4), (Tag::Other, 4)];

@@ -60,7 +60,7 @@ type Story = (&'static str, fn());
 
 const STORIES: [Story; 18] = [
     ("an_acl_is_kept_and_the_group_stays_out", stories::an_acl_is_kept_and_the_group_stays_out),
-    ("who_is_shut_out_by_an_acl_stays_out", stories::who_is_shut_out_by_an_acl_stays_out),
+    ("a_user_who_is_shut_out_by_an_acl_stays_out", stories::a_user_who_is_shut_out_by_an_acl_stays_out),
     (
         "a_default_acl_does_not_land_on_a_file_that_was_there",
         stories::a_default_acl_does_not_land_on_a_file_that_was_there,
@@ -82,7 +82,10 @@ const STORIES: [Story; 18] = [
     ("user_attributes_of_a_read_only_file_are_kept", attributes::user_attributes_of_a_read_only_file_are_kept),
     ("user_attributes_and_an_acl_are_kept_together", attributes::user_attributes_and_an_acl_are_kept_together),
     ("capabilities_are_kept_by_root", attributes::capabilities_are_kept_by_root),
-    ("capabilities_are_dropped_by_who_may_not_set_them", attributes::capabilities_are_dropped_by_who_may_not_set_them),
+    (
+        "capabilities_are_dropped_if_the_writer_may_not_set_them",
+        attributes::capabilities_are_dropped_if_the_writer_may_not_set_them,
+    ),
     ("attributes_that_may_not_be_read_are_no_error", attributes::attributes_that_may_not_be_read_are_no_error),
     ("a_file_without_attributes_gets_none", attributes::a_file_without_attributes_gets_none),
     ("a_file_that_was_deleted_leaves_nothing", attributes::a_file_that_was_deleted_leaves_nothing),
@@ -98,7 +101,7 @@ const STORIES: [Story; 18] = [
 ];
 
 const IN_NAMESPACES: [Story; 4] = [
-    ("who_is_named_in_an_acl_and_not_mapped_stays_out", namespaces::who_is_named_in_an_acl_and_not_mapped_stays_out),
+    ("an_unmapped_user_in_an_acl_stays_out", namespaces::an_unmapped_user_in_an_acl_stays_out),
     ("a_file_whose_owner_is_not_mapped_is_not_nobodys", namespaces::a_file_whose_owner_is_not_mapped_is_not_nobodys),
     ("a_group_that_is_not_mapped_is_not_nobodys", namespaces::a_group_that_is_not_mapped_is_not_nobodys),
     ("where_all_ids_are_mapped_nobody_keeps_his_file", namespaces::where_all_ids_are_mapped_nobody_keeps_his_file),
