@@ -227,7 +227,7 @@ pub(crate) fn an_obstacle_means_that_nothing_is_done() {
     place.assert_is(&OLD);
 }
 
-pub(crate) fn a_lock_that_is_not_to_be_had() {
+pub(crate) fn a_lock_that_cannot_be_taken() {
     let place = Place::new();
     place.make(&OLD);
     let impatient = AtomicFileAdapter::builder().lock_dir(place.locks()).lock_timeout(Duration::ZERO).build().unwrap();

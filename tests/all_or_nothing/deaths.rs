@@ -143,7 +143,7 @@ pub(crate) fn two_files_with_one_lock() {
     }
 }
 
-pub(crate) fn whoever_holds_other_locks() {
+pub(crate) fn a_caller_that_holds_other_locks() {
     for how in ["alone", "beside others who do"] {
         let place = Place::quick();
         place.make(&[("mine", Some("x"))]);
@@ -184,7 +184,7 @@ pub(crate) fn come_by(args: &[String]) {
     hear();
 }
 
-pub(crate) fn many_come_at_once() {
+pub(crate) fn many_callers_come_at_once() {
     for _ in 0..10 {
         let place = Place::quick();
         place.after_death(1);
@@ -236,7 +236,7 @@ pub(crate) fn below_a_lock_root_that_was_moved() {
 
 /// A process has made the whole change and dies before it removes the intent. Later changes of others must not be
 /// undone, whatever inode numbers the files have. ext4 uses inode numbers again at once.
-pub(crate) fn what_comes_after_is_not_undone() {
+pub(crate) fn later_changes_are_not_undone() {
     use atomic_file_adapter::fault::{Action, Syscall, inject};
     let place = Place::within(&std::env::temp_dir(), Durability::None);
     // Dies at each call after the last step.

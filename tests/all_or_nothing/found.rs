@@ -93,7 +93,7 @@ pub(crate) fn what_was_done_with_an_error() {
 }
 
 /// If the first file cannot be changed, nothing has happened. If a later one cannot be changed, the change is decided.
-pub(crate) fn a_file_that_refuses() {
+pub(crate) fn a_file_that_cannot_be_changed() {
     for failing in ["replaced", "made", "deleted"] {
         let place = Place::quick();
         place.make(&OLD);

@@ -122,7 +122,7 @@ pub(crate) fn a_mark_that_leads_elsewhere() {
 }
 
 /// Somebody has written the name of an intent into the lock file of a file that the intent does not name.
-pub(crate) fn a_mark_of_an_intent_about_others() {
+pub(crate) fn a_mark_of_an_intent_for_other_files() {
     let place = Place::quick();
     fs::create_dir(place.path("sub")).unwrap();
     place.make(&[("beside", Some("x"))]);

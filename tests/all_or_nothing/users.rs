@@ -79,7 +79,7 @@ fn share_locks(place: &Place) {
     }
 }
 
-pub(crate) fn who_may_not_finish_it_is_told() {
+pub(crate) fn a_user_who_may_not_finish_it_gets_an_error() {
     let place = shared();
     let intent = place.after_death(1);
     share_locks(&place);
@@ -106,7 +106,7 @@ pub(crate) fn who_may_not_finish_it_is_told() {
 }
 
 /// No change is unfinished, so a user who may only read the lock files can go on.
-pub(crate) fn who_may_only_read_reads_on() {
+pub(crate) fn a_user_who_may_only_read_goes_on() {
     let place = shared();
     place.make(&OLD);
     place.assert_is(&OLD);
