@@ -377,7 +377,7 @@ const ODD: &str = "a\\ b'c\"\n\t\u{1b}[31m\u{7f}\u{9b}é🦀\u{202e}";
 const ODD_ESCAPED: &str = r#"a\\ b'c"\n\t\u{1b}[31m\u{7f}\u{9b}é🦀\u{202e}"#;
 
 #[test]
-fn a_path_on_a_terminal_has_no_commands_to_it() {
+fn a_path_on_a_terminal_has_no_control_characters() {
     let scratch = Scratch::new();
     fs::create_dir(scratch.at(ODD)).unwrap();
     let left = scratch.at(ODD).join(temporary_name("file", "abcdefg"));

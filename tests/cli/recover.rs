@@ -86,7 +86,7 @@ fn recover_finishes_what_was_decided_and_prints_it() {
 }
 
 #[test]
-fn whoever_takes_a_lock_finishes_it_too() {
+fn taking_a_lock_finishes_it_too() {
     for verb in [&["read", "b"][..], &["run", "--shared", "a", "--", "cat", "b"]] {
         let left = Left::new();
         left.scratch.run(verb).code(DONE).stdout("new").stderr("");
@@ -128,7 +128,7 @@ fn locks_lists_what_is_not_finished() {
 }
 
 #[test]
-fn what_cannot_be_finished_is_said_and_can_be_given_up() {
+fn a_change_that_cannot_be_finished_is_reported_and_can_be_given_up() {
     let left = Left::without_b();
     let Left { scratch, intent } = &left;
     for verb in [&["read", "a"][..], &["read", "b"], &["recover"]] {

@@ -165,7 +165,7 @@ fn without_a_terminal_it_says_so_if_it_is_asked_to() {
 }
 
 #[test]
-fn a_file_elsewhere_has_its_whole_path_and_nothing_is_a_command_to_the_terminal() {
+fn a_file_elsewhere_has_its_whole_path_and_no_control_characters() {
     let scratch = Scratch::new();
     fs::create_dir(scratch.at("here")).unwrap();
     symlink(TOOL, scratch.at("o\nd\u{1b}d")).unwrap();
