@@ -114,13 +114,13 @@ pub(crate) fn a_deadlock_names_every_lock_of_the_thread() {
     assert!(b.lock().unwrap_err().to_string().contains(a.path().to_str().unwrap()));
 }
 
-pub(crate) fn of_two_threads_in_a_cycle_one_is_told() {
+pub(crate) fn of_two_threads_in_a_cycle_one_gets_an_error() {
     for (first, second) in [(LOCK, LOCK), (LOCK, LOCK_SHARED), (LOCK_SHARED, LOCK), (LOCK, LOCK_TIMEOUT)] {
         ring(2, first, second);
     }
 }
 
-pub(crate) fn of_three_threads_in_a_ring_one_is_told() {
+pub(crate) fn of_three_threads_in_a_ring_one_gets_an_error() {
     for (first, second) in [(LOCK, LOCK), (LOCK_SHARED, LOCK_TIMEOUT)] {
         ring(3, first, second);
     }
@@ -146,7 +146,7 @@ fn ring(threads: usize, first: Ask, second: Ask) {
     assert_eq!(answers[told[0]], format!("{} would deadlock with {}", (told[0] + 1) % threads, told[0]));
 }
 
-pub(crate) fn of_two_processes_in_a_cycle_one_is_told() {
+pub(crate) fn of_two_processes_in_a_cycle_one_gets_an_error() {
     let scratch = Scratch::new();
     let (mut first, mut second) = (scratch.worker("talk", &[]), scratch.worker("talk", &[]));
     assert_eq!(first.order("lock a"), "ok");
@@ -225,7 +225,7 @@ fn no_thread_waits_for_itself(hold: Duration, they_ask_last: bool, we_hold_somet
 }
 
 /// As Go's `TestSpuriousEDEADLK`: a false report is a failure, however long the wait takes.
-pub(crate) fn a_false_deadlock_is_not_told() {
+pub(crate) fn a_false_deadlock_is_not_reported() {
     let holds = [3, 20].map(Duration::from_secs);
     thread::scope(|scope| {
         for hold in holds {

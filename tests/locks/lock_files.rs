@@ -235,7 +235,7 @@ pub(crate) fn increment(args: &[String]) {
 }
 
 /// The waiter is in another process or in a thread of this one. The queue has waiters of both kinds.
-pub(crate) fn who_waits_is_told() {
+pub(crate) fn waiters_are_listed() {
     let scratch = Scratch::new();
     let (file, adapter) = (scratch.file("file"), &scratch.adapter);
     assert_eq!(adapter.lock_of(file.path()).unwrap(), None, "there is a lock file already");

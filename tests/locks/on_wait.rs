@@ -170,7 +170,7 @@ pub(crate) fn a_call_that_waits_for_several_files_says_so_once() {
     told.nothing_more();
 }
 
-pub(crate) fn nobody_is_told_of_what_does_not_wait() {
+pub(crate) fn a_call_that_does_not_wait_is_not_reported() {
     let scratch = Scratch::new();
     let (adapter, told) = telling(settings(scratch.dir.path()));
     let (file, free) = (adapter.file(scratch.path("file")).unwrap(), scratch.path("free"));
@@ -191,7 +191,7 @@ pub(crate) fn nobody_is_told_of_what_does_not_wait() {
     told.nothing_more();
 }
 
-pub(crate) fn the_builder_says_after_which_wait_somebody_is_told() {
+pub(crate) fn the_builder_sets_the_wait_after_which_the_callback_is_called() {
     let scratch = Scratch::new();
     let mut holder = scratch.worker("talk", &[]);
     assert_eq!(holder.order("lock file"), "ok");
@@ -231,7 +231,7 @@ fn first_time(settings: Builder, call: impl Fn(&Waiting) + Send + Sync + 'static
         .unwrap()
 }
 
-pub(crate) fn a_panic_of_who_is_told_ends_the_call() {
+pub(crate) fn a_panic_of_the_callback_ends_the_call() {
     let scratch = Scratch::new();
     let mut holder = scratch.worker("talk", &[]);
     for with_another in [false, true] {
@@ -281,7 +281,7 @@ pub(crate) fn a_panic_of_who_is_told_ends_the_call() {
     }
 }
 
-pub(crate) fn who_is_told_may_use_other_files() {
+pub(crate) fn a_callback_may_use_other_files() {
     let scratch = Scratch::new();
     let itself = Arc::new(OnceLock::<AtomicFileAdapter>::new());
     let (tell, told) = channel();
@@ -370,7 +370,7 @@ pub(crate) fn on_wait_forks(args: &[String]) {
     }
 }
 
-pub(crate) fn who_is_told_for_too_long() {
+pub(crate) fn a_callback_that_takes_too_long() {
     const LIMIT: Duration = Duration::from_millis(200);
     let scratch = Scratch::new();
     for let_go in [false, true] {
@@ -395,7 +395,7 @@ pub(crate) fn who_is_told_for_too_long() {
     }
 }
 
-pub(crate) fn of_two_threads_that_say_that_they_wait_one_is_told_of_a_cycle() {
+pub(crate) fn of_two_threads_with_callbacks_in_a_cycle_one_gets_an_error() {
     for (first, second) in [(LOCK, LOCK), (LOCK, LOCK_SHARED), (LOCK_SHARED, LOCK), (LOCK, LOCK_TIMEOUT)] {
         let scratch = Scratch::new();
         let (adapter, _told) = telling(settings(scratch.dir.path()));
@@ -441,7 +441,7 @@ fn taking_long(settings: Builder) -> (AtomicFileAdapter, Receiver<()>, Sender<()
     (adapter, is_told, go_on)
 }
 
-pub(crate) fn while_somebody_is_told_others_have_the_lock() {
+pub(crate) fn during_the_callback_others_have_the_lock() {
     for limit in [None, Some(MINUTE)] {
         let scratch = Scratch::new();
         let settings = settings(scratch.dir.path());
@@ -468,7 +468,7 @@ pub(crate) fn while_somebody_is_told_others_have_the_lock() {
     }
 }
 
-pub(crate) fn a_cycle_through_what_was_locked_while_told_is_told() {
+pub(crate) fn a_cycle_through_a_lock_of_the_callback_is_reported() {
     thread_local!(static KEPT: RefCell<Option<WriteGuard>> = const { RefCell::new(None) });
     let scratch = Scratch::new();
     let (first, second) = (scratch.file("first"), scratch.file("second"));

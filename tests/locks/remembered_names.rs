@@ -18,7 +18,7 @@ use fuser::{
 use crate::Scratch;
 use crate::common::{take_own_mounts, tell};
 
-pub(crate) fn what_fuse_remembers_no_call_makes_new() {
+pub(crate) fn no_call_refreshes_the_names_that_fuse_caches() {
     for (ttl, expected) in [("0", ["new", "new"]), ("36000", ["none", "none"])] {
         let scratch = Scratch::new();
         let mut worker = scratch.worker("read_behind_the_kernels_back", &[ttl]);

@@ -47,7 +47,7 @@ fn tasks() -> usize {
     fs::read_dir("/proc/self/task").unwrap().count()
 }
 
-pub(crate) fn a_wait_with_a_limit_stands_in_the_kernels_queue() {
+pub(crate) fn a_wait_with_a_deadline_is_in_the_kernels_queue() {
     let scratch = Scratch::new();
     let file = scratch.file("file");
     for ask in [LOCK_TIMEOUT, LOCK_SHARED_TIMEOUT] {
@@ -108,7 +108,7 @@ fn one_who_tries_gets_it(ask: Ask) {
     assert!(refused < ROUNDS / 2, "refused {refused} times of {ROUNDS}");
 }
 
-pub(crate) fn one_who_tries_gets_what_others_have_given_up() {
+pub(crate) fn a_try_gets_a_lock_that_others_gave_up() {
     thread::scope(|scope| {
         for ask in [TRY_LOCK, TRY_LOCK_SHARED] {
             scope.spawn(move || one_who_tries_gets_it(ask));
@@ -116,7 +116,7 @@ pub(crate) fn one_who_tries_gets_what_others_have_given_up() {
     });
 }
 
-pub(crate) fn a_limit_of_zero_gets_what_others_have_given_up() {
+pub(crate) fn a_timeout_of_zero_gets_a_lock_that_others_gave_up() {
     one_who_tries_gets_it(ONCE);
 }
 
@@ -169,7 +169,7 @@ pub(crate) fn a_reader_does_not_wait_for_the_deputy_of_a_writer() {
 /// The deputy is granted the lock beside a reader, which then releases everything. Another process takes the lock, and
 /// a writer asks again.
 #[cfg(target_os = "linux")]
-pub(crate) fn a_deputy_that_comes_late_does_not_bring_what_was_let_go() {
+pub(crate) fn a_late_deputy_does_not_bring_a_released_lock() {
     use crate::tracing::Traced;
     use crate::watching::{PARKED, until_in};
 
