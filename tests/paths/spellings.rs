@@ -135,7 +135,7 @@ fn a_directory_with_the_kernels_mark_of_a_removed_one_in_its_name_works() {
 
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: XNU does not follow a link into so long a path")]
-fn a_path_that_is_too_long_to_be_said_at_once_has_one_lock() {
+fn a_path_that_is_too_long_for_one_call_has_one_lock() {
     let scratch = Scratch::new();
     // Each is as long as a path may be, and starts at the end of the one before.
     let part = "deeply-nested/".repeat(200);

@@ -117,7 +117,7 @@ fn a_link_is_not_waited_for_longer_than_the_limit() {
 
 /// An error about the file itself is reported as usual.
 #[test]
-fn a_lock_that_is_taken_is_told() {
+fn a_taken_lock_is_reported() {
     for (verb, call) in BY_PATH {
         let (scratch, path) = used(SPELLINGS[0]);
         let _guard = scratch.adapter.file(&path).unwrap().lock().unwrap();
@@ -184,7 +184,7 @@ fn a_file_that_is_gone_is_missing() {
 }
 
 #[test]
-fn a_directory_in_the_place_of_that_of_the_file_has_its_own_locks() {
+fn a_directory_that_replaced_the_files_directory_has_its_own_locks() {
     let scratch = Scratch::new();
     let path = scratch.make("dir/file");
     let other = scratch.make("elsewhere/file");
