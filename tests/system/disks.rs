@@ -175,7 +175,7 @@ pub(crate) fn a_mount_point_cannot_be_replaced() {
 }
 
 /// The kernel refuses this, too, but nothing is mounted at this path.
-pub(crate) fn what_is_a_mount_point_by_another_path_is_busy() {
+pub(crate) fn a_mount_point_of_another_path_is_busy() {
     let scratch = Scratch::new();
     let (path, other) = (scratch.make("file", 0, 0o644), scratch.make("other", 0, 0o644));
     let elsewhere = scratch.make_dir("elsewhere", 0, 0o755);
@@ -192,7 +192,7 @@ pub(crate) fn what_is_a_mount_point_by_another_path_is_busy() {
 }
 
 /// In /proc/locks it has another device number than `stat` reports.
-pub(crate) fn on_a_subvolume_of_btrfs_who_waits_is_told() {
+pub(crate) fn on_a_subvolume_of_btrfs_waiters_are_listed() {
     let scratch = Scratch::new();
     let image = scratch.dir.join("image");
     fs::File::create(&image).unwrap().set_len(128 << 20).unwrap();

@@ -146,7 +146,7 @@ pub(crate) fn in_a_private_directory_nothing_has_changed() {
 }
 
 /// The group of the first user does not get the rights of the directory's group.
-pub(crate) fn a_group_that_the_directory_is_not_for_gets_nothing() {
+pub(crate) fn another_group_than_the_directorys_gets_nothing() {
     let scratch = project(0o777);
     set_mode(scratch.adapter.lock_dir(), 0o773);
     // This user is not in the group, and may not give the lock file to it.

@@ -133,7 +133,7 @@ pub(crate) fn with_and_without_a_root_do_not_exclude_each_other() {
     drop(adapter(WITHOUT, &twice.here).file(twice.here.join("file")).unwrap().try_lock().unwrap());
 }
 
-pub(crate) fn upkeep_by_one_path_leaves_who_comes_by_the_other() {
+pub(crate) fn upkeep_by_one_path_does_not_disturb_users_of_the_other() {
     let twice = Twice::new();
     let long = "y".repeat(250);
     for name in ["file", "sub/file", &*long] {
@@ -160,7 +160,7 @@ pub(crate) fn upkeep_by_one_path_leaves_who_comes_by_the_other() {
 }
 
 /// Both paths in one process. The thread that holds the lock by one path must get a deadlock error for the other.
-pub(crate) fn a_thread_that_comes_by_both_paths_is_told_of_the_deadlock() {
+pub(crate) fn a_thread_that_uses_both_paths_gets_a_deadlock_error() {
     let twice = Twice::new();
     let [here, there] = [&twice.here, &twice.there].map(|dir| adapter(WITH, dir).file(dir.join("file")).unwrap());
     let guard = here.lock().unwrap();

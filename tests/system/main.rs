@@ -84,7 +84,7 @@ fn main() -> ExitCode {
             test_if(
                 no_users(),
                 "a_lock_file_lets_no_group_in_that_its_directory_is_not_for",
-                lock_files::a_group_that_the_directory_is_not_for_gets_nothing,
+                lock_files::another_group_than_the_directorys_gets_nothing,
             ),
             test("while_a_file_is_replaced_nobody_gets_in_who_may_not_see_it", || {
                 modes::with_each_umask("hide_temporary_of_old")
@@ -145,15 +145,11 @@ fn main() -> ExitCode {
             test_if(no_mounts(), "a_read_only_file_system_can_be_read", disks::a_read_only_file_system_can_be_read),
             test_if(
                 no_mounts().or(common::no_program("btrfs", &["--version"], "needs btrfs-progs")),
-                "on_a_subvolume_of_btrfs_who_waits_is_told",
-                disks::on_a_subvolume_of_btrfs_who_waits_is_told,
+                "on_a_subvolume_of_btrfs_waiters_are_listed",
+                disks::on_a_subvolume_of_btrfs_waiters_are_listed,
             ),
             test_if(no_mounts(), "a_mount_point_cannot_be_replaced", disks::a_mount_point_cannot_be_replaced),
-            test_if(
-                no_mounts(),
-                "what_is_a_mount_point_by_another_path_is_busy",
-                disks::what_is_a_mount_point_by_another_path_is_busy,
-            ),
+            test_if(no_mounts(), "a_mount_point_of_another_path_is_busy", disks::a_mount_point_of_another_path_is_busy),
             #[cfg(target_os = "linux")]
             test_if(
                 common::no_fuse(),
@@ -183,13 +179,13 @@ fn main() -> ExitCode {
             ),
             test_if(
                 no_mounts(),
-                "upkeep_by_one_path_leaves_who_comes_by_the_other",
-                lock_roots::upkeep_by_one_path_leaves_who_comes_by_the_other,
+                "upkeep_by_one_path_does_not_disturb_users_of_the_other",
+                lock_roots::upkeep_by_one_path_does_not_disturb_users_of_the_other,
             ),
             test_if(
                 no_mounts(),
-                "a_thread_that_comes_by_both_paths_is_told_of_the_deadlock",
-                lock_roots::a_thread_that_comes_by_both_paths_is_told_of_the_deadlock,
+                "a_thread_that_uses_both_paths_gets_a_deadlock_error",
+                lock_roots::a_thread_that_uses_both_paths_gets_a_deadlock_error,
             ),
             test_if(
                 common::no_overlay(),
