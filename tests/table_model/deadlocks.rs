@@ -37,7 +37,7 @@ fn a_deadlock_of_a_thread_that_holds_something_is_believed_when_it_lasts() {
 }
 
 #[test]
-fn a_deadlock_is_not_told_to_a_thread_that_holds_nothing() {
+fn a_deadlock_is_not_reported_to_a_thread_that_holds_nothing() {
     fn asks(world: &World, thread: u64) {
         assert_eq!(world.visit(thread, A, Exclusive, Wait::Forever), Ok(()));
         assert!(world.clock() >= LONG, "{:?}", world.clock());
@@ -57,7 +57,7 @@ fn a_deadlock_with_another_process_each_time_is_none() {
 }
 
 #[test]
-fn a_deadlock_of_a_thread_that_holds_nothing_is_told_to_those_behind_it() {
+fn a_deadlock_of_a_thread_that_holds_nothing_is_reported_to_those_behind_it() {
     fn behind(world: &World, thread: u64) {
         assert_eq!(world.lock(thread, B, Exclusive, Wait::Forever), Ok(()));
         let before = world.clock();
@@ -85,7 +85,7 @@ fn two_deadlocks_far_apart_are_not_one_that_lasts() {
 }
 
 #[test]
-fn who_has_a_deadline_waits_for_it_behind_a_thread_that_is_told_of_a_deadlock() {
+fn a_waiter_with_a_deadline_waits_behind_a_thread_that_gets_a_deadlock_error() {
     fn behind(world: &World, thread: u64) {
         assert_eq!(world.lock(thread, B, Exclusive, Wait::Forever), Ok(()));
         let deadline = world.start + 2 * LONG;
@@ -96,7 +96,7 @@ fn who_has_a_deadline_waits_for_it_behind_a_thread_that_is_told_of_a_deadlock() 
 }
 
 #[test]
-fn who_only_tries_is_in_no_cycle() {
+fn a_try_is_never_part_of_a_cycle() {
     fn tries(world: &World, thread: u64) {
         assert_eq!(world.lock(thread, B, Exclusive, Wait::Forever), Ok(()));
         // The thread looks again before it gives up.
@@ -144,7 +144,7 @@ fn take(world: &World, thread: u64, (first, second): (Key, Key), told: &AtomicUs
 }
 
 #[test]
-fn of_three_threads_in_a_ring_at_most_one_is_told() {
+fn of_three_threads_in_a_ring_at_most_one_gets_an_error() {
     // The search looks at each lock file under its own mutex, one after the other, while the other threads run.
     static TOLD: AtomicUsize = AtomicUsize::new(0);
     fn ring(world: &World, thread: u64) {

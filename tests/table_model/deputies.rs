@@ -40,7 +40,7 @@ fn what_the_deputy_is_granted_goes_to_the_first_in_the_queue() {
 }
 
 #[test]
-fn what_nobody_wants_any_more_is_let_go() {
+fn a_lock_that_nobody_wants_is_released() {
     // The model ends with a free lock, so the deputy has released it.
     explore(3, held_elsewhere, &[write_in_time, time_passes]);
     explore(2, held_elsewhere, &[read_in_time, time_passes]);
@@ -76,7 +76,7 @@ fn a_deputy_goes_on_when_the_kernel_sees_a_deadlock() {
 }
 
 #[test]
-fn who_only_tries_gets_what_a_deputy_is_about_to_have() {
+fn a_try_gets_a_lock_that_a_deputy_is_about_to_get() {
     // All waiters have given up, and the other process has released the lock. The lock is free, whoever waits in the
     // kernel.
     fn gives_up(world: &World, thread: u64) {
@@ -95,7 +95,7 @@ fn who_only_tries_gets_what_a_deputy_is_about_to_have() {
 }
 
 #[test]
-fn who_is_late_already_sends_no_deputy() {
+fn a_call_past_its_deadline_sends_no_deputy() {
     fn tries_once(world: &World, thread: u64) {
         let result = world.visit(thread, A, Exclusive, Wait::Until(world.start));
         assert_eq!(result, Err(Refusal::TimedOut(false)));
@@ -106,7 +106,7 @@ fn who_is_late_already_sends_no_deputy() {
 }
 
 #[test]
-fn whoever_waits_for_long_tells_it_once_and_goes_on() {
+fn a_long_wait_is_reported_once_and_goes_on() {
     static TOLD: AtomicUsize = AtomicUsize::new(0);
     fn waits(world: &World, thread: u64) {
         let calls = AtomicUsize::new(0);
@@ -129,7 +129,7 @@ fn whoever_waits_for_long_tells_it_once_and_goes_on() {
 }
 
 #[test]
-fn whoever_is_told_can_give_up() {
+fn a_callback_can_give_up() {
     fn gives_up(world: &World, thread: u64) {
         let tell = |_: bool| Told::GiveUp;
         let on_wait = Some(OnWait { at: world.start, tell: &tell });
@@ -233,7 +233,7 @@ fn a_writer_waits_again_for_the_deputy_that_was_disowned() {
 }
 
 #[test]
-fn a_deputy_that_is_waited_for_again_does_not_bring_what_was_let_go_since() {
+fn a_deputy_that_is_waited_for_again_does_not_bring_a_released_lock() {
     // The deputy is granted the lock beside a reader and comes late. The reader releases everything, and another
     // process takes the lock.
     fn waits_again(world: &World, thread: u64) {
@@ -255,7 +255,7 @@ fn a_deputy_that_is_waited_for_again_does_not_bring_what_was_let_go_since() {
 }
 
 #[test]
-fn while_somebody_is_told_others_have_the_lock() {
+fn during_the_callback_others_have_the_lock() {
     fn tells(world: &World, thread: u64) {
         let tell = |_: bool| {
             other_process_releases(world, thread);

@@ -86,7 +86,7 @@ fn two_locks_in_two_orders() {
 }
 
 #[test]
-fn somebody_who_waits_for_one_lock_is_not_in_the_way_of_another() {
+fn a_waiter_for_one_lock_does_not_block_another() {
     fn holds_one_and_asks_for_another(world: &World, thread: u64) {
         assert_eq!(world.lock(thread, A, Exclusive, Wait::Forever), Ok(()));
         assert_eq!(world.visit(thread, B, Exclusive, Wait::Forever), Ok(()));

@@ -36,7 +36,7 @@ fn a_lock_file_is_opened_twice() {
 }
 
 #[test]
-fn a_descriptor_that_allows_more_takes_the_place_of_one() {
+fn a_descriptor_for_writing_replaces_one_for_reading() {
     fn reopens(world: &World, thread: u64) {
         let user = world.enter(A);
         let open = || Ok(Some((A, File { key: A, kernel: world.kernel.clone() })));
