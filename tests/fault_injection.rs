@@ -98,7 +98,7 @@ fn a_call_that_fails_is_not_made() {
 }
 
 #[test]
-fn a_call_that_is_skipped_is_not_made_and_nobody_hears_of_it() {
+fn a_call_that_is_skipped_is_not_made_and_reports_success() {
     let (dir, adapter) = scratch();
     let path = dir.path().join("file");
     adapter.write_atomic(&path, "old").unwrap();
@@ -273,7 +273,7 @@ fn a_lock_file_that_changes_while_it_is_opened_anew_is_found() {
 }
 
 #[test]
-fn nobody_meets_a_lock_file_that_does_not_let_him_in_yet() {
+fn a_new_lock_file_has_its_final_rights_from_the_start() {
     let (dir, adapter) = scratch();
     let adapter = AtomicFileAdapter::builder().lock_dir(adapter.lock_dir()).lock_file_mode(0o666).build().unwrap();
     let path = dir.path().join("file");
@@ -441,7 +441,7 @@ fn after_a_removal_that_may_come_back_the_directory_is_changed_once_more() {
 }
 
 #[test]
-fn what_a_dead_file_system_has_not_is_not_said_to_be_removed() {
+fn a_delete_on_a_dead_file_system_does_not_report_that_there_is_no_file() {
     const EROFS: i32 = 30;
     let (dir, adapter) = scratch();
     let path = dir.path().join("file");
@@ -473,7 +473,7 @@ fn a_lock_directory_that_exists_need_not_be_made() {
 }
 
 #[test]
-fn what_cannot_be_swept_does_not_save_the_rest() {
+fn a_file_that_cannot_be_removed_does_not_stop_sweep() {
     let (dir, adapter) = scratch();
     let left = |name: &str| dir.path().join(common::temporary_name(name, "abcdefg"));
     for name in ["one", "two", "three", "four"] {

@@ -96,7 +96,7 @@ fn house() -> House {
 }
 
 #[test]
-fn every_arrow_runs_down() {
+fn every_import_goes_down() {
     let house = house();
     let wrong: Vec<String> = library()
         .iter()
@@ -106,7 +106,7 @@ fn every_arrow_runs_down() {
 }
 
 #[test]
-fn every_room_in_the_list_is_there() {
+fn every_listed_file_exists() {
     let library = library();
     for room in house().rooms {
         let there = library.iter().any(|file| *file == room || room.ends_with('/') && file.starts_with(&room));
@@ -128,7 +128,7 @@ fn the_protocol_imports_nothing_but_std_and_xxhash() {
 
 /// The checks themselves: imports that they must report.
 #[test]
-fn an_arrow_up_is_seen() {
+fn an_import_upwards_is_reported() {
     let house = House::of("```text\nlib.rs  x\ntop/  x\n    a.rs  x\n    mod.rs  x\nlow.rs  x\ncellar/  x\n```");
     let wrong = |file: &str, source: &str| house.arrows_up(file, source).len();
     assert_eq!(wrong("top/a.rs", "use crate::top::Door;\nuse crate::low::{Floor, step};\n// crate::nowhere::X"), 0);

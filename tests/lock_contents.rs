@@ -39,7 +39,7 @@ fn listed(adapter: &AtomicFileAdapter) -> LockFile {
 }
 
 #[test]
-fn whoever_makes_a_lock_file_writes_the_path_that_it_guards() {
+fn a_new_lock_file_contains_the_path_that_it_guards() {
     let scratch = Scratch::new();
     private(&scratch);
     let path = scratch.path("settings.toml");
@@ -74,7 +74,7 @@ fn a_lock_file_that_is_there_is_never_changed() {
 }
 
 #[test]
-fn below_a_lock_root_it_is_the_path_below_that() {
+fn below_a_lock_root_the_contents_are_the_path_below_it() {
     let scratch = Scratch::new();
     let locks = private(&scratch);
     let adapter = AtomicFileAdapter::builder().lock_dir(locks).lock_root(&scratch.files).build().unwrap();
@@ -112,7 +112,7 @@ fn a_path_that_is_not_one_line_is_left_out() {
 
 /// The lock of a file of which only the hash is known, because its temporary file's name was cut.
 #[test]
-fn nothing_is_written_that_is_not_what_the_lock_is_named_after() {
+fn only_the_path_that_the_lock_is_named_after_is_written() {
     let scratch = Scratch::new();
     let locks = private(&scratch);
     let hash = "5f9b6af9e82029cd";

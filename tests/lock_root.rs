@@ -202,7 +202,7 @@ fn what_leads_out_is_refused_by_all_that_lock() {
 }
 
 #[test]
-fn what_takes_no_lock_is_kept_from_nothing() {
+fn calls_without_a_lock_are_allowed_outside() {
     let scratch = Scratch::new();
     let adapter = scratch.adapter();
     for (path, real) in outside(&scratch) {

@@ -20,12 +20,12 @@ fn main() -> ExitCode {
             test("without_a_lock_directory_there_is_nothing_to_prune", nothing_to_prune),
             test("a_handle_survives_the_pruning_of_its_lock_file", a_handle_survives),
             test("no_increment_is_lost_while_lock_files_are_pruned", no_increment_is_lost),
-            test("what_is_no_lock_file_does_not_save_the_rest", what_is_no_lock_file_does_not_save_the_rest),
-            test("what_is_no_lock_file_does_not_hide_the_rest", what_is_no_lock_file_does_not_hide_the_rest),
+            test("another_file_does_not_stop_prune", another_file_does_not_stop_prune),
+            test("another_file_does_not_stop_the_list_of_locks", another_file_does_not_stop_the_list_of_locks),
             test_if(
                 no_root().or(not_linux()),
-                "what_belongs_to_another_user_does_not_save_the_rest",
-                what_belongs_to_another_user_does_not_save_the_rest,
+                "a_lock_file_of_another_user_does_not_stop_prune",
+                a_lock_file_of_another_user_does_not_stop_prune,
             ),
         ],
         &[("hold", hold), ("increment", increment), ("look_after", look_after)],
@@ -169,7 +169,7 @@ fn lock_files_and_others(locks: &Path) -> (Vec<PathBuf>, Vec<(PathBuf, FileKind)
     (free, kinds.into_iter().enumerate().map(|(n, kind)| (lock(2 * n), kind)).collect())
 }
 
-fn what_is_no_lock_file_does_not_save_the_rest() {
+fn another_file_does_not_stop_prune() {
     let dir = tempfile::tempdir().unwrap();
     let adapter = adapter(dir.path());
     let (free, others) = lock_files_and_others(adapter.lock_dir());
@@ -194,7 +194,7 @@ fn what_is_no_lock_file_does_not_save_the_rest() {
     assert_eq!(names(adapter.lock_dir()).len(), others.len());
 }
 
-fn what_is_no_lock_file_does_not_hide_the_rest() {
+fn another_file_does_not_stop_the_list_of_locks() {
     let dir = tempfile::tempdir().unwrap();
     let adapter = adapter(dir.path());
     let (free, others) = lock_files_and_others(adapter.lock_dir());
@@ -235,7 +235,7 @@ fn look_after(args: &[String]) {
     tell("end");
 }
 
-fn what_belongs_to_another_user_does_not_save_the_rest() {
+fn a_lock_file_of_another_user_does_not_stop_prune() {
     const NOBODY: u32 = 65534;
     // The lock file's name, owner and mode, and the step that NOBODY cannot do in a directory of this mode.
     type Case = (&'static str, u32, u32, &'static str);

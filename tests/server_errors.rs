@@ -85,7 +85,7 @@ fn whichever_call_meets_it_the_verb_looks_again() {
 }
 
 #[test]
-fn it_is_told_when_it_does_not_go_away() {
+fn an_error_that_stays_is_reported() {
     for (name, verb, _) in VERBS {
         let (_scratch, adapter, file, path) = scratch(true);
         let stale = |call: &Call<'_>| {
@@ -190,7 +190,7 @@ fn nothing_is_cleared_away_without_the_lock() {
 /// A version that may have been written without the lock is worse than one that may not be durable.
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux")]
-fn a_lock_that_was_lost_is_told_though_the_sync_fails_too() {
+fn a_lost_lock_is_reported_even_if_the_sync_fails_too() {
     type Change = fn(&AtomicFile) -> Result<()>;
     for change in [(|file| file.write("new")) as Change, |file| file.delete().map(drop)] {
         let (_scratch, _, file) = taken_for_nfs();

@@ -28,8 +28,8 @@ fn main() -> ExitCode {
             test("long_names_are_told_apart", long_names_are_told_apart),
             test("a_name_that_may_be_two_files_needs_both_locks", a_name_that_may_be_two_files_needs_both_locks),
             test("what_only_looks_similar_stays", what_only_looks_similar_stays),
-            test("a_users_file_that_looks_just_so_stays", a_users_file_that_looks_just_so_stays),
-            test("what_cannot_be_locked_does_not_save_the_rest", what_cannot_be_locked_does_not_save_the_rest),
+            test("a_users_file_with_a_similar_name_stays", a_users_file_with_a_similar_name_stays),
+            test("a_file_that_cannot_be_locked_does_not_stop_sweep", a_file_that_cannot_be_locked_does_not_stop_sweep),
             test("a_path_that_leads_nowhere_is_known_first", a_path_that_leads_nowhere_is_known_first),
             test("a_link_leads_to_the_files_directory", a_link_leads_to_the_files_directory),
             test("the_first_write_to_a_file_removes_its_litter", the_first_write_to_a_file_removes_its_litter),
@@ -322,7 +322,7 @@ fn what_only_looks_similar_stays() {
     assert_eq!(names(&scratch.files), before);
 }
 
-fn a_users_file_that_looks_just_so_stays() {
+fn a_users_file_with_a_similar_name_stays() {
     let scratch = Scratch::new();
     // Each has ten characters of the alphabet. By chance one in 32768 such names has the right check.
     let theirs = ["notes.javascript", "notes.typescript", "old.background", "a.2223334445", "file.abcdefghij"];
@@ -336,7 +336,7 @@ fn a_users_file_that_looks_just_so_stays() {
     assert_eq!(names(&scratch.files), before);
 }
 
-fn what_cannot_be_locked_does_not_save_the_rest() {
+fn a_file_that_cannot_be_locked_does_not_stop_sweep() {
     let scratch = Scratch::new();
     let mut left = ["one", "three", "two"].map(|name| leave(&scratch, name)).to_vec();
     let [foreign, in_the_way] = ["two", "one"].map(|name| scratch.adapter.lock_path(scratch.path(name)).unwrap());
