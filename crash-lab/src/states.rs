@@ -168,7 +168,7 @@ impl Recording {
         });
         ends.map(|(end, operation)| {
             let begin = self.log.iter().position(|event| matches!(event, Event::Begin(number) if *number == operation));
-            flushes(begin.expect("what ends has begun"), end)
+            flushes(begin.expect("an operation must begin before it ends"), end)
         })
         .collect()
     }

@@ -346,7 +346,7 @@ fuzz_target!(|input: Input| {
         assert!(!foreign, "somebody's files are hidden from git");
         assert_eq!(fs::read(world.locks.join(".gitignore")).unwrap(), b"*\n");
     }
-    assert_eq!(before, after, "what is no lock file was changed");
+    assert_eq!(before, after, "a file that is no lock file was changed");
     let hostile = sandbox().join("hostile");
     assert_eq!(fs::read(hostile.join("victim")).unwrap(), b"victim");
     assert_eq!(fs::read_dir(hostile.join("elsewhere")).unwrap().count(), 0, "a link was followed");

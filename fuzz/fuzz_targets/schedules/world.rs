@@ -61,14 +61,14 @@ impl Model {
 
     fn enter(&mut self, thread: usize, name: usize, mode: LockMode) {
         for (other, _, held) in self.inside.iter().filter(|(_, other, _)| *other == name) {
-            assert_eq!((*held, mode), (Shared, Shared), "threads {other} and {thread} are inside {name} together");
+            assert_eq!((*held, mode), (Shared, Shared), "threads {other} and {thread} hold {name} together");
         }
         self.inside.push((thread, name, mode));
     }
 
     fn leave(&mut self, thread: usize, name: usize) {
         let mine = self.inside.iter().position(|inside| (inside.0, inside.1) == (thread, name));
-        self.inside.swap_remove(mine.expect("it is inside"));
+        self.inside.swap_remove(mine.expect("the thread holds the lock"));
     }
 
     /// Whether a thread that asks for a lock may wait for itself, if each thread waits for all that are interested in
@@ -249,7 +249,7 @@ impl Thread {
                     }
                     Refusal::Kernel(_) => assert!(self.world.kernel_may_fail),
                     Refusal::Gone => unreachable!("it was asked for again"),
-                    Refusal::GaveUp | Refusal::Forked => unreachable!("nobody is told of a wait"),
+                    Refusal::GaveUp | Refusal::Forked => unreachable!("there is no callback"),
                 }
             }
         }

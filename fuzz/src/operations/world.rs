@@ -392,7 +392,7 @@ impl World {
         let holds = self.keeps_itself_out(target.file(), shared);
         match locked {
             Ok(guard) => {
-                assert!(!holds, "a thread has locked what it holds");
+                assert!(!holds, "a thread has taken a lock that it holds");
                 self.held.push(Held { guard, file: target.file(), adapter: target.adapter(), lock_path });
             }
             Err(Error::WouldBlock { .. }) if matches!(how, How::Try | How::TryShared) => assert!(holds || self.hit.any),
@@ -419,7 +419,7 @@ impl World {
         let would_deadlock = targets.iter().any(|target| self.keeps_itself_out(target.file(), shared));
         match guards {
             Ok(guards) => {
-                assert!(!would_deadlock, "a thread has locked what it holds");
+                assert!(!would_deadlock, "a thread has taken a lock that it holds");
                 for (guard, (target, path)) in guards.into_iter().zip(targets.iter().zip(&paths)) {
                     let lock_path = self.locks.join(adapter.lock_path(path).unwrap().file_name().unwrap());
                     self.held.push(Held { guard, file: target.file(), adapter: number, lock_path });
