@@ -115,7 +115,7 @@ pub(crate) fn missing_directories() {
         })
         .unwrap();
     place.assert_is(&[("x/y", Some("made")), ("no/such", None)]);
-    assert!(!place.path("no").exists(), "a directory was made for a file that is not");
+    assert!(!place.path("no").exists(), "a directory was made, but no file");
     place.assert_nothing_left();
 }
 
@@ -138,7 +138,7 @@ pub(crate) fn one_file_and_none() {
         .unwrap();
     place.assert_is(&[("one", Some("11"))]);
     place.batch(&[("one", None)]).unwrap();
-    place.batch(&[("one", None)]).expect("that there is no such file is no error");
+    place.batch(&[("one", None)]).expect("a missing file must not be an error");
     place.assert_is(&[("one", None)]);
     place.assert_nothing_left();
 }
