@@ -28,7 +28,7 @@ fn assert_unfinished(place: &Place, intent: &PathBuf, names: &[&str]) {
     }
     let paths = place.paths(names);
     assert!(matches!(place.adapter.update_many(paths, |_| unreachable!()), Err(Error::Unfinished { .. })));
-    assert!(place.adapter.recover().is_err(), "it cannot be finished, and nobody says so");
+    assert!(place.adapter.recover().is_err(), "recover did not report the unfinished change");
     // The lock files are not pruned, because the marks would be lost. The temporary files are not swept, because the
     // change needs them.
     let _ = place.adapter.prune();
