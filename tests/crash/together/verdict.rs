@@ -35,7 +35,7 @@ impl Promise<'_> {
         if let Some(broken) = &seen.broken {
             return vec![Fault::Other(broken.clone())];
         }
-        let found = match seen.read.as_ref().expect("what is not broken was read") {
+        let found = match seen.read.as_ref().expect("a state that is not broken was read") {
             Ok(found) => found,
             Err(error) => return vec![Fault::Stuck(error.clone())],
         };
