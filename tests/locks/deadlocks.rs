@@ -86,7 +86,7 @@ pub(crate) fn a_verb_inside_an_update_is_a_deadlock() {
     let mut asked = 0;
     adapter
         .update(&path, |old| {
-            assert_eq!(said(&adapter.update(&path, |_| panic!("inside twice"))), told);
+            assert_eq!(said(&adapter.update(&path, |_| panic!("the thread took its own lock twice"))), told);
             assert_eq!(said(&adapter.write_atomic(&path, "lost")), told);
             assert_eq!(said(&adapter.read_with_lock(&path)), told);
             assert_eq!(said(&adapter.delete_with_lock(&path)), told);
