@@ -30,7 +30,7 @@ struct Told(Receiver<(Waiting, Instant)>);
 impl Told {
     #[track_caller]
     fn next(&self) -> (Waiting, Instant) {
-        self.0.recv_timeout(Duration::from_secs(20)).expect("nobody was told")
+        self.0.recv_timeout(Duration::from_secs(20)).expect("the callback was not called")
     }
 
     #[track_caller]
@@ -60,7 +60,7 @@ fn assert_told(told: &(Waiting, Instant), file: &AtomicFile, holder: u32, begun:
     assert_eq!(waiting.lock_path(), file.lock_path());
     assert_eq!(waiting.holder(), Some(holder));
     assert!(waiting.since() >= begun);
-    assert!(*at >= waiting.since() + MOMENT, "told after {:?}", at.saturating_duration_since(waiting.since()));
+    assert!(*at >= waiting.since() + MOMENT, "reported after {:?}", at.saturating_duration_since(waiting.since()));
 }
 
 fn name(file: &AtomicFile) -> String {
