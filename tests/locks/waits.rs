@@ -220,7 +220,7 @@ impl Twins {
         let first = self.get(0);
         thread::yield_now();
         let second = self.get(1);
-        assert_eq!(first, second, "somebody is inside beside a writer");
+        assert_eq!(first, second, "a thread holds the lock beside a writer");
         first
     }
 
