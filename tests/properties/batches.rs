@@ -275,7 +275,7 @@ fn did_what_it_says(
         let all_at_once = case.changes.len() <= 32;
         let made = |change: &Change| change.contents.as_ref().map(Contents::bytes) == now;
         let was_made = if all_at_once { changes.next().is_some_and(made) } else { changes.any(made) };
-        prop_assert!(was_made, "{:?} was not replaced by what was to replace it", name);
+        prop_assert!(was_made, "{:?} was not replaced by its new version", name);
     }
     let others = |tree: &BTreeMap<PathBuf, Entry>| -> BTreeMap<PathBuf, Entry> {
         let mut others = tree.clone();
