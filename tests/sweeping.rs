@@ -369,7 +369,7 @@ fn a_path_that_leads_nowhere_is_known_first() {
     fs::write(&of_lock_dir, "*").unwrap();
     let error = scratch.adapter.sweep(scratch.path("file/below")).unwrap_err();
     assert!(matches!(error, Error::Io { step: Step::Resolve, .. }), "{error:?}");
-    assert!(of_lock_dir.exists(), "it was removed and nobody was told");
+    assert!(of_lock_dir.exists(), "it was removed without a report");
 }
 
 fn a_link_leads_to_the_files_directory() {
