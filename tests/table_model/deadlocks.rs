@@ -164,5 +164,5 @@ fn a_chain_without_an_end_is_no_cycle() {
         take(world, thread, [(A, B), (B, C), (A, C)][thread as usize], &TOLD);
     }
     explore(1, nothing_held, &[chain, chain, chain]);
-    assert_eq!(TOLD.load(SeqCst), 0, "a thread was told of a cycle that is none");
+    assert_eq!(TOLD.load(SeqCst), 0, "a thread got a deadlock error without a cycle");
 }
