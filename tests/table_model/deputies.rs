@@ -125,7 +125,7 @@ fn a_long_wait_is_reported_once_and_goes_on() {
         TOLD.fetch_add(calls.load(SeqCst), SeqCst);
     }
     explore(2, held_elsewhere, &[waits, time_passes]);
-    assert!(TOLD.load(SeqCst) > 0, "nobody was told in any order");
+    assert!(TOLD.load(SeqCst) > 0, "no order of the steps reported it");
 }
 
 #[test]
