@@ -33,8 +33,8 @@ fn a_process_pauses_at_the_end_of_its_turn() {
         assert_eq!(hold_for(MOMENT), Duration::ZERO);
         assert_eq!(hold_for(TURN + MOMENT), Duration::ZERO);
         world.pass(PAUSE - MOMENT);
-        assert_eq!(hold_for(TURN + MOMENT), MOMENT, "it counts from when the lock was let go");
-        assert_eq!(hold(Wait::Never, MOMENT), Duration::ZERO, "who does not wait does not pause");
+        assert_eq!(hold_for(TURN + MOMENT), MOMENT, "the pause begins with the release");
+        assert_eq!(hold(Wait::Never, MOMENT), Duration::ZERO, "a call that does not wait does not pause");
         assert_eq!(hold_for(TURN), PAUSE, "nor has anybody had a chance");
         let before = world.clock();
         assert_eq!(world.visit(thread, B, Exclusive, Wait::Forever), Ok(()));
@@ -102,5 +102,5 @@ fn readers_give_way_at_the_end_of_a_turn_for_longer_each_time() {
         }
     }
     explore(0, nothing_held, &[stays_inside, gives_way]);
-    assert!(REFUSED.load(SeqCst), "nobody joins those inside while another gives way");
+    assert!(REFUSED.load(SeqCst), "no reader joined while another one gave way");
 }
