@@ -147,7 +147,7 @@ impl World {
         }
         // Lets other threads run, which might take the lock wrongly, and asks the kernel.
         let kernel = self.kernel.lock().unwrap();
-        assert!(kernel.is_free(key, mode), "another process is inside, too");
+        assert!(kernel.is_free(key, mode), "another process holds the lock, too");
         let mine = kernel.mine.get(&key).copied();
         let more = kernel.disowned && mine == Some(Exclusive);
         assert!(mine == Some(mode) || more, "the kernel's lock {mine:?} is not what the thread was granted");
@@ -204,7 +204,7 @@ impl World {
     fn assert_free(&self) {
         assert!(self.kernel.lock().unwrap().mine.is_empty(), "a lock is left");
         for (thread, key) in [(90, A), (91, B), (92, C)] {
-            assert_eq!(self.visit(thread, key, Exclusive, Wait::Never), Ok(()), "a lock cannot be had any more");
+            assert_eq!(self.visit(thread, key, Exclusive, Wait::Never), Ok(()), "the lock can no longer be taken");
         }
     }
 }
