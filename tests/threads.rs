@@ -84,7 +84,7 @@ fn readers_are_inside_together_and_writers_alone() {
                 for _ in 0..200 {
                     let guard = file.lock_shared().unwrap();
                     readers.fetch_add(1, SeqCst);
-                    assert_eq!(writers.load(SeqCst), 0, "a reader is inside with a writer");
+                    assert_eq!(writers.load(SeqCst), 0, "a reader and a writer hold the lock together");
                     readers.fetch_sub(1, SeqCst);
                     drop(guard);
                 }
@@ -95,8 +95,8 @@ fn readers_are_inside_together_and_writers_alone() {
                 go.wait();
                 for _ in 0..200 {
                     let guard = file.lock().unwrap();
-                    assert_eq!(writers.fetch_add(1, SeqCst), 0, "two writers are inside");
-                    assert_eq!(readers.load(SeqCst), 0, "a writer is inside with a reader");
+                    assert_eq!(writers.fetch_add(1, SeqCst), 0, "two writers hold the lock");
+                    assert_eq!(readers.load(SeqCst), 0, "a writer and a reader hold the lock together");
                     writers.fetch_sub(1, SeqCst);
                     drop(guard);
                 }
