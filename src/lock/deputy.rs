@@ -13,9 +13,8 @@
 //! one for a writer and one for readers.
 //!
 //! A deputy enters the kernel's queue later than a thread that calls F_SETLKW itself. Among many processes that costs
-//! turns: with 8 processes and 90 % reads, those with a deadline get 0.4 of the turns of the others. Without deputies,
-//! processes that call F_SETLKW 0.1 ms late get 0.4, too, and those that call it 0.01 ms late get 0.5. Keeping a deputy
-//! for the next wait gains nothing, because it has to be woken.
+//! turns (`cargo bench -- curves` counts them). A thread that calls F_SETLKW itself, and as late, gets as few. Keeping a
+//! deputy for the next wait gains nothing, because it has to be woken.
 //!
 //! A deputy costs a thread, but no descriptor. It keeps the lock file open. A child made by fork does not have it.
 //!

@@ -270,7 +270,8 @@ impl Kernel for Posix {
     }
 
     fn give_way(&self, until: Instant) {
-        // A sleep takes half as long again (the timer slack of prctl(2)), and the thread has to be back in time.
+        // A sleep may take 50 us longer than asked for (the default timer slack, PR_SET_TIMERSLACK(2const)), and the
+        // thread has to be back in time.
         loop {
             thread::yield_now();
             if Instant::now() >= until {

@@ -11,7 +11,7 @@ use std::path::Path;
 use crate::protocol::lock_name::lock_name;
 
 /// The offset of the mark. It is in the first block of the file, together with the text. A block of its own would have
-/// to be allocated and freed for every change. That took half as long again as a change of 100 files on ext4.
+/// to be allocated and freed for every change.
 pub(crate) const MARK: u64 = 2048;
 
 /// Whether a lock file of this size is marked.

@@ -45,7 +45,7 @@ pub(crate) fn sweep(config: &Config, path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// How many names of a directory are looked at before a write. So many fit into one or two reads of the directory. All
-/// names of a directory with 100,000 would take longer than the write.
+/// names of a large directory would take longer than the write.
 const NAMES: usize = 1000;
 
 /// In seconds. The lock does not exclude a writer with another lock directory, which would lose its temporary file. But
