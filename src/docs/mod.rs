@@ -38,7 +38,9 @@ pub mod proofs {
 }
 
 pub mod speed {
+    //! [calls]: crate::docs::system_calls
     //! [chart]: #pictures
+    //! [crash]: crate::docs::proofs#every-crash-state
     //! [curves]: #pictures
     #![doc = include_str!("speed.md")]
     //!
