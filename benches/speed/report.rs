@@ -64,15 +64,18 @@ pub fn time_text(seconds: f64) -> String {
     if seconds < 1e-3 { format!("{:.1} us", seconds * 1e6) } else { format!("{:.1} ms", seconds * 1e3) }
 }
 
-/// The date, the machine and the directory of the measurement.
+/// The date, the commit, the machine and the directory of the measurement.
 pub fn circumstances(dir: &Path) -> String {
-    let date =
-        Command::new("date").arg("+%F").output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let says = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).output().map(|output| output.stdout);
+        String::from_utf8_lossy(&output.unwrap_or_default()).trim().to_owned()
+    };
     let system = rustix::system::uname();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     format!(
-        "{}, {} {}, {cores} cores, {}, `cargo bench`.",
-        date.unwrap_or_default().trim(),
+        "{}, commit {}, {} {}, {cores} cores, {}, `cargo bench`.",
+        says("date", &["+%F"]),
+        says("git", &["rev-parse", "--short", "HEAD"]),
         system.sysname().to_string_lossy(),
         system.release().to_string_lossy(),
         file_system(dir)

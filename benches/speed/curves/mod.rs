@@ -83,8 +83,8 @@ const CURVES: &[(&str, Measure)] = &[
 
 type Measure = fn(&Bench) -> Vec<Curve>;
 
-/// The targets of issue 16 for every point of a curve. Times that a slower machine cannot keep are given as multiples
-/// of the bare calls' times: 12 us beside 2.1, 1.5 beside 0.38.
+/// The target for every point of a curve. Times that a slower machine cannot keep are given as multiples of the bare
+/// calls' times: 12 us beside 2.1, 1.5 beside 0.38.
 pub const TARGETS: &[(&str, Target)] = &[
     (LOCK_MANY, Target::TimesBare(12.0 / 2.1)),
     (HELD_HERE, Target::TimesBare(1.5 / 0.38)),

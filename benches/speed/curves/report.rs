@@ -9,7 +9,7 @@ use crate::report::{circumstances, into_the_page, place_of, time_text};
 
 pub fn print(curves: &[Curve], dir: &Path) {
     println!("\n{}\n\n{}", circumstances(dir), table(curves));
-    println!("| target of issue 16 | | measured | |\n|---|--:|--:|---|");
+    println!("| target | | measured | |\n|---|--:|--:|---|");
     for (name, target) in TARGETS {
         if let Some(curve) = curves.iter().find(|curve| curve.name == *name) {
             let (limit, measured, met) = judged(curve, target);
