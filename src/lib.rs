@@ -103,6 +103,8 @@
 //! [threads]: docs::limits#threads-deadlocks-limits-on-waiting
 //! [users]: docs::limits#several-users-and-people-you-do-not-trust
 //! [who]: docs::limits#who-is-excluded
+// On docs.rs, what needs a feature says so.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 #![doc(test(attr(deny(warnings))))]
