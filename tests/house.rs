@@ -159,12 +159,17 @@ fn anchor(heading: &str) -> String {
 
 #[test]
 fn links_between_the_pages_lead_somewhere() {
+    // The package that is published does not have it.
+    let fuzz_is_here = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").is_dir();
     let mut wrong = Vec::new();
     for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
         let inline = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         let defined = text.lines().filter(|line| line.starts_with('[')).filter_map(|line| line.split_once("]: "));
         for link in inline.chain(defined.map(|(_, target)| target)).filter(|link| !link.contains("://")) {
+            if link.contains("fuzz/") && !fuzz_is_here {
+                continue;
+            }
             let (path, heading) = link.split_once('#').unwrap_or((link, ""));
             let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
             let there = fs::read_to_string(target).is_ok_and(|text| {
