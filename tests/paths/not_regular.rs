@@ -72,7 +72,7 @@ fn a_link_to_a_directory_is_refused_as_one_however_it_is_written() {
 #[cfg_attr(not(target_os = "linux"), ignore = "needs Linux: /proc")]
 fn a_pipe_behind_a_descriptor_is_a_fifo_and_not_a_missing_file() {
     let scratch = Scratch::new();
-    let (reader, _writer) = io::pipe().unwrap();
+    let (reader, _writer) = nix::unistd::pipe().unwrap();
     let link = scratch.link(format!("/proc/self/fd/{}", reader.as_raw_fd()), "link");
     for path in [&link, &fs::read_link(&link).unwrap(), Path::new(&format!("/dev/fd/{}", reader.as_raw_fd()))] {
         for (what, error) in errors(&scratch.adapter, path) {

@@ -62,7 +62,8 @@ fn names_of_256_bytes_are_too_long() {
     for name in long {
         for (what, error) in errors(&scratch.adapter, &scratch.path(&name)) {
             assert_eq!(os_error(&error), Some(libc::ENAMETOOLONG), "{what}: {error:?}");
-            assert_eq!(error.kind(), io::ErrorKind::InvalidFilename, "{what}");
+            // `InvalidFilename`, which Rust 1.85 does not let others name.
+            assert_eq!(error.kind(), io::Error::from_raw_os_error(libc::ENAMETOOLONG).kind(), "{what}");
         }
         assert!(!scratch.adapter.exists(scratch.path(&name)));
         scratch.holds_only(&["a"]);
