@@ -57,20 +57,25 @@ impl Times {
 
     /// The numbers of the versions that `found` may be, and the fault if it has one. `name` is for the message.
     pub fn judge(&self, name: &str, versions: &[Version], found: Option<&[u8]>) -> (Vec<usize>, Option<Fault>) {
-        let numbered = || versions.iter().enumerate().filter(|(_, version)| self.begun(version));
-        let (same, contents): (Vec<usize>, Vec<&Version>) =
-            numbered().filter(|(_, version)| version.contents == found).unzip();
+        let same: Vec<usize> = (0..versions.len())
+            .filter(|number| self.begun(&versions[*number]) && versions[*number].contents == found)
+            .collect();
         if same.is_empty() {
             return (same, Some(Fault::Torn(format!("{name} is {}", describe(found)))));
         }
-        let superseding =
-            |old: &Version| numbered().rfind(|(_, new)| self.superseded(old, new)).map(|(number, _)| number);
-        let newer: Option<Vec<usize>> = contents.into_iter().map(superseding).collect();
-        let lost = newer.map(|newer| {
-            let (old, new) = (same[0], newer[0]);
-            Fault::Lost(format!("{name} is version {old}, though {new} was acknowledged"))
-        });
+        let lost = self.lost(name, versions, &same);
         (same, lost)
+    }
+
+    /// What is wrong if one of these versions is there: each of them has been superseded.
+    pub fn lost(&self, name: &str, versions: &[Version], these: &[usize]) -> Option<Fault> {
+        let superseding = |old: &usize| {
+            (0..versions.len())
+                .rfind(|new| self.begun(&versions[*new]) && self.superseded(&versions[*old], &versions[*new]))
+        };
+        let newer: Option<Vec<usize>> = these.iter().map(superseding).collect();
+        let (old, new) = (*these.first()?, *newer?.first()?);
+        Some(Fault::Lost(format!("{name} is version {old}, though {new} was acknowledged")))
     }
 }
 

@@ -28,7 +28,8 @@ use crate::report::{self, Control, Counts, Judged};
 use crate::seed::seed;
 use crate::together;
 use crate::workloads::{
-    ATTRIBUTES, BATCH, CREATE, DELETE, History, LeftOut, Meddling, REPLACE, RESIZE, Run, WORKLOADS, Workload, Writer,
+    ATTRIBUTES, BATCH, CREATE, DELETE, History, LeftOut, Meddling, REPLACE, RESIZE, Run, SET_MODE, WORKLOADS, Workload,
+    Writer,
 };
 
 /// How many states of each recording are judged by default, spread evenly over its crash points.
@@ -44,7 +45,7 @@ pub fn all() -> Vec<Trial> {
     let mut trials = each_file_system(FILE_SYSTEMS, &WORKLOADS, the_adapter_keeps_its_promise);
     trials.push(test("control: the judge tells good from bad", judge::tells_good_from_bad));
     trials.push(case(FAST_COMMIT, "control: no state is seen in another", no_state_is_seen_in_another));
-    for left_out in [LeftOut::FileSync, LeftOut::DirectorySync, LeftOut::Attributes] {
+    for left_out in [LeftOut::FileSync, LeftOut::DirectorySync, LeftOut::ModeSync, LeftOut::Attributes] {
         for file_system in FILE_SYSTEMS {
             let name = format!("control: {}, {left_out} left out", file_system.name);
             trials.push(case(file_system, &name, move |lab| the_lab_notices(lab, left_out)));
@@ -133,6 +134,7 @@ fn the_lab_notices(lab: &Lab, left_out: LeftOut) {
         let mut counts = Counts::default();
         let workloads = match left_out {
             LeftOut::FileSync | LeftOut::DirectorySync => &[CREATE, REPLACE, RESIZE, DELETE, BATCH, ATTRIBUTES][..],
+            LeftOut::ModeSync => &[SET_MODE],
             LeftOut::Attributes => &[ATTRIBUTES],
         };
         for workload in workloads {
@@ -141,7 +143,7 @@ fn the_lab_notices(lab: &Lab, left_out: LeftOut) {
         }
         let caught = match left_out {
             LeftOut::FileSync => counts.torn > 0,
-            LeftOut::DirectorySync => counts.lost > 0,
+            LeftOut::DirectorySync | LeftOut::ModeSync => counts.lost > 0,
             LeftOut::Attributes => counts.other > 0,
         };
         let excuse = excuse(lab.file_system, left_out, commits);
@@ -170,11 +172,13 @@ fn excuse(file_system: FileSystem, left_out: LeftOut, commits: Commits) -> Optio
         (LeftOut::FileSync, _) if file_system.name == "ext4 data=journal" => {
             Some("the data go through the journal, before the rename")
         }
-        // On btrfs the sync of another file does not commit a deletion.
-        (LeftOut::DirectorySync, Commits::Everywhere) if file_system.name != "btrfs" => {
-            Some("the last forced commit makes the rename durable")
+        // On btrfs the sync of another file commits neither a deletion nor a mode.
+        (LeftOut::DirectorySync | LeftOut::ModeSync, Commits::Everywhere) if file_system.name != "btrfs" => {
+            Some("the last forced commit makes it durable")
         }
-        (LeftOut::DirectorySync, Commits::Transactions) => Some("the last forced transaction makes the rename durable"),
+        (LeftOut::DirectorySync | LeftOut::ModeSync, Commits::Transactions) => {
+            Some("the last forced transaction makes it durable")
+        }
         _ => None,
     }
 }

@@ -96,16 +96,16 @@ impl Seen {
             .map(|version| verdict::Version { contents: version.contents.as_deref(), operation: version.operation })
             .collect();
         let (same, fault) = times.judge(&name.to_string(), &known, found.map(Vec::as_slice));
-        if same.is_empty() {
-            return fault.into_iter().collect();
-        }
-        let mut faults: Vec<Fault> = fault.into_iter().collect();
-        let right = |given| same.iter().any(|same| (versions[*same].mode, &versions[*same].attributes) == given);
-        if let Some((mode, attributes)) = given.filter(|given| !right(*given)) {
+        let Some((mode, attributes)) = given.filter(|_| !same.is_empty()) else { return fault.into_iter().collect() };
+        let is_right = |same: &usize| versions[*same].mode == mode && versions[*same].attributes == *attributes;
+        let right: Vec<usize> = same.into_iter().filter(is_right).collect();
+        if right.is_empty() {
             let names: Vec<&CString> = attributes.iter().map(|(name, _)| name).collect();
-            faults.push(Fault::Other(format!("{name} has mode {mode:o} and attributes {names:?}")));
+            let wrong = Fault::Other(format!("{name} has mode {mode:o} and attributes {names:?}"));
+            return fault.into_iter().chain([wrong]).collect();
         }
-        faults
+        // Where versions differ in their mode alone, what has the old one is lost, too.
+        times.lost(&name.to_string(), &known, &right).into_iter().collect()
     }
 
     /// Files that should not be there.
@@ -167,6 +167,18 @@ pub fn tells_good_from_bad() {
     assert!(matches!(faults(vec![("file", node(0o640, "one"))], &log)[..], [Fault::Lost(_)]));
     assert!(matches!(faults(vec![], &log[..2])[..], [Fault::Lost(_)]));
     assert_eq!(faults(vec![], &log[..1]), []);
+
+    // A version that differs in its mode only.
+    let mut modes = History::default();
+    let one = |mode, operation| Version { mode, ..version(Some("one"), operation) };
+    modes.files.insert("file".into(), vec![one(0o640, None), one(0o600, Some(0))]);
+    let modes = Promise { history: &modes, leftovers: 1 };
+    let after = |mode, log: &[Event]| {
+        Seen { nodes: BTreeMap::from([("file".into(), node(mode, "one"))]), broken: None }.faults(&modes, log)
+    };
+    assert_eq!((after(0o640, &log[..1]), after(0o600, &log[..1])), (vec![], vec![]));
+    assert_eq!(after(0o600, &log[..2]), []);
+    assert!(matches!(after(0o640, &log[..2])[..], [Fault::Lost(_)]));
 
     // With two writers at once, either order is right.
     let both = [Event::Begin(0), Event::Begin(1), Event::Acknowledged(1), Event::Acknowledged(0)];

@@ -53,7 +53,11 @@ pub const BATCH: Workload = Workload { name: "batch", prepare: prepare_batch, op
 pub const ATTRIBUTES: Workload =
     Workload { name: "attributes", prepare: prepare_attributes, operate: replace, writers: 1 };
 
-pub static WORKLOADS: [Workload; 10] = [
+/// The mode is changed in place.
+pub const SET_MODE: Workload =
+    Workload { name: "set mode", prepare: |run| run.put("file", 6000), operate: set_modes, writers: 1 };
+
+pub static WORKLOADS: [Workload; 11] = [
     CREATE,
     REPLACE,
     RESIZE,
@@ -64,6 +68,7 @@ pub static WORKLOADS: [Workload; 10] = [
     Workload { name: "symbolic link", prepare: prepare_link, operate: through_link, writers: 1 },
     BATCH,
     ATTRIBUTES,
+    SET_MODE,
 ];
 
 fn create(run: &Run) {
@@ -89,6 +94,18 @@ fn delete(run: &Run) {
     run.operation("file", None, |_| assert!(file.delete().unwrap()));
     run.write("file", 6000);
     run.operation("file", None, |_| assert!(file.delete().unwrap()));
+}
+
+fn set_modes(run: &Run) {
+    let file = run.adapter().file(run.path("file")).unwrap();
+    let set_mode = |mode| {
+        let guard = file.lock().unwrap();
+        run.set_mode("file", mode, || assert!(guard.set_mode(mode).unwrap()));
+    };
+    set_mode(0o600);
+    set_mode(0o640);
+    run.write("file", 300);
+    set_mode(0o400);
 }
 
 fn update(run: &Run) {
@@ -219,6 +236,8 @@ impl fmt::Display for Meddling {
 pub enum LeftOut {
     FileSync,
     DirectorySync,
+    /// The sync that makes a mode durable which was set in place.
+    ModeSync,
     /// Not a sync, but the calls that set attributes.
     Attributes,
 }
@@ -228,6 +247,7 @@ impl fmt::Display for LeftOut {
         f.write_str(match self {
             LeftOut::FileSync => "the file's sync",
             LeftOut::DirectorySync => "the directory's sync",
+            LeftOut::ModeSync => "the mode's sync",
             LeftOut::Attributes => "the attributes",
         })
     }
@@ -243,7 +263,7 @@ impl LeftOut {
         let Some(fd) = call.fd.filter(|_| call.syscall == Syscall::Fsync) else { return false };
         let kind = SFlag::from_bits_truncate(fstat(fd).unwrap().st_mode) & SFlag::S_IFMT;
         match self {
-            LeftOut::FileSync => kind == SFlag::S_IFREG,
+            LeftOut::FileSync | LeftOut::ModeSync => kind == SFlag::S_IFREG,
             LeftOut::DirectorySync => kind == SFlag::S_IFDIR,
             LeftOut::Attributes => false,
         }
@@ -259,6 +279,7 @@ pub fn attributes_of(path: &Path) -> Attributes {
 }
 
 /// A version that a file may have after a crash.
+#[derive(Clone)]
 pub struct Version {
     /// `None`: there is no such file.
     pub contents: Option<Vec<u8>>,
@@ -340,21 +361,36 @@ impl Run<'_> {
         self.disk.mark(Event::Acknowledged(operation));
     }
 
+    /// An operation that changes only the mode.
+    fn set_mode(&self, path: &str, mode: u32, body: impl FnOnce()) {
+        let operation = self.begin_version(path, |versions| Version { mode, ..versions.last().unwrap().clone() });
+        self.meddle(operation, path, body);
+        self.disk.mark(Event::Acknowledged(operation));
+    }
+
     /// Begins an operation. Returns its number and the contents of the new version.
     fn begin(&self, path: &str, size: Option<usize>) -> (usize, Option<Vec<u8>>) {
+        let operation = self.begin_version(path, |versions| {
+            let contents = size.map(|size| contents(path, versions.len(), size));
+            let old = versions.last().unwrap().clone();
+            if old.contents.is_none() {
+                Version { contents, mode: NEW_MODE, attributes: Vec::new(), ..old }
+            } else {
+                Version { contents, ..old }
+            }
+        });
+        (operation, self.newest(path))
+    }
+
+    fn begin_version(&self, path: &str, new: impl FnOnce(&[Version]) -> Version) -> usize {
         let mut history = self.history.lock().unwrap();
         let operation = history.operations;
         history.operations += 1;
         let absent = || vec![Version { contents: None, mode: 0, attributes: Vec::new(), operation: None }];
         let versions = history.files.entry(path.into()).or_insert_with(absent);
-        let contents = size.map(|size| contents(path, versions.len(), size));
-        let (mode, attributes) = match versions.last().unwrap() {
-            Version { contents: None, .. } => (NEW_MODE, Vec::new()),
-            old => (old.mode, old.attributes.clone()),
-        };
-        versions.push(Version { contents: contents.clone(), mode, attributes, operation: Some(operation) });
+        versions.push(Version { operation: Some(operation), ..new(versions) });
         self.disk.mark(Event::Begin(operation));
-        (operation, contents)
+        operation
     }
 
     /// Watches the system calls of the adapter in `body`.
