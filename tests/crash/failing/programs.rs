@@ -2,13 +2,14 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
-use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Batch, Error};
+use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Batch, Error, Step};
 use crash_lab::disk::{Disk, Event};
 use nix::fcntl::{FcntlArg, fcntl};
 
@@ -42,6 +43,8 @@ enum Verb {
     /// Of the first group, with a handle.
     Update,
     Delete,
+    /// Sets the mode of the first group in place, through a guard.
+    SetMode,
     /// Writes all groups, with shared syncs.
     Batch,
     /// Changes all files of a group as one.
@@ -67,7 +70,7 @@ pub const CREATE: Program = Program {
     verbs: &[Verb::Write(0), Verb::Write(1)],
 };
 
-pub static PROGRAMS: [Program; 7] = [
+pub static PROGRAMS: [Program; 8] = [
     CREATE,
     REPLACE,
     Program {
@@ -77,6 +80,14 @@ pub static PROGRAMS: [Program; 7] = [
         locks_elsewhere: true,
         prepared: Some(1),
         verbs: &[Verb::Delete, Verb::Write(0), Verb::Delete],
+    },
+    Program {
+        name: "set mode",
+        groups: &[&["file"]],
+        dirs: &[],
+        locks_elsewhere: false,
+        prepared: Some(1),
+        verbs: &[Verb::SetMode, Verb::SetMode],
     },
     Program {
         name: "new directories",
@@ -161,9 +172,17 @@ impl History {
 }
 
 impl Program {
+    /// Whether a version of a file is its mode, in octal digits. The contents never change then.
+    fn is_of_modes(&self) -> bool {
+        matches!(self.verbs[0], Verb::SetMode)
+    }
+
     /// The version of a group that this attempt makes. If the group has several files, some are removed each time.
     fn version(&self, group: usize, attempt: usize, size: usize) -> Versions {
         let files = self.groups[group];
+        if self.is_of_modes() {
+            return vec![Some(digits(mode_of(attempt)))];
+        }
         let is_absent = |n: usize| files.len() > 1 && (n + attempt) % 3 == 0;
         let version = |(n, path): (usize, &&str)| (!is_absent(n)).then(|| contents(path, attempt, size));
         files.iter().enumerate().map(version).collect()
@@ -178,6 +197,9 @@ impl Program {
             let first = if is_there { self.version(number, 0, 6000) } else { vec![None; group.len()] };
             for (path, contents) in group.iter().zip(&first) {
                 contents.iter().for_each(|contents| fs::write(root.join(path), contents).unwrap());
+                if self.is_of_modes() {
+                    fs::set_permissions(root.join(path), Permissions::from_mode(mode_of(0))).unwrap();
+                }
             }
             history.first.push(first);
         }
@@ -192,7 +214,14 @@ impl Program {
     /// Reads files that are changed as one together, through the crate, which finishes a decided change first.
     pub fn read(&self, root: &Path, files: Group) -> io::Result<Versions> {
         if let [path] = files {
-            return match fs::read(root.join(path)) {
+            let path = root.join(path);
+            return match fs::read(&path) {
+                Ok(contents) if self.is_of_modes() && contents != digits(mode_of(0)) => {
+                    Err(io::Error::other(format!("{} has other contents", path.display())))
+                }
+                Ok(_) if self.is_of_modes() => {
+                    Ok(vec![Some(digits(fs::metadata(path)?.permissions().mode() & 0o7777))])
+                }
                 Ok(contents) => Ok(vec![Some(contents)]),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![None]),
                 Err(error) => Err(error),
@@ -201,6 +230,15 @@ impl Program {
         let guards = self.adapter(root).lock_many_shared(files.iter().map(|path| root.join(path)))?;
         guards.iter().map(|guard| Ok(guard.read()?)).collect()
     }
+}
+
+/// Another one for each attempt.
+fn mode_of(attempt: usize) -> u32 {
+    0o600 + u32::try_from(attempt).unwrap()
+}
+
+fn digits(mode: u32) -> Vec<u8> {
+    format!("{mode:o}").into_bytes()
 }
 
 /// A program that runs on the mounted file system.
@@ -245,7 +283,7 @@ impl Run<'_> {
         let groups = match verb {
             Verb::Write(group) | Verb::WriteLittle(group) => group..group + 1,
             Verb::Batch => 0..self.program.groups.len(),
-            Verb::Update | Verb::Delete | Verb::UpdateMany | Verb::CommitAll => 0..1,
+            Verb::Update | Verb::Delete | Verb::SetMode | Verb::UpdateMany | Verb::CommitAll => 0..1,
         };
         let first = self.history.attempts.len();
         let changes: Vec<(usize, Versions)> =
@@ -295,6 +333,11 @@ impl Run<'_> {
             Verb::Write(_) | Verb::WriteLittle(_) => adapter.write_atomic(&paths[0], contents()),
             Verb::Update => first.update(|_| contents().to_owned()),
             Verb::Delete => first.delete().map(drop),
+            Verb::SetMode => {
+                let mode = u32::from_str_radix(std::str::from_utf8(contents()).unwrap(), 8).unwrap();
+                let set = first.lock().and_then(|guard| guard.set_mode(mode));
+                return set.map(drop).map_err(Failed::Mode);
+            }
             Verb::Batch => {
                 let mut batch = adapter.batch();
                 for (group, new) in changes {
@@ -356,6 +399,8 @@ impl Run<'_> {
 
 enum Failed {
     Adapter(Error),
+    /// From the change of a mode.
+    Mode(Error),
     Other(io::Error),
 }
 
@@ -365,8 +410,10 @@ impl Failed {
         match self {
             Failed::Adapter(Error::NotDurable { .. }) => Said::NotDurable,
             Failed::Adapter(Error::Batch { replaced, .. }) if replaced.iter().any(|it| it == path) => Said::NotDurable,
+            // What fails then is no temporary file's sync.
+            Failed::Mode(Error::Io { step: Step::Sync, .. }) => Said::NotDurable,
             Failed::Adapter(Error::Unfinished { .. }) | Failed::Other(_) => Said::Unknown,
-            Failed::Adapter(_) => Said::Nothing,
+            Failed::Adapter(_) | Failed::Mode(_) => Said::Nothing,
         }
     }
 }
@@ -374,7 +421,7 @@ impl Failed {
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failed::Adapter(error) => error.fmt(f),
+            Failed::Adapter(error) | Failed::Mode(error) => error.fmt(f),
             Failed::Other(error) => error.fmt(f),
         }
     }
