@@ -150,7 +150,7 @@ pub struct Attempt {
     pub said: Said,
     /// The error's message.
     pub error: Option<String>,
-    /// Another program's sync has failed between the last change and the sync of the directory.
+    /// Another program's sync has failed between the last change and the last sync.
     pub another_was_told: bool,
 }
 
@@ -356,14 +356,17 @@ impl Run<'_> {
     }
 
     /// If wanted, commits the journal before each step, as other programs may do. Such a commit's sync may be the one
-    /// that fails. Also returns whether that came between the last change and the sync of its directory.
+    /// that fails. Also returns whether that came between the last change and the last sync.
     fn meddled<R>(&self, body: impl FnOnce() -> R) -> (R, bool) {
         let (commits, unrelated) = (self.commits, self.root.join(UNRELATED));
+        // Nothing changes between the last change of a mode and its sync.
+        let (of_modes, last_sync) = (self.program.is_of_modes(), |call: &Call<'_>| call.syscall == Syscall::Fsync);
         let failed_before = Rc::new(Cell::new(None));
         let failed = failed_before.clone();
         let decide = move |call: &Call<'_>| {
             if commits == Commits::Everywhere && changes_or_follows(call) && commit(&unrelated).is_err() {
-                failed.set(failed.get().or(Some(changes_nothing(call))));
+                let is_after = if of_modes { last_sync(call) } else { changes_nothing(call) };
+                failed.set(failed.get().or(Some(is_after)));
             }
             Action::Proceed
         };

@@ -19,7 +19,8 @@ pub enum Fault {
     /// The same, but another program got the error: its sync failed between the rename and the sync of the directory,
     /// which then reported success. ext4 and xfs do not check whether they were shut down if nothing in a directory has
     /// changed since (`__jbd2_journal_force_commit` in fs/jbd2/journal.c, `xfs_dir_fsync` in fs/xfs/xfs_file.c; Linux
-    /// 6.18).
+    /// 6.18). Nor does ext4 at the sync of a file whose mode has changed (`jbd2_complete_transaction`, for a transaction
+    /// that is over).
     AnotherWasTold(String),
     /// A file is not a version that was begun.
     Torn(String),
