@@ -137,6 +137,10 @@ pub fn set_attribute(path: &Path, name: &CStr, value: &[u8]) -> io::Result<()> {
 
 /// `None`: there is no such attribute, or the file system has none.
 pub fn attribute(path: &Path, name: &CStr) -> Option<Vec<u8>> {
+    try_attribute(path, name).unwrap_or_else(|error| panic!("{name:?} of {path:?}: {error}"))
+}
+
+fn try_attribute(path: &Path, name: &CStr) -> io::Result<Option<Vec<u8>>> {
     let path = c_path(path);
     // SAFETY: the strings end with a zero byte, and the buffer has this length.
     let get = |buffer: *mut c_void, len| unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), buffer, len) };
@@ -147,25 +151,31 @@ pub fn attribute(path: &Path, name: &CStr) -> Option<Vec<u8>> {
         Ok(value)
     });
     match got {
-        Ok(value) => Some(value),
-        Err(error) if [Some(libc::ENODATA), Some(libc::ENOTSUP)].contains(&error.raw_os_error()) => None,
-        Err(error) => panic!("{name:?} of {path:?}: {error}"),
+        Err(error) if [Some(libc::ENODATA), Some(libc::ENOTSUP)].contains(&error.raw_os_error()) => Ok(None),
+        got => got.map(Some),
     }
 }
 
 /// All attributes that this process may see, sorted by name.
 pub fn attributes(path: &Path) -> Vec<(CString, Vec<u8>)> {
+    try_attributes(path).unwrap()
+}
+
+/// The same where the file system may be broken.
+pub fn try_attributes(path: &Path) -> io::Result<Vec<(CString, Vec<u8>)>> {
     let c_path = c_path(path);
     // SAFETY: the string ends with a zero byte, and the buffer has this length.
     let list = |buffer: *mut libc::c_char, len| answer(unsafe { libc::listxattr(c_path.as_ptr(), buffer, len) });
-    let mut names = vec![0u8; list(null_mut(), 0).unwrap()];
-    let got = list(names.as_mut_ptr().cast(), names.len()).unwrap();
+    let mut names = vec![0u8; list(null_mut(), 0)?];
+    let got = list(names.as_mut_ptr().cast(), names.len())?;
     names.truncate(got);
     let names = names.split_inclusive(|byte| *byte == 0).map(|name| CStr::from_bytes_with_nul(name).unwrap());
-    let mut all: Vec<_> =
-        names.filter_map(|name| attribute(path, name).map(|value| (name.to_owned(), value))).collect();
+    let mut all = Vec::new();
+    for name in names {
+        all.extend(try_attribute(path, name)?.map(|value| (name.to_owned(), value)));
+    }
     all.sort();
-    all
+    Ok(all)
 }
 
 /// Sets a file's access ACL, or a directory's default ACL. `None` removes it.

@@ -58,7 +58,7 @@ fn walk(root: &Path, dir: &Path, nodes: &mut BTreeMap<PathBuf, Node>) -> std::io
         let path = dir.join(entry.file_name());
         let metadata = entry.metadata()?;
         let node = if metadata.is_file() {
-            let (mode, attributes) = (metadata.permissions().mode() & 0o7777, attributes_of(&entry.path()));
+            let (mode, attributes) = (metadata.permissions().mode() & 0o7777, attributes_of(&entry.path())?);
             Node::File { mode, attributes, contents: fs::read(entry.path())? }
         } else {
             Node::Other

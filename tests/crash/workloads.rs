@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::{self, Permissions};
+use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Barrier, Mutex};
@@ -17,7 +18,7 @@ use nix::sys::stat::{SFlag, fstat};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::commits::Commits;
-use crate::common::acl::{ACCESS, Acl, Tag, attributes, set_acl, set_attribute};
+use crate::common::acl::{ACCESS, Acl, Tag, set_acl, set_attribute, try_attributes};
 
 /// A umask would make neither of these modes.
 const REPLACED_MODE: u32 = 0o604;
@@ -181,7 +182,7 @@ fn prepare_attributes(run: &Run) {
     let mut history = run.history.lock().unwrap();
     let version = &mut history.files.get_mut(Path::new("file")).unwrap()[0];
     version.mode = path.metadata().unwrap().permissions().mode() & 0o7777;
-    version.attributes = attributes_of(&path);
+    version.attributes = attributes_of(&path).unwrap();
     assert_eq!(version.attributes.len(), 3);
 }
 
@@ -273,9 +274,9 @@ impl LeftOut {
 /// The ACL, and user attributes.
 pub type Attributes = Vec<(CString, Vec<u8>)>;
 
-pub fn attributes_of(path: &Path) -> Attributes {
+pub fn attributes_of(path: &Path) -> io::Result<Attributes> {
     let ours = |name: &CStr| name == ACCESS || name.to_bytes().starts_with(b"user.");
-    attributes(path).into_iter().filter(|(name, _)| ours(name)).collect()
+    Ok(try_attributes(path)?.into_iter().filter(|(name, _)| ours(name)).collect())
 }
 
 /// A version that a file may have after a crash.
