@@ -67,23 +67,6 @@ pub const FILE_SYSTEMS: [FileSystem; 5] = [
     },
 ];
 
-pub const FAST_COMMIT: FileSystem = FileSystem {
-    name: "ext4 fast_commit",
-    mkfs: &["mkfs.ext4", "-qF", "-O", "fast_commit", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"],
-    ..EXT4
-};
-
-/// Variants of ext4, which `fstatfs` does not distinguish.
-pub const OTHER_EXT4: [FileSystem; 2] = [
-    FileSystem {
-        name: "ext4 journal_async_commit",
-        // Does not work with data=ordered.
-        options: "data=writeback,journal_async_commit",
-        ..EXT4
-    },
-    FAST_COMMIT,
-];
-
 impl FileSystem {
     /// Runs the file system's own check on a device that is not mounted.
     pub(crate) fn check(&self, device: &Path) -> Result<(), String> {

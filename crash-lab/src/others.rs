@@ -1,6 +1,6 @@
 //! More file systems: options that few people use, and file systems that few kernels have.
 
-use crate::file_system::{EXT4, FAST_COMMIT, FileSystem, OTHER_EXT4};
+use crate::file_system::{EXT4, FileSystem};
 
 const F2FS: FileSystem = FileSystem {
     name: "f2fs fsync_mode=posix",
@@ -10,6 +10,19 @@ const F2FS: FileSystem = FileSystem {
     // Without discards.
     mkfs: &["mkfs.f2fs", "-q", "-f", "-t", "0"],
     check: &["fsck.f2fs", "--dry-run", "-f"],
+    ..EXT4
+};
+
+pub const FAST_COMMIT: FileSystem = FileSystem {
+    name: "ext4 fast_commit",
+    mkfs: &["mkfs.ext4", "-qF", "-O", "fast_commit", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"],
+    ..EXT4
+};
+
+pub const ASYNC_COMMIT: FileSystem = FileSystem {
+    name: "ext4 journal_async_commit",
+    // Not with data=ordered.
+    options: "data=writeback,journal_async_commit",
     ..EXT4
 };
 
@@ -55,7 +68,7 @@ pub const OTHERS: [FileSystem; 14] = [
         ..EXT4
     },
     FileSystem { name: "ext4 nobarrier", options: "nobarrier", ..EXT4 },
-    OTHER_EXT4[0],
+    ASYNC_COMMIT,
     FileSystem { name: "ext4 nodelalloc", options: "nodelalloc", ..EXT4 },
     FileSystem {
         name: "ext4 blocks of 4096 bytes",

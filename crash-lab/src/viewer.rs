@@ -57,6 +57,21 @@ impl Viewer {
         Mounted::on(self.device().path(), self.file_system, &self.root)
     }
 
+    /// Shows `image`, mounts it, which replays the journal, lets `read` look at what is below the root, and unmounts it. If
+    /// `check`, also runs the file system's own check. The error says what is wrong with the file system.
+    pub fn look(
+        &mut self,
+        image: &Image,
+        check: bool,
+        read: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Result<(), String> {
+        self.show(image).expect("a loop device");
+        let mounted = self.mount().map_err(|error| format!("cannot be mounted: {error}"))?;
+        read(mounted.root()).map_err(|error| format!("cannot be read: {error}"))?;
+        drop(mounted);
+        if check { self.check() } else { Ok(()) }
+    }
+
     /// Runs the file system's own check on a disk that is not mounted.
     pub fn check(&self) -> Result<(), String> {
         self.file_system.check(self.device().path())

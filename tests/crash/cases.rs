@@ -10,8 +10,9 @@ use std::time::Instant;
 
 use atomic_file_adapter::Durability;
 use crash_lab::disk::Image;
-use crash_lab::file_system::{FAST_COMMIT, FILE_SYSTEMS, FileSystem};
+use crash_lab::file_system::{FILE_SYSTEMS, FileSystem};
 use crash_lab::lab::{Lab, isolated};
+use crash_lab::others::FAST_COMMIT;
 use crash_lab::states::Recording;
 use crash_lab::verdict::Fault;
 use libtest_mimic::Trial;

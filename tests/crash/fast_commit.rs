@@ -10,9 +10,8 @@ use std::fs::{self, File};
 use std::io::Write;
 
 use crash_lab::disk::Image;
-use crash_lab::file_system::FAST_COMMIT;
 use crash_lab::lab::Lab;
-use crash_lab::others::{E2FSCK, FAST_COMMIT_E2FSCK};
+use crash_lab::others::{E2FSCK, FAST_COMMIT, FAST_COMMIT_E2FSCK};
 use libtest_mimic::Trial;
 
 use crate::cases::case;

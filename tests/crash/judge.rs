@@ -34,22 +34,11 @@ enum Node {
     Other,
 }
 
-/// Mounts the state, which replays the journal, looks at everything, unmounts it, and runs the file system's own check.
+/// Looks at everything.
 pub fn look(viewer: &mut Viewer, recording: &Recording, state: &State) -> Seen {
-    let mut seen = Seen { nodes: BTreeMap::new(), broken: None };
-    viewer.show(&recording.image(state)).unwrap();
-    match viewer.mount() {
-        Ok(mounted) => {
-            if let Err(error) = walk(mounted.root(), Path::new(""), &mut seen.nodes) {
-                seen.broken = Some(format!("cannot be read: {error}"));
-            }
-        }
-        Err(error) => seen.broken = Some(format!("cannot be mounted: {error}")),
-    }
-    if seen.broken.is_none() {
-        seen.broken = viewer.check().err();
-    }
-    seen
+    let mut nodes = BTreeMap::new();
+    let looked = viewer.look(&recording.image(state), true, |root| walk(root, Path::new(""), &mut nodes));
+    Seen { nodes, broken: looked.err() }
 }
 
 fn walk(root: &Path, dir: &Path, nodes: &mut BTreeMap<PathBuf, Node>) -> std::io::Result<()> {

@@ -13,6 +13,7 @@ use crate::generated::model::{Model, Tree, Version};
 use crate::generated::operations::{FILES, Operation};
 use crate::generated::run::{LOCKS, adapter, bytes, link, path_in, paths};
 use crate::judge::is_temporary;
+use crate::together::verdict::Fault;
 use crate::workloads::UNRELATED;
 
 /// The offset of the mark in a lock file (`src/docs/protocol.md`).
@@ -20,21 +21,6 @@ const MARK: u64 = 2048;
 
 /// One in so many states is checked with the file system's own program. In the other workloads each state is checked.
 const CHECKED: u64 = 16;
-
-/// The fault of a state.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
-    /// A file is not a version that was begun.
-    Torn(String),
-    /// Half of a change that was made as one.
-    Half(String),
-    /// An acknowledged change is lost.
-    Lost(String),
-    /// The crate cannot read the files, or a change stays unfinished.
-    Stuck(String),
-    /// Leftovers, an impossible state, or the file system itself.
-    Other(String),
-}
 
 /// The contents of the disk.
 #[derive(Default)]
@@ -67,26 +53,16 @@ impl Reached {
     }
 }
 
-/// Mounts the disk, which replays the journal. If some files are changed as one, lets the crate read the files first.
-/// Then looks at everything.
+/// If some files are changed as one, lets the crate read the files first. Then looks at everything.
 pub fn look(viewer: &mut Viewer, image: &Image, operations: &[Operation]) -> Seen {
     let mut seen = Seen::default();
-    let is_checked = image.hash() % CHECKED == 0;
-    viewer.show(image).unwrap();
-    match viewer.mount() {
-        Ok(mounted) => {
-            if operations.iter().any(|operation| operation.is_together()) {
-                seen.stuck = read_by_the_crate(mounted.root()).err();
-            }
-            if let Err(error) = seen.walk(mounted.root()) {
-                seen.broken = Some(format!("cannot be read: {error}"));
-            }
+    let looked = viewer.look(image, image.hash() % CHECKED == 0, |root| {
+        if operations.iter().any(|operation| operation.is_together()) {
+            seen.stuck = read_by_the_crate(root).err();
         }
-        Err(error) => seen.broken = Some(format!("cannot be mounted: {error}")),
-    }
-    if seen.broken.is_none() && is_checked {
-        seen.broken = viewer.check().err();
-    }
+        seen.walk(root)
+    });
+    seen.broken = looked.err();
     seen
 }
 

@@ -31,12 +31,13 @@ use libtest_mimic::Trial;
 
 use crate::cases::case;
 use crate::common::test;
-use crate::generated::judge::{Fault, Reached, look};
+use crate::generated::judge::{Reached, look};
 use crate::generated::model::Model;
 use crate::generated::operations::{Operation, Sequence};
 use crate::generated::report::{Control, Counts, Judged};
 use crate::generated::run::{Bench, Gaps, Meddling};
 use crate::seed::seed;
+use crate::together::verdict::Fault;
 use crate::workloads::LeftOut;
 
 /// How many sequences of each file system are in the sample, and how many states of each are judged.

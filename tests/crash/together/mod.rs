@@ -10,7 +10,7 @@ mod flushes;
 pub mod look;
 mod omissions;
 pub mod report;
-mod verdict;
+pub mod verdict;
 
 use std::env;
 use std::time::Instant;

@@ -10,13 +10,13 @@ use crate::together::look::{Pending, Seen};
 pub enum Fault {
     /// A file is not a version that was begun.
     Torn(String),
-    /// The files are of different changes.
+    /// Files that are changed as one are of different changes.
     Half(String),
     /// The files are of a change before an acknowledged one, or of another change than before the second crash.
     Lost(String),
     /// The crate cannot read the files, or a change stays unfinished.
     Stuck(String),
-    /// Temporary files of a finished change, files that cannot be swept, or the file system itself.
+    /// Leftovers, files that cannot be swept, an impossible state, or the file system itself.
     Other(String),
 }
 

@@ -5,7 +5,8 @@ use std::thread;
 
 use clap::Parser;
 use crash_lab::device::{Device, Failure, Lasting, Request};
-use crash_lab::file_system::{EXT4, FILE_SYSTEMS, FileSystem, OTHER_EXT4};
+use crash_lab::file_system::{EXT4, FILE_SYSTEMS, FileSystem};
+use crash_lab::others::{ASYNC_COMMIT, FAST_COMMIT};
 
 use crate::workload::{Commits, Workload};
 
@@ -199,7 +200,7 @@ fn states(text: &str) -> Result<States, String> {
 /// The file systems that have a name here.
 fn known() -> impl Iterator<Item = (&'static str, FileSystem)> {
     let names = ["ext4", "ext4-journal", "ext4-writeback", "xfs", "btrfs", "ext4-async-commit", "ext4-fast-commit"];
-    names.into_iter().zip(FILE_SYSTEMS.into_iter().chain(OTHER_EXT4))
+    names.into_iter().zip(FILE_SYSTEMS.into_iter().chain([ASYNC_COMMIT, FAST_COMMIT]))
 }
 
 /// The file systems to judge, by their names in `--fs`, and those that are left out, with the reason.
