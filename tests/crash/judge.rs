@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -41,14 +42,16 @@ pub fn look(viewer: &mut Viewer, recording: &Recording, state: &State) -> Seen {
     Seen { nodes, broken: looked.err() }
 }
 
-fn walk(root: &Path, dir: &Path, nodes: &mut BTreeMap<PathBuf, Node>) -> std::io::Result<()> {
+fn walk(root: &Path, dir: &Path, nodes: &mut BTreeMap<PathBuf, Node>) -> io::Result<()> {
     for entry in fs::read_dir(root.join(dir))? {
         let entry = entry?;
         let path = dir.join(entry.file_name());
         let metadata = entry.metadata()?;
         let node = if metadata.is_file() {
-            let (mode, attributes) = (metadata.permissions().mode() & 0o7777, attributes_of(&entry.path())?);
-            Node::File { mode, attributes, contents: fs::read(entry.path())? }
+            let mode = metadata.permissions().mode() & 0o7777;
+            let named = |error| io::Error::other(format!("{}: {error}", path.display()));
+            let attributes = attributes_of(&entry.path()).map_err(named)?;
+            Node::File { mode, attributes, contents: fs::read(entry.path()).map_err(named)? }
         } else {
             Node::Other
         };
