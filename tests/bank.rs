@@ -6,9 +6,7 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -16,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use atomic_file_adapter::{AtomicFileAdapter, Durability, Error};
+use common::bank::{self, Refusal, SUM, amount, next};
 use common::{Worker, hear, names, tell, test};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -56,7 +55,6 @@ const PROCESSES: u64 = 3;
 /// The writers of each process. Each process also has a thread that only looks.
 const WRITERS: u64 = 2;
 const ACCOUNTS: usize = 7;
-const SUM: u64 = 1000;
 
 /// A teller's message about a fault begins with this word.
 const FAILED: &str = "failed";
@@ -67,38 +65,13 @@ struct Bank {
     accounts: Vec<PathBuf>,
 }
 
-/// The reason why there was no transfer.
-#[derive(Debug)]
-enum Refusal {
-    Short,
-    Failed(Error),
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        Refusal::Failed(error)
-    }
-}
-
 impl Bank {
     fn at(dir: &Path, durability: Durability) -> Self {
         let adapter = AtomicFileAdapter::builder().lock_dir(dir.join("locks")).durability(durability).build().unwrap();
-        // Two accounts have the same lock file (tests/many.rs), and some are in a directory that does not exist at
-        // first.
-        const SECRET: &[u8] = b"\xde\xd4\x6d\xe9\x83\x90\x97\xdb";
-        let colliding = [b"11111111", b"22222222"].map(|end: &[u8; 8]| {
-            dir.join(OsStr::from_bytes(&[b"two-names-of-one-lock-".as_slice(), SECRET, end].concat()))
-        });
-        let others = ["0", "1", "2", "branch/3", "branch/4"].map(|name| dir.join(name));
-        let accounts: Vec<_> = others.into_iter().chain(colliding).collect();
+        // Some accounts are in a directory that does not exist at first.
+        let accounts = bank::accounts(dir, ["0", "1", "2", "branch/3", "branch/4"]);
         assert_eq!(accounts.len(), ACCOUNTS);
         Bank { adapter, dir: dir.to_owned(), accounts }
-    }
-
-    /// The sum of all accounts, under all their locks.
-    fn sum(&self) -> Result<u64, Error> {
-        let guards = self.adapter.lock_many_shared(&self.accounts)?;
-        guards.iter().map(|guard| Ok(amount(guard.read()?.as_deref()))).sum()
     }
 
     /// The file with the number of this writer's transfers.
@@ -106,40 +79,15 @@ impl Bank {
         self.dir.join(format!("transfers-of-{writer}"))
     }
 
-    /// Moves money among two to four accounts. A counter of the transfers is a part of the same change. Accounts that
-    /// become empty are removed.
-    fn transfer(&self, writer: u64, random: &mut u64) -> Result<(), Refusal> {
-        let count = 2 + usize::try_from(next(random, 3)).unwrap();
-        let first = usize::try_from(next(random, ACCOUNTS as u64)).unwrap();
-        // Each of them once, in a random order.
-        let step = 1 + usize::try_from(next(random, ACCOUNTS as u64 - 1)).unwrap();
-        let mut paths: Vec<PathBuf> =
-            (0..count).map(|n| self.accounts[(first + n * step) % ACCOUNTS].clone()).collect();
-        paths.push(self.counter(writer));
-        let mut take = 1 + next(random, 400);
-        self.adapter.try_update_many(&paths, |old| {
-            let mut amounts: Vec<u64> = old.iter().map(|old| amount(old.as_deref())).collect();
-            take = take.min(amounts[0]);
-            if take == 0 {
-                return Err(Refusal::Short);
-            }
-            amounts[0] -= take;
-            let share = take / (count as u64 - 1);
-            amounts[1..count].iter_mut().for_each(|amount| *amount += share);
-            amounts[count - 1] += take - share * (count as u64 - 1);
-            amounts[count] += 1;
-            Ok(amounts.into_iter().map(|amount| (amount > 0).then(|| amount.to_string().into())).collect())
-        })
+    fn sum(&self) -> Result<u64, Error> {
+        bank::sum(&self.adapter, &self.accounts)
     }
-}
 
-fn amount(contents: Option<&[u8]>) -> u64 {
-    contents.map_or(0, |contents| std::str::from_utf8(contents).unwrap().parse().unwrap())
-}
-
-fn next(state: &mut u64, limit: u64) -> u64 {
-    *state = xxh3_64(&state.to_le_bytes());
-    *state % limit
+    /// In an order that is another one each time; the number of accounts is a prime.
+    fn transfer(&self, writer: u64, random: &mut u64) -> Result<(), Refusal> {
+        let apart = 1 + usize::try_from(next(random, ACCOUNTS as u64 - 1)).unwrap();
+        bank::transfer(&self.adapter, &self.accounts, apart, &self.counter(writer), random)
+    }
 }
 
 /// A process of the bank. After each transfer it prints the writer and the number of its transfers.

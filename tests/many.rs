@@ -2,14 +2,13 @@
 
 mod common;
 
-use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use atomic_file_adapter::{AtomicFileAdapter, Error};
+use common::bank::two_names_of_one_lock;
 use common::{Worker, hear, tell, test};
 
 fn main() -> ExitCode {
@@ -72,22 +71,9 @@ fn two_spellings_are_one_lock() {
     assert!(!is_locked(&adapter, &path));
 }
 
-/// Two names in `dir` whose paths have the same hash, and so the same lock file.
-///
-/// For 17 to 128 bytes, XXH3 takes the last 16 in two halves, after an exclusive or with a fixed secret, and multiplies
-/// them. If the first half equals the secret, the product is zero, whatever the second half is.
-fn collision(dir: &Path) -> [PathBuf; 2] {
-    const SECRET: &[u8] = b"\xde\xd4\x6d\xe9\x83\x90\x97\xdb";
-    [b"11111111", b"22222222"].map(|end: &[u8; 8]| {
-        // In a name of less than 40 bytes, other parts of the hash depend on the end, too.
-        let name = [b"two-names-of-one-lock-".as_slice(), SECRET, end].concat();
-        dir.join(OsStr::from_bytes(&name))
-    })
-}
-
 fn a_collision_does_not_deadlock() {
     let (dir, adapter) = scratch();
-    let [one, two] = collision(dir.path());
+    let [one, two] = two_names_of_one_lock(dir.path());
     assert_eq!(adapter.lock_path(&one).unwrap(), adapter.lock_path(&two).unwrap());
     let mut guards = adapter.lock_many([&one, &two]).unwrap();
     guards[0].write("1").unwrap();
@@ -164,7 +150,7 @@ fn shared_locks_are_shared() {
 
 /// Six files. Two of them have the same lock.
 fn accounts(dir: &Path) -> Vec<PathBuf> {
-    (0..4).map(|n| dir.join(n.to_string())).chain(collision(dir)).collect()
+    (0..4).map(|n| dir.join(n.to_string())).chain(two_names_of_one_lock(dir)).collect()
 }
 
 fn calls_in_any_order_never_deadlock() {

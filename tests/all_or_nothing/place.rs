@@ -152,7 +152,7 @@ impl Place {
 pub(crate) const COLLIDES: &str = "collides-";
 
 fn path(files: &Path, name: &str) -> PathBuf {
-    // See `collision` in tests/many.rs.
+    // See `two_names_of_one_lock` in tests/common/bank.rs.
     const SECRET: &[u8] = b"\xde\xd4\x6d\xe9\x83\x90\x97\xdb";
     let Some(digit) = name.strip_prefix(COLLIDES) else { return files.join(name) };
     let name = [b"two-names-of-one-lock-".as_slice(), SECRET, digit.repeat(8).as_bytes()].concat();

@@ -3,6 +3,7 @@
 
 #[cfg(target_os = "linux")]
 pub mod acl;
+pub mod bank;
 #[cfg(target_os = "linux")]
 pub mod machine;
 pub mod vectors;

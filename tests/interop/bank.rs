@@ -3,8 +3,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,75 +11,19 @@ use std::sync::mpsc::{self, TryRecvError};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use atomic_file_adapter::Durability;
 use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
-use atomic_file_adapter::{AtomicFileAdapter, Durability, Error};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::common::bank::{self, Refusal, SUM, amount, next, transfer};
 use crate::common::{Worker, hear, tell};
-use crate::python::{Place, Python, adapter, amount};
+use crate::python::{Place, Python, adapter};
 
-const SUM: u64 = 1000;
-const ACCOUNTS: usize = 6;
 const COUNTER: &str = "transfers-of-";
 
-/// The same accounts as in `driver.py`. The last two have the same lock file (tests/many.rs).
+/// The same accounts as in `driver.py`.
 fn accounts(files: &Path) -> Vec<PathBuf> {
-    const SECRET: &[u8] = b"\xde\xd4\x6d\xe9\x83\x90\x97\xdb";
-    let colliding = [b"11111111", b"22222222"].map(|end: &[u8; 8]| {
-        files.join(OsStr::from_bytes(&[b"two-names-of-one-lock-".as_slice(), SECRET, end].concat()))
-    });
-    let others = ["0", "1", "branch/2", "branch/3"].map(|name| files.join(name));
-    others.into_iter().chain(colliding).collect()
-}
-
-fn sum(adapter: &AtomicFileAdapter, accounts: &[PathBuf]) -> u64 {
-    let guards = adapter.lock_many_shared(accounts).unwrap();
-    guards.iter().map(|guard| amount(guard.read().unwrap().as_deref())).sum()
-}
-
-fn next(state: &mut u64, limit: u64) -> u64 {
-    *state = xxh3_64(&state.to_le_bytes());
-    *state % limit
-}
-
-#[derive(Debug)]
-enum Refusal {
-    Short,
-    Failed(Error),
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        Refusal::Failed(error)
-    }
-}
-
-/// Moves money among two to four accounts. A counter of the transfers is a part of the same change. Accounts that
-/// become empty are removed.
-fn transfer(
-    adapter: &AtomicFileAdapter,
-    accounts: &[PathBuf],
-    counter: &Path,
-    random: &mut u64,
-) -> Result<(), Refusal> {
-    let count = 2 + usize::try_from(next(random, 3)).unwrap();
-    let first = usize::try_from(next(random, ACCOUNTS as u64)).unwrap();
-    let mut paths: Vec<PathBuf> = (0..count).map(|n| accounts[(first + n) % ACCOUNTS].clone()).collect();
-    paths.push(counter.to_owned());
-    let mut take = 1 + next(random, 400);
-    adapter.try_update_many(&paths, |old| {
-        let mut amounts: Vec<u64> = old.iter().map(|old| amount(old.as_deref())).collect();
-        take = take.min(amounts[0]);
-        if take == 0 {
-            return Err(Refusal::Short);
-        }
-        amounts[0] -= take;
-        let share = take / (count as u64 - 1);
-        amounts[1..count].iter_mut().for_each(|amount| *amount += share);
-        amounts[count - 1] += take - share * (count as u64 - 1);
-        amounts[count] += 1;
-        Ok(amounts.into_iter().map(|amount| (amount > 0).then(|| amount.to_string().into())).collect())
-    })
+    bank::accounts(files, ["0", "1", "branch/2", "branch/3"])
 }
 
 /// The process that has decided an intent: the intent changes its counter.
@@ -143,7 +85,7 @@ pub(crate) fn teller(args: &[String]) {
         let mut random = xxh3_64(format!("{name} {life}").as_bytes());
         let mut made = amount(adapter.read_with_lock(&counter).unwrap().as_deref());
         while is_stopped.try_recv() == Err(TryRecvError::Empty) {
-            match transfer(&adapter, &accounts, &counter, &mut random) {
+            match transfer(&adapter, &accounts, 1, &counter, &mut random) {
                 Ok(()) => {
                     made += 1;
                     tell(&format!("made {made}"));
@@ -152,7 +94,7 @@ pub(crate) fn teller(args: &[String]) {
                 Err(Refusal::Failed(error)) => tell(&format!("failed: {error}")),
             }
             if random % 4 == 0 {
-                match sum(&adapter, &accounts) {
+                match bank::sum(&adapter, &accounts).unwrap() {
                     SUM => {}
                     wrong => tell(&format!("failed: the sum is {wrong}")),
                 }
@@ -250,7 +192,7 @@ impl Business {
         let finished = Rc::new(RefCell::new(Vec::new()));
         let note = finished.clone();
         let watch = on_finishing("", move |by| note.borrow_mut().push(by));
-        let (sum, _) = inject(watch, || sum(&self.place.adapter, &self.accounts));
+        let (sum, _) = inject(watch, || bank::sum(&self.place.adapter, &self.accounts).unwrap());
         finished.take().iter().for_each(|whose| self.note_finished(false, whose));
         sum
     }

@@ -8,6 +8,7 @@ use atomic_file_adapter::{AtomicFileAdapter, Durability};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::common::bank::amount;
 use crate::common::{Worker, names};
 
 /// A directory for files, `files`, and one for locks beside it, `locks`.
@@ -155,8 +156,4 @@ pub(crate) fn count(args: &[String]) {
         file.update(|old| (amount(old) + 1).to_string().into_bytes()).unwrap();
     }
     crate::common::tell("counted");
-}
-
-pub(crate) fn amount(contents: Option<&[u8]>) -> u64 {
-    contents.map_or(0, |contents| std::str::from_utf8(contents).unwrap().parse().unwrap())
 }
