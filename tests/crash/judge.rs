@@ -50,8 +50,14 @@ fn walk(root: &Path, dir: &Path, nodes: &mut BTreeMap<PathBuf, Node>) -> io::Res
         let node = if metadata.is_file() {
             let mode = metadata.permissions().mode() & 0o7777;
             let named = |error| io::Error::other(format!("{}: {error}", path.display()));
-            let attributes = attributes_of(&entry.path()).map_err(named)?;
-            Node::File { mode, attributes, contents: fs::read(entry.path()).map_err(named)? }
+            let contents = fs::read(entry.path()).map_err(named)?;
+            let attributes = match attributes_of(&entry.path()) {
+                // f2fs recovers a file whose sync was not over, perhaps without the block of its attributes (Linux 6.1, EUCLEAN).
+                // Nobody needs it, and so it must be possible to remove it.
+                Err(_) if is_left_over(&path) => fs::remove_file(entry.path()).map(|()| Vec::new()),
+                attributes => attributes,
+            };
+            Node::File { mode, attributes: attributes.map_err(named)?, contents }
         } else {
             Node::Other
         };
@@ -61,6 +67,12 @@ fn walk(root: &Path, dir: &Path, nodes: &mut BTreeMap<PathBuf, Node>) -> io::Res
         }
     }
     Ok(())
+}
+
+/// Whether a temporary file has such a name.
+fn is_left_over(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with('.') && name.ends_with(".tmp")
 }
 
 impl Seen {
