@@ -89,7 +89,7 @@ fn intents_that_are_refused() {
     for vector in vectors("intents", "refused") {
         let expected = match vector["refused"].as_str() {
             Some("broken") => Unreadable::Torn,
-            Some("version") => Unreadable::Newer,
+            Some("unknown") => Unreadable::Unknown,
             _ => panic!("{vector}"),
         };
         assert_eq!(Intent::parse(&some_bytes(&vector["intent"])), Err(expected), "{vector}");

@@ -125,8 +125,9 @@ fn read(dir: &LockDir, name: &CStr) -> Result<Option<(Intent, Option<u32>)>> {
         }
         // A decided intent is complete. After a power cut, an intent that was not synced can be torn.
         Err(Unreadable::Torn) => Ok(None),
-        Err(Unreadable::Newer) => {
-            let why = "a later version of this crate has written it, and only such a one can finish it or give it up";
+        Err(Unreadable::Unknown) => {
+            let why = "it is complete, but this version cannot read it: a later version can finish it or give it up; if none \
+                       has written it, look at the files and remove it";
             Err(Error::io(&path, Step::ReadIntent, io::Error::new(io::ErrorKind::Unsupported, why)))
         }
     }

@@ -142,9 +142,10 @@ impl Change {
 pub(crate) enum Unreadable {
     /// It is not complete, so the change was never decided.
     Torn,
-    /// It has another version of the protocol. All versions have the same first field and the same check, so programs
-    /// of this version can refuse the files of such a change.
-    Newer,
+    /// It is complete, but this program cannot read it: it has another version of the protocol, or a program with a fault
+    /// has written it. The change may have been decided, so its files are refused. All versions have the same first field
+    /// and the same check.
+    Unknown,
 }
 
 impl Intent {
@@ -175,50 +176,50 @@ impl Intent {
     }
 
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Unreadable> {
-        let torn = Unreadable::Torn;
+        let (torn, unknown) = (Unreadable::Torn, Unreadable::Unknown);
         let (fields, check) = bytes.split_last_chunk::<CHECK_LEN>().ok_or(torn)?;
         if format!("{:016x}", xxh3_64(fields)).as_bytes() != check {
             return Err(torn);
         }
         let mut fields = fields.strip_suffix(b"\0").ok_or(torn)?.split(|byte| *byte == 0);
-        let mut next = || fields.next().ok_or(torn);
+        let mut next = || fields.next().ok_or(unknown);
         match next()?.strip_prefix(KIND) {
             Some(VERSION) => {}
-            Some(_) => return Err(Unreadable::Newer),
+            Some(_) => return Err(unknown),
             None => return Err(torn),
         }
-        let inode = number(next()?).ok_or(torn)?;
+        let inode = number(next()?).ok_or(unknown)?;
         let full = match next()? {
             FULL => true,
             CRASH => false,
-            _ => return Err(torn),
+            _ => return Err(unknown),
         };
         let mut changes = Vec::new();
         while let Ok(kind) = next() {
             let dir = Path::new(OsStr::from_bytes(next()?)).to_owned();
-            let dir_id = FileId::parse(next()?).ok_or(torn)?;
+            let dir_id = FileId::parse(next()?).ok_or(unknown)?;
             let name = file_name(next()?)?;
             let new = match kind {
                 b"R" => {
                     let temporary = file_name(next()?)?;
                     if !is_temporary_of(&temporary, &dir, &name) {
-                        return Err(torn);
+                        return Err(unknown);
                     }
-                    let inode = number(next()?).ok_or(torn)?;
+                    let inode = number(next()?).ok_or(unknown)?;
                     Some(New { temporary, inode })
                 }
                 b"D" => None,
-                _ => return Err(torn),
+                _ => return Err(unknown),
             };
             let old = match next()? {
                 b"" => None,
-                old => Some(FileId::parse(old).ok_or(torn)?),
+                old => Some(FileId::parse(old).ok_or(unknown)?),
             };
             changes.push(Change { dir, dir_id, name, old, new });
         }
         let intent = Intent { inode, full, changes };
         // A number has only one spelling. Other programs might read `+1`, `01` or `1.50` differently.
-        if intent.changes.is_empty() || intent.to_bytes() != bytes { Err(torn) } else { Ok(intent) }
+        if intent.changes.is_empty() || intent.to_bytes() != bytes { Err(unknown) } else { Ok(intent) }
     }
 }
 
@@ -240,7 +241,7 @@ fn is_temporary_of(temporary: &CStr, dir: &Path, name: &CStr) -> bool {
 /// A name without a slash, which cannot lead out of its directory.
 fn file_name(name: &[u8]) -> Result<CString, Unreadable> {
     if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') {
-        return Err(Unreadable::Torn);
+        return Err(Unreadable::Unknown);
     }
-    CString::new(name).map_err(|_| Unreadable::Torn)
+    CString::new(name).map_err(|_| Unreadable::Unknown)
 }

@@ -71,16 +71,14 @@ def to_bytes(intent):
 
 
 def parse_intent(data):
-    """None: it is not whole, and nobody has decided anything."""
+    """None: it is not complete, so nothing was decided."""
     kind, *fields = data[:-16].split(b"\0")
     if xxh3(data[:-16]) != data[-16:] or not kind.startswith(INTENT) or fields[-1:] != [b""]:
         return None
-    if kind != INTENT + b"1":
-        raise Unfinished("it is an intent of another version of the protocol")
-    fields, changes = iter(fields[:-1]), []
+    fields, changes, ok = iter(fields[:-1]), [], kind == INTENT + b"1"
     try:
         inode, synced = next(fields), next(fields)
-        ok = is_number(inode) and synced in (b"full", b"crash")
+        ok &= is_number(inode) and synced in (b"full", b"crash")
         for kind in fields:
             directory, id, name = next(fields), next(fields), next(fields)
             ok &= is_id(id) and name not in (b"", b".", b"..") and b"/" not in name
@@ -92,8 +90,10 @@ def parse_intent(data):
             ok &= kind in (b"R", b"D") and (old == b"" or is_id(old))
             changes.append(Change(directory, id, name, temporary, new, old))
     except StopIteration:
-        return None
-    return Intent(inode, synced, changes) if ok and changes else None
+        ok = False
+    if not ok or not changes:
+        raise Unfinished("the intent is complete, but it has another version or another form")
+    return Intent(inode, synced, changes)
 
 
 # The system.

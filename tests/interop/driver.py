@@ -180,7 +180,7 @@ def check_intent(vector):
     try:
         found = atomic_file.parse_intent(plain(vector["intent"]))
     except Unfinished:
-        return vector.get("refused") == "version"
+        return vector.get("refused") == "unknown"
     if "refused" in vector:
         return vector["refused"] == "broken" and found is None
     fields = ("directory", "id", "name", "temporary", "inode", "old")
