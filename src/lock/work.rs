@@ -207,7 +207,9 @@ impl Work<'_> {
         match sys::unlink(self.at.as_fd(), self.name) {
             Ok(()) | Err(Errno::NOENT) => {
                 let synced = if self.intent.full { sys::sync_dir(self.at) } else { Ok(()) };
-                if synced.is_ok() {
+                // If a lock was lost, on NFS, the marks may be those of another machine's change by now.
+                let is_kept = self.held.iter().all(|held| held.check_kept(false).is_ok());
+                if synced.is_ok() && is_kept {
                     self.clear_marks();
                 }
                 self.end = End::Removed(synced);
