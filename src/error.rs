@@ -312,8 +312,9 @@ pub enum Step {
     Rename,
     /// Removing the file. [`ResourceBusy`](io::ErrorKind::ResourceBusy): as [`Rename`](Self::Rename).
     Remove,
-    /// Syncing the directory is impossible, because it cannot be opened for reading. This is found out before anything
-    /// has happened. If the sync itself fails, that is [`Error::NotDurable`].
+    /// Syncing the directory is impossible, because it cannot be opened for reading, or proves nothing, because its file
+    /// system takes no more changes. This is found out before anything has happened. If the sync itself fails, that is
+    /// [`Error::NotDurable`].
     SyncDirectory,
     /// Looking for temporary files that killed writers have left.
     ListDirectory,

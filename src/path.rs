@@ -227,23 +227,31 @@ impl Place {
         made.ok_or_else(|| Error::io(&self.path, Step::CreateDirectory, Errno::NOENT))
     }
 
-    /// If the directory is missing, makes that durable by a sync of the deepest directory that exists. Another process
-    /// may have moved or removed the rest without a sync.
+    /// Makes it durable that there is no file here, by a sync of its directory, or of the deepest directory above it that
+    /// exists. Another process may have removed or moved the rest without a sync.
     pub(crate) fn sync_absence(&self) -> Result<()> {
-        let Some((base, names)) = &self.missing else { return Ok(()) };
-        let mut reached: Option<Dir> = None;
-        for name in names {
-            match Dir::open(reached.as_ref().unwrap_or(base).as_fd(), name.as_c_str(), Links::Refuse) {
-                Ok(dir) => reached = Some(dir),
-                Err(Errno::NOENT) => break,
-                Err(error) => return Err(Error::io(&self.path, Step::Resolve, error)),
+        // False: the directory was removed.
+        let sync = |dir: &Dir| {
+            let failed = |error: Errno| Error::io(&self.path, Step::SyncDirectory, error);
+            let not_durable = |error: Errno| Error::NotDurable { path: self.path.to_path_buf(), source: error.into() };
+            if !dir.syncable {
+                return Err(failed(Errno::ACCESS));
+            }
+            sys::sync_dir(dir).map_err(not_durable)?;
+            sys::stat_alive(dir).map(|meta| meta.links > 0).map_err(failed)
+        };
+        if let Some(dir) = self.dir()? {
+            if sync(dir)? {
+                return Ok(());
             }
         }
-        let deepest = reached.as_ref().unwrap_or(base);
-        if !deepest.syncable {
-            return Err(Error::io(&self.path, Step::SyncDirectory, Errno::ACCESS));
+        // The directory is missing, or it was removed while this handle has it open. In both cases the deepest directory
+        // that exists has to be synced. If another directory has the path by now, its file is not the one of this handle.
+        let now = Self::resolve(&self.path, Links::Refuse)?;
+        match &now.missing {
+            Some((deepest, _)) if sync(deepest)? => Ok(()),
+            _ => Err(Error::io(&self.path, Step::Resolve, Errno::NOENT)),
         }
-        sys::sync_dir(deepest).map_err(|error| Error::io(&self.path, Step::SyncDirectory, error))
     }
 
     /// Opens the missing directories one by one. `before` is called before each.

@@ -5,6 +5,10 @@ mod common;
 
 use std::cell::RefCell;
 use std::fs;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
+#[cfg(target_os = "linux")]
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -402,61 +406,111 @@ fn a_new_version_that_may_be_lost_says_so() {
     assert_eq!(fs::read(&path).unwrap(), b"new");
 }
 
-/// The fault that this prevents: on ext4, the commit of the removal fails, and the second delete finds no file.
-#[test]
-fn after_a_removal_that_may_come_back_the_directory_is_changed_once_more() {
-    let (dir, adapter) = scratch();
-    let path = dir.path().join("file");
-    let again = || inject(fail(Syscall::Fsync, EIO), || adapter.delete_with_lock(&path)).0;
-    fs::write(&path, "old").unwrap();
-    for delete in
-        [&(|| adapter.delete_with_lock(&path).map(drop)) as &dyn Fn() -> atomic_file_adapter::Result<()>, &|| {
-            adapter.batch().delete(&path).commit()
-        }]
-    {
-        fs::write(&path, "old").unwrap();
-        let seen = Rc::new(RefCell::new(Vec::new()));
-        let watched = seen.clone();
-        let fail_and_watch = move |call: &Call<'_>| {
-            watched.borrow_mut().push((call.syscall, call.path.map(std::path::Path::to_owned)));
-            if call.syscall == Syscall::Fsync { Action::Fail(EIO) } else { Action::Proceed }
-        };
-        let failed = inject(fail_and_watch, delete).0.unwrap_err();
-        let is_told = |error: &Error| matches!(error, Error::NotDurable { .. });
-        let told = match &failed {
-            Error::Batch { source, .. } => is_told(source),
-            error => is_told(error),
-        };
-        assert!(told, "{failed:?}");
-        let seen = seen.take();
-        let sync = seen.iter().position(|(call, _)| *call == Syscall::Fsync).unwrap();
-        let made = seen[sync..].iter().find(|(call, _)| matches!(call, Syscall::Openat | Syscall::Openat2));
-        let removed = seen[sync..].iter().find(|(call, _)| *call == Syscall::Unlinkat);
-        assert_eq!(made.unwrap().1, removed.unwrap().1, "{seen:?}");
-        assert_eq!(names(dir.path()), ["locks"]);
-        // The file is removed, but that is not durable yet.
-        assert!(matches!(again(), Err(Error::NotDurable { .. })));
-    }
-    assert!(!adapter.delete_with_lock(&path).unwrap());
+/// The inode number of the open file or directory.
+#[cfg(target_os = "linux")]
+fn inode(call: &Call<'_>) -> Option<u64> {
+    let open = format!("/proc/self/fd/{}", call.fd?.as_raw_fd());
+    fs::metadata(open).ok().map(|meta| meta.ino())
 }
 
+/// The sync of a directory without changes succeeds on a dead ext4 or xfs, although an earlier removal is lost. Only the
+/// attempt to make a file without a name (O_TMPFILE in `.`) shows that the file system is dead.
 #[test]
-fn a_delete_on_a_dead_file_system_does_not_report_that_there_is_no_file() {
+#[cfg(target_os = "linux")]
+fn on_a_dead_file_system_no_file_is_said_to_be_removed() {
     const EROFS: i32 = 30;
+    const EACCES: i32 = 13;
+    type Verb<'a> = &'a dyn Fn() -> Result<(), Error>;
     let (dir, adapter) = scratch();
-    let path = dir.path().join("file");
-    let delete = |syscall, errno| inject(fail(syscall, errno), || adapter.delete_with_lock(&path)).0;
-    assert!(!adapter.delete_with_lock(&path).unwrap());
-    // As on btrfs, which becomes read-only then. On an xfs that was shut down, fstat reports EIO, but it does so before
-    // this step, too.
-    let is_refused = |result: &Result<bool, Error>| matches!(result, Err(Error::Io { step: Step::SyncDirectory, .. }));
-    if cfg!(target_os = "linux") {
-        let refused = delete(Syscall::Faccessat, EROFS);
-        assert!(is_refused(&refused), "{refused:?}");
-        // A user who may not write to the directory has not removed anything.
-        const EACCES: i32 = 13;
-        assert!(!delete(Syscall::Faccessat, EACCES).unwrap());
+    let (path, missing) = (dir.path().join("file"), dir.path().join("none/file"));
+    let other = dir.path().join("other");
+    let handle = adapter.file(&path).unwrap();
+    let verbs: [(&str, Verb<'_>); 6] = [
+        ("handle", &|| handle.delete().map(drop)),
+        ("path", &|| adapter.delete_with_lock(&path).map(drop)),
+        ("missing directory", &|| adapter.delete_with_lock(&missing).map(drop)),
+        ("batch", &|| adapter.batch().delete(&path).commit()),
+        ("commit_all", &|| adapter.batch().delete(&path).delete(&other).commit_all()),
+        ("with a change", &|| adapter.batch().delete(&path).write(&other, "new").commit_all()),
+    ];
+    let dead = |errno: i32, verb: Verb<'_>| {
+        let is_attempt = |call: &Call<'_>| call.syscall == Syscall::Openat && call.path == Some(".".as_ref());
+        inject(move |call: &Call<'_>| if is_attempt(call) { Action::Fail(errno) } else { Action::Proceed }, verb).0
+    };
+    for (name, verb) in verbs {
+        let refused = dead(EROFS, verb).unwrap_err();
+        let source = if let Error::Batch { source, .. } = &refused { source } else { &refused };
+        assert!(matches!(source, Error::Io { step: Step::SyncDirectory, .. }), "{name}: {refused:?}");
+        assert!(!other.exists(), "{name}");
+        // This process may not write to the directory, so it has not removed the file either.
+        dead(EACCES, verb).unwrap();
+        verb().unwrap();
+        let _ = fs::remove_file(&other);
     }
+}
+
+/// The process that decided the change was told that its sync had failed. A later caller must not believe the next sync.
+#[test]
+#[cfg(target_os = "linux")]
+fn on_a_dead_file_system_no_change_of_several_files_is_finished() {
+    let (dir, adapter) = scratch();
+    let files = ["one", "two"].map(|name| dir.path().join(name));
+    for to_delete in [true, false] {
+        files.iter().for_each(|file| fs::write(file, "old").unwrap());
+        // The sync of the files' directory, which comes after the first rename or removal of a file.
+        let is_made = Rc::new(RefCell::new(false));
+        let fail_last_sync = move |call: &Call<'_>| {
+            let is_file = |path: Option<&std::path::Path>| path.is_some_and(|path| path.ends_with("one"));
+            *is_made.borrow_mut() |= is_file(call.path) && call.syscall == Syscall::Unlinkat || is_file(call.new_path);
+            if *is_made.borrow() && call.syscall == Syscall::Fsync { Action::Fail(EIO) } else { Action::Proceed }
+        };
+        let change = |_: &[Option<Vec<u8>>]| files.iter().map(|_| (!to_delete).then(|| b"new".to_vec())).collect();
+        let told = inject(fail_last_sync, || adapter.update_many(&files, change)).0.unwrap_err();
+        assert!(matches!(told, Error::Unfinished { .. }), "{told:?}");
+        let read = || adapter.read_with_lock(&files[0]);
+        // That of the files, and that of the locks.
+        for is_dead in [dir.path(), adapter.lock_dir()] {
+            let dead_inode = fs::metadata(is_dead).unwrap().ino();
+            let is_attempt = move |call: &Call<'_>| {
+                let is_named = call.syscall == Syscall::Openat && call.path == Some(".".as_ref());
+                is_named && inode(call) == Some(dead_inode)
+            };
+            let dead = move |call: &Call<'_>| if is_attempt(call) { Action::Fail(EIO) } else { Action::Proceed };
+            let refused = inject(dead, read).0;
+            assert!(matches!(refused, Err(Error::Unfinished { .. })), "{refused:?}");
+        }
+        assert_eq!(read().unwrap().is_none(), to_delete);
+        assert_eq!(adapter.intents().unwrap().len(), 0);
+    }
+}
+
+/// What must be durable then is the removal of the directory.
+#[test]
+#[cfg(target_os = "linux")]
+fn where_the_directory_of_a_handle_was_removed_the_one_above_is_synced() {
+    let (dir, adapter) = scratch();
+    let above = dir.path().join("above");
+    let below = above.join("below");
+    let path = below.join("file");
+    let file = adapter.file(&path).unwrap();
+    file.write("old").unwrap();
+    fs::remove_dir_all(&below).unwrap();
+    let synced = Rc::new(RefCell::new(Vec::new()));
+    let watched = synced.clone();
+    let watch = move |call: &Call<'_>| {
+        if call.syscall == Syscall::Fsync {
+            watched.borrow_mut().extend(inode(call));
+        }
+        Action::Proceed
+    };
+    assert!(!inject(watch, || file.delete()).0.unwrap());
+    assert!(synced.take().contains(&fs::metadata(&above).unwrap().ino()));
+    // Another directory, of which this handle knows nothing.
+    fs::create_dir(&below).unwrap();
+    fs::write(&path, "new").unwrap();
+    let refused = file.delete().unwrap_err();
+    assert!(matches!(refused, Error::Io { step: Step::Resolve, .. }), "{refused:?}");
+    assert_eq!(fs::read(&path).unwrap(), b"new");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::protocol::temporary_name::TemporaryName;
 use crate::settings::{Config, Durability};
 use crate::sys::{self, Errno, FileKind, LockMode};
 use crate::version::read;
-use crate::version::remove::{check_removable, remove};
+use crate::version::remove::{check_alive, check_removable, remove, sync_absence};
 use crate::version::replace::{Replacement, Staged};
 use crate::version::together::{Unsynced, What, sync_together};
 
@@ -164,8 +164,8 @@ impl<'a> Many<'a> {
     fn replace_one(&self, held: &Held, version: &Version) -> Result<()> {
         let place = self.place(0, held)?;
         let options = self.config.replace;
+        let Some(contents) = &version.contents else { return remove(held, &place, options).map(drop) };
         let temporary = TemporaryName::new(place.name(), self.files[0].1.hash());
-        let Some(contents) = &version.contents else { return remove(held, &place, options, temporary).map(drop) };
         Replacement::begin(held, &place, temporary, options, version.anew)?.put_all(contents)
     }
 }
@@ -177,8 +177,8 @@ struct Stage<'a> {
     changes: Vec<Change>,
     /// For each change, the number of its file.
     which: Vec<usize>,
-    /// The numbers of the files that have to be removed but do not exist. Another process may have removed them without
-    /// a sync, so their directories are synced.
+    /// With `Full`, the numbers of the files that must be removed but do not exist: see [`sync_absence`]. Their
+    /// directories are opened last, because the directory of a change is checked when it is opened first.
     absent: Vec<usize>,
     /// The new versions that are still open, with the numbers of their files.
     unsynced: Vec<(usize, Staged)>,
@@ -197,11 +197,11 @@ impl Stage<'_> {
         match &version.contents {
             Some(_) => drop(place.make_dir(full)?),
             None if check_removable(&place, options)?.is_none() => {
-                match place.dir()? {
-                    Some(_) if full => self.absent.push(n),
-                    None if full => place.sync_absence()?,
-                    _ => {}
+                if !full || place.dir()?.is_none() {
+                    return sync_absence(&place, options);
                 }
+                // With the directories of the changes.
+                self.absent.push(n);
                 return Ok(());
             }
             None => {}
@@ -268,6 +268,14 @@ impl Stage<'_> {
         self.dirs.all().map(|dir| Unsynced { device: dir.meta.dev, what: What::Dir(&dir.fd), path: &dir.path })
     }
 
+    /// To be called after the directories were synced.
+    fn check_absent(&self) -> Result<()> {
+        if self.absent.is_empty() {
+            return Ok(());
+        }
+        self.dirs.all().try_for_each(|dir| check_alive(&dir.fd, &dir.path))
+    }
+
     /// Writes the intent, syncs everything, decides the change, and makes it.
     fn commit(mut self, held: &[Held]) -> Result<()> {
         let config = self.many.config;
@@ -275,7 +283,10 @@ impl Stage<'_> {
             let (path, _) = &self.many.files[*n];
             self.dirs.open(path.parent().unwrap_or(path), path)?;
         }
-        let Some(first) = self.which.first() else { return sync_together(self.dirs(), config.replace) };
+        let Some(first) = self.which.first() else {
+            sync_together(self.dirs(), config.replace)?;
+            return self.check_absent();
+        };
         let full = config.replace.durability == Durability::Full;
         let held: Vec<&Held> = self.which.iter().map(|n| &held[*n]).collect();
         let hash = self.many.files[*first].1.hash();
@@ -290,6 +301,7 @@ impl Stage<'_> {
                 path: held.guarded(),
             });
             sync_together(self.files().chain(self.dirs()).chain(intent).chain(locks), config.replace)?;
+            self.check_absent()?;
         } else {
             // Durability::Ordered: after a power cut each file must be one complete version, old or new.
             sync_together(self.files(), config.replace)?;

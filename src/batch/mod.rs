@@ -14,8 +14,9 @@ use crate::file::locking::lock_many;
 use crate::path::{Dir, current_dir};
 use crate::settings::{Config, Durability};
 use crate::sys;
-use crate::version::remove::{check_removable, sync_removal, unlink};
+use crate::version::remove::{check_alive, check_removable, sync_absence, unlink};
 use crate::version::replace::Replacement;
+use crate::version::sync_dir;
 use crate::version::together::sync_together;
 
 /// The most files that are written at a time.
@@ -254,6 +255,8 @@ struct ChangedDir<'a> {
     identity: Option<(u64, u64)>,
     /// A file in it.
     file: &'a AtomicFile,
+    /// A file that was to be removed was not there.
+    has_absent: bool,
 }
 
 /// Renames the new versions over the files, and removes the files that have to be removed.
@@ -267,20 +270,21 @@ fn rename_all<'a>(
 ) -> Result<()> {
     for ((file, guard), replacement) in files.iter().zip(guards).zip(new) {
         let place = file.place();
-        let (dir, is_changed) = match replacement {
-            Some(mut replacement) => {
-                replacement.rename()?;
-                (place.dir()?, true)
-            }
-            None => unlink(guard.held(), place, config.replace)?.map_or((None, false), |(dir, it)| (Some(dir), it)),
+        let has_absent = match replacement {
+            Some(mut replacement) => replacement.rename().map(|()| false)?,
+            None => unlink(guard.held(), place, config.replace)?.is_none(),
         };
-        let Some(dir) = dir else { continue };
-        if is_changed {
+        if !has_absent {
             replaced.push(place.path().to_path_buf());
         }
+        let Some(dir) = place.dir()? else {
+            sync_absence(place, config.replace)?;
+            continue;
+        };
         let identity = dir.identity();
-        if identity.is_none() || !dirs.iter().any(|other| other.identity == identity) {
-            dirs.push(ChangedDir { dir, identity, file });
+        match dirs.iter_mut().find(|other| identity.is_some() && other.identity == identity) {
+            Some(known) => known.has_absent |= has_absent,
+            None => dirs.push(ChangedDir { dir, identity, file, has_absent }),
         }
     }
     Ok(())
@@ -288,8 +292,10 @@ fn rename_all<'a>(
 
 /// Syncs each directory. If one sync fails, it goes on with the others.
 fn sync_dirs(config: &Config, dirs: &[ChangedDir<'_>]) -> Result<()> {
-    let sync = |ChangedDir { dir, file, .. }: &ChangedDir<'_>| {
-        sync_removal(dir, file.path(), config.replace, file.0.temporary_name())
+    let is_full = config.replace.durability == Durability::Full;
+    let sync = |ChangedDir { dir, file, has_absent, .. }: &ChangedDir<'_>| {
+        sync_dir(dir, file.path(), config.replace)?;
+        if *has_absent && is_full { check_alive(dir, file.path()) } else { Ok(()) }
     };
     dirs.iter().map(sync).fold(Ok(()), Result::and)
 }

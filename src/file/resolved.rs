@@ -145,7 +145,7 @@ impl Resolved {
     }
 
     pub(crate) fn delete(&self, held: &Held) -> Result<bool> {
-        look_again(|| remove(held, &self.place, self.config.replace, self.temporary_name()))
+        look_again(|| remove(held, &self.place, self.config.replace))
     }
 
     pub(crate) fn temporary_name(&self) -> TemporaryName {

@@ -123,8 +123,8 @@ impl<'a> Draft<'a> {
 
     /// Makes the change that was decided.
     pub(crate) fn finish(&mut self, dirs: &mut Dirs) -> Result<()> {
-        let Draft { dir, ref at, held, ref intent, ref name, .. } = *self;
-        let mut work = Work { dir, at, name, intent, held, dirs, found_by: None, end: End::NotYet };
+        let Draft { dir, ref at, device, held, ref intent, ref name, .. } = *self;
+        let mut work = Work { dir, at, device, name, intent, held, dirs, found_by: None, end: End::NotYet };
         let finished = work.finish(false);
         let end = work.end;
         if let End::TakenBack(synced) = end {

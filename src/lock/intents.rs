@@ -153,11 +153,13 @@ fn finish_under_locks(
         marked.push(mark.as_deref() == Some(name));
     }
     let at = dir.open_itself()?;
+    let device = sys::stat_open(&at).map_err(|error| Error::io(dir.path(), Step::SyncLocks, error))?.dev;
     let found_by = Some(Recovery { owner, me: sys::effective_uid(), marked });
     let held: Vec<&Held> = held.iter().collect();
     let mut work = Work {
         dir,
         at: &at,
+        device,
         name,
         intent: &intent,
         held: &held,

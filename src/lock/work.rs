@@ -69,6 +69,8 @@ pub(super) struct Work<'a> {
     pub(super) dir: &'a LockDir,
     /// The lock directory.
     pub(super) at: &'a Fd,
+    /// The device that it is on.
+    pub(super) device: u64,
     pub(super) name: &'a CStr,
     pub(super) intent: &'a Intent,
     /// The locks, in the order of the intent's changes.
@@ -125,10 +127,16 @@ impl Work<'_> {
             return Err(error);
         }
         if self.intent.full {
+            let (is_found, home) = (self.found_by.is_some(), self.device);
             // If one sync fails, the other directories are synced all the same.
             let sync = |dir: &OpenDir| {
-                sys::sync_dir(&dir.fd)
-                    .map_err(|error| Error::NotDurable { path: dir.path.clone(), source: error.into() })
+                let synced = sys::sync_dir(&dir.fd).and_then(|()| {
+                    // Another process may have been told that the changes are lost: the one that made them, or one that
+                    // synced something else. Then this sync proves nothing. On a dead file system the removal of the
+                    // intent fails, but the lock directory may be on another one.
+                    if is_found || dir.meta.dev != home { sys::stat_alive(&dir.fd).map(drop) } else { Ok(()) }
+                });
+                synced.map_err(|error| Error::NotDurable { path: dir.path.clone(), source: error.into() })
             };
             self.dirs.all().map(sync).fold(Ok(()), Result::and)?;
         }

@@ -62,6 +62,11 @@ pub(crate) fn check_changeable(_: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Nobody tries: it is not known what a dead file system answers here.
+pub(crate) fn try_change(_: BorrowedFd<'_>) -> Result<()> {
+    Ok(())
+}
+
 /// The inode number and the time of birth of a name, or of the open directory if the name is empty (stat(2)).
 pub(crate) fn inode_and_birth(at: BorrowedFd<'_>, name: &CStr) -> Result<InodeAndBirth> {
     let name = if name.is_empty() { c"." } else { name };
@@ -215,6 +220,10 @@ pub(crate) fn sync_file_system(_: BorrowedFd<'_>) -> Result<bool> {
 pub(super) fn device(stat: &Stat) -> u64 {
     // st_dev is a signed 32-bit number here. It is only compared.
     u64::from(stat.st_dev as u32)
+}
+
+pub(super) fn links(stat: &Stat) -> u64 {
+    u64::from(stat.st_nlink)
 }
 
 pub(super) fn mode_bits(stat: &Stat) -> u32 {

@@ -235,6 +235,15 @@ pub(crate) fn sync_dir(dir: impl AsFd) -> Result<()> {
     }
 }
 
+/// Looks at a directory that was synced, and checks whether its file system still takes changes. The sync alone does not
+/// tell. If nothing has changed since a sync that failed, it succeeds on ext4 and xfs although the journal is dead
+/// (`__jbd2_journal_force_commit` in fs/jbd2/journal.c, `xfs_dir_fsync` in fs/xfs/xfs_file.c). EROFS is an error, too,
+/// because the file system may have become read-only when its device failed.
+pub(crate) fn stat_alive(dir: impl AsFd) -> Result<Meta> {
+    let meta = stat_open(&dir)?;
+    backend::try_change(dir.as_fd()).map(|()| meta)
+}
+
 /// The names in a directory, without `.` and `..`.
 pub(crate) fn list(dir: Fd) -> Result<impl Iterator<Item = Result<CString>>> {
     let Fd { closing, fd } = dir;

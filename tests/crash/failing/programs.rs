@@ -29,7 +29,7 @@ pub struct Program {
     /// Directories that exist before.
     dirs: &'static [&'static str],
     /// The lock directory is on another file system, which does not fail.
-    locks_elsewhere: bool,
+    pub locks_elsewhere: bool,
     /// One in so many groups exists before.
     prepared: Option<usize>,
     verbs: &'static [Verb],
@@ -50,6 +50,8 @@ enum Verb {
     /// Changes all files of a group as one.
     UpdateMany,
     CommitAll,
+    /// As one.
+    DeleteAll,
 }
 
 pub const REPLACE: Program = Program {
@@ -70,7 +72,7 @@ pub const CREATE: Program = Program {
     verbs: &[Verb::Write(0), Verb::Write(1)],
 };
 
-pub static PROGRAMS: [Program; 8] = [
+pub static PROGRAMS: [Program; 9] = [
     CREATE,
     REPLACE,
     Program {
@@ -120,6 +122,15 @@ pub static PROGRAMS: [Program; 8] = [
         locks_elsewhere: false,
         prepared: Some(1),
         verbs: &[Verb::UpdateMany, Verb::CommitAll],
+    },
+    // The first of them is absent before.
+    Program {
+        name: "files removed as one",
+        groups: &[&["a/0", "b/1", "b/2"]],
+        dirs: &["a", "b"],
+        locks_elsewhere: true,
+        prepared: Some(1),
+        verbs: &[Verb::DeleteAll],
     },
 ];
 
@@ -283,7 +294,7 @@ impl Run<'_> {
         let groups = match verb {
             Verb::Write(group) | Verb::WriteLittle(group) => group..group + 1,
             Verb::Batch => 0..self.program.groups.len(),
-            Verb::Update | Verb::Delete | Verb::SetMode | Verb::UpdateMany | Verb::CommitAll => 0..1,
+            Verb::Update | Verb::Delete | Verb::SetMode | Verb::UpdateMany | Verb::CommitAll | Verb::DeleteAll => 0..1,
         };
         let first = self.history.attempts.len();
         let changes: Vec<(usize, Versions)> =
@@ -310,7 +321,7 @@ impl Run<'_> {
 
     fn contents_for(&self, verb: Verb, group: usize, attempt: usize) -> Versions {
         match verb {
-            Verb::Delete => vec![None],
+            Verb::Delete | Verb::DeleteAll => vec![None; self.program.groups[group].len()],
             Verb::WriteLittle(_) => self.program.version(group, attempt + 1, 300),
             // Version 0 existed before.
             _ => self.program.version(group, attempt + 1, 6000),
@@ -346,7 +357,7 @@ impl Run<'_> {
                 batch.commit()
             }
             Verb::UpdateMany => adapter.update_many(paths, |_| new.clone()),
-            Verb::CommitAll => {
+            Verb::CommitAll | Verb::DeleteAll => {
                 let mut batch = adapter.batch();
                 paths.iter().zip(new).for_each(|(path, new)| add(&mut batch, path, new.as_ref()));
                 batch.commit_all()
