@@ -114,8 +114,9 @@ impl Builder {
     /// elsewhere, and a program of root makes a directory, lock files and a `.gitignore` there. Only the lock file
     /// itself is never a link. So a program with more rights than others should name a lock directory of its own.
     ///
-    /// A lock file says which path it guards, and whoever may read it can learn that path. It does not say so if others
-    /// may write to the lock directory, or if there is a [`lock_file_mode`](Self::lock_file_mode).
+    /// A lock file contains the path that it guards, so everybody who may read the lock file can learn the path. It
+    /// does not contain the path if others may write to the lock directory, or if there is a
+    /// [`lock_file_mode`](Self::lock_file_mode).
     ///
     /// ```
     /// use atomic_file_adapter::AtomicFileAdapter;

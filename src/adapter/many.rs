@@ -95,7 +95,7 @@ impl AtomicFileAdapter {
     /// holds all the locks meanwhile, so no update of others is lost.
     ///
     /// `change` gets the contents in the order of `paths`, and returns the new contents in the same order. `None` means
-    /// that a file does not exist, or is to be removed. If two paths are the same file, `change` gets its contents
+    /// that a file does not exist, or has to be removed. If two paths are the same file, `change` gets its contents
     /// twice, and the last new version counts. [`Batch::commit_all`] says what is promised and what it costs.
     ///
     /// ```

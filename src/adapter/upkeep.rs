@@ -37,20 +37,21 @@ impl AtomicFileAdapter {
     /// Removes the temporary files that killed writers of the file `path` have left beside it. If `path` is a
     /// directory, it removes those of all files in it, but not of files in directories below. Returns their paths.
     ///
-    /// There is little need for it: the first write to a file that exists, by a handle or by a path, removes what killed writers
-    /// of that file have left. That write looks at the first 1000 names of the directory, and an adapter looks for its first 100
-    /// files only, so that programs that write many files are not slowed down. It removes only what nobody has written to for an
-    /// hour. `sweep` has none of these limits. Batches, changes of several files and the guards of several locks do not look. Nothing is removed while there is
-    /// an [intent](Self::intents), nor for a name so long that the temporary file's was cut, nor by a write of a new file.
+    /// It is seldom needed: the first write to an existing file, by a handle or by a path, removes what killed writers
+    /// of that file have left. That write looks at the first 1000 names of the directory, and an adapter does this for
+    /// its first 100 files only, so that programs that write many files do not become slower. It removes only files
+    /// that nobody has written to for an hour. `sweep` has none of these limits. Batches, changes of several files and
+    /// the guards of several locks do not look. Nothing is removed while there is an [intent](Self::intents), nor for
+    /// a name so long that the temporary file's was cut, nor by a write of a new file.
     ///
-    /// A writer holds its lock for as long as it has a temporary file, so a file whose lock is held at this moment is
-    /// left alone. Temporary files are named `.{name}.{ten of a-z and 2-7}.tmp`, where three of the ten are a check
-    /// over everything before them ([the protocol](crate::docs::protocol#the-temporary-file)). A file that somebody
-    /// else has named like that, such as `.notes.javascript.tmp`, has the right check once in 32,768 times. Temporary
-    /// files disturb nobody; they only take up space. A killed write leaves at most one, and a killed change of several files at most one
-    /// for each file and one in the lock directory.
+    /// A writer holds its lock as long as it has a temporary file, so a file whose lock is held at this moment is left
+    /// alone. Temporary files are named `.{name}.{ten of a-z and 2-7}.tmp`, where three of the ten are a check over
+    /// everything before them ([the protocol](crate::docs::protocol#the-temporary-file)). A user's own file with such a
+    /// name, for example `.notes.javascript.tmp`, has the right check once in 32,768 times. Temporary files do no harm,
+    /// they only take up space. A killed write leaves at most one. A killed change of several files leaves at most one
+    /// for each file, and one in the lock directory.
     ///
-    /// It also removes what a process has left that was killed while it made the lock directory or a lock file.
+    /// It also removes what a process left that was killed while it made the lock directory or a lock file.
     ///
     /// It looks at the locks of this adapter's lock directory, and at the paths as they are now; so does a first write.
     /// So neither sees a writer that uses another lock directory or another [lock root](crate::Builder::lock_root), whose
@@ -161,7 +162,7 @@ impl AtomicFileAdapter {
 
     /// All lock files of the lock directory, sorted by path, and the process that holds each at this moment.
     ///
-    /// The list also has what has the name of a lock file but is none, or may not be opened, with its
+    /// The list also has files with the name of a lock file that are none, or that may not be opened, each with its
     /// [`problem`](LockFile::problem).
     ///
     /// ```
@@ -227,9 +228,9 @@ impl AtomicFileAdapter {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Intent {
-    /// The file in the lock directory that says what is to be done.
+    /// The file in the lock directory that describes the change.
     pub path: PathBuf,
-    /// The files that it is about.
+    /// The files of the change.
     pub files: Vec<PathBuf>,
     /// Why the files are not known.
     pub problem: Option<String>,

@@ -52,11 +52,11 @@ pub enum Syscall {
     Pread,
     /// [`pwrite`](https://man7.org/linux/man-pages/man2/pwrite.2.html): the path and the mark in a lock file
     Pwrite,
-    /// [`ftruncate`](https://man7.org/linux/man-pages/man2/ftruncate.2.html): takes the mark away
+    /// [`ftruncate`](https://man7.org/linux/man-pages/man2/ftruncate.2.html): removes the mark
     Ftruncate,
     /// [`write`](https://man7.org/linux/man-pages/man2/write.2.html)
     Write,
-    /// [`posix_fadvise`](https://man7.org/linux/man-pages/man2/posix_fadvise.2.html), on Linux, whose error nobody looks at
+    /// [`posix_fadvise`](https://man7.org/linux/man-pages/man2/posix_fadvise.2.html), on Linux; its error is ignored
     PosixFadvise,
     /// [`fchown`](https://man7.org/linux/man-pages/man2/fchown.2.html)
     Fchown,
@@ -95,7 +95,7 @@ pub enum Syscall {
     FcntlSetlkw,
     /// [`fcntl(F_SETLK)`](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html): asks for a record lock
     FcntlSetlk,
-    /// [`fcntl(F_SETLK, F_UNLCK)`](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html): lets go of a record lock
+    /// [`fcntl(F_SETLK, F_UNLCK)`](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html): releases a record lock
     FcntlUnlock,
     /// [`fcntl(F_GETLK)`](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html): who holds a record lock
     FcntlGetlk,
@@ -116,6 +116,6 @@ pub enum Syscall {
     FcntlFullfsync,
     /// `fcntl(F_GETPATH)`, on Apple's systems
     FcntlGetpath,
-    /// [`close`](https://man7.org/linux/man-pages/man2/close.2.html), whose error nobody looks at
+    /// [`close`](https://man7.org/linux/man-pages/man2/close.2.html), whose error is ignored
     Close,
 }

@@ -262,7 +262,7 @@ pub enum Verb {
     Man,
 }
 
-/// What is after each path.
+/// What follows each path.
 #[derive(Args)]
 pub struct Ends {
     /// End each path with a zero byte instead of a newline

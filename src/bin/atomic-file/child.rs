@@ -13,7 +13,7 @@ use crate::Failure;
 use crate::args::FAILED;
 use crate::signals::{Interruptible, MESSAGES, REQUESTS, Signals};
 
-/// The child's status as this program's.
+/// Passes on the child's status as this program's.
 pub fn passed_on(status: ExitStatus) -> Result<(), Failure> {
     let status = match (status.code(), status.signal()) {
         (Some(0), _) => return Ok(()),
@@ -23,12 +23,12 @@ pub fn passed_on(status: ExitStatus) -> Result<(), Failure> {
     Err(Failure::Status(status))
 }
 
-/// What a shell makes of a signal.
+/// A shell's status for a signal.
 pub fn status_of(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(FAILED)
 }
 
-/// The command; this process must not end before it, or it would go on unlocked.
+/// The running command. This process must not end before it, or the command would go on without the lock.
 pub struct Running<'a> {
     child: Child,
     name: &'a OsString,
@@ -55,7 +55,7 @@ enum Family {
 }
 
 impl<'a> Running<'a> {
-    /// All that can fail has been done when the command starts.
+    /// Everything that can fail is done before the command starts.
     pub fn start(
         command: &'a [OsString],
         mut signals: Signals,
@@ -80,10 +80,10 @@ impl<'a> Running<'a> {
         })
     }
 
-    /// The same, and waits for all that the command starts. Whoever loses its parent gets this process for one, as the nearest
-    /// ancestor that has said that it is a subreaper
-    /// ([PR_SET_CHILD_SUBREAPER](https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html)): the children of this
-    /// process are all that is left of the family.
+    /// The same, and waits for all processes that the command starts. A process that loses its parent becomes a child
+    /// of this process, because this is the nearest ancestor that is a subreaper
+    /// ([PR_SET_CHILD_SUBREAPER](https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html)). So all
+    /// processes that are left are children of this process.
     pub fn start_family(command: &'a [OsString], signals: Signals) -> Result<Self, Failure> {
         become_reaper()
             .map_err(|error| Failure::Io("cannot wait for what the command starts (--inherit)".into(), error))?;
@@ -92,8 +92,8 @@ impl<'a> Running<'a> {
         Ok(Running { family: Family::Lives, strangers, ..Self::start(command, signals, |command| command)? })
     }
 
-    /// What it prints. The end comes with the end of the command, if that has failed or a signal has asked for an end: a
-    /// process that the command has left behind may have the pipe open for much longer.
+    /// The command's output. If the command has failed, or a signal has asked for an end, the output ends with the
+    /// command: a process that the command has left may have the pipe open for much longer.
     pub fn output(&mut self) -> Option<Interruptible<ChildStdout, impl FnMut(BorrowedFd<'_>) -> io::Result<bool>>> {
         let from = self.child.stdout.take()?;
         let wait = |output: BorrowedFd<'_>| {
@@ -108,7 +108,7 @@ impl<'a> Running<'a> {
         Some(Interruptible { from, wait })
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the command.
     pub fn wait(&mut self) -> Result<ExitStatus, Failure> {
         loop {
             if let (Some(status), Family::NotOurs | Family::Ended) = (self.status, self.family) {
@@ -122,7 +122,7 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// The signal that has asked for an end, if one has: the first.
+    /// The first signal that has asked for an end.
     pub fn request(&mut self) -> Option<i32> {
         self.handle_signals();
         self.request

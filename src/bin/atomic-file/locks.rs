@@ -8,7 +8,7 @@ use atomic_file_adapter::{AtomicFileAdapter, Intent, LockFile, Result};
 use crate::paths::escaped;
 use crate::process::{program, running, user};
 
-/// A lock file, or a path that was asked for and has none.
+/// A lock file, or a given path without a lock file.
 pub struct Listed {
     /// The path of the lock file.
     path: PathBuf,
@@ -26,7 +26,7 @@ pub fn all(adapter: &AtomicFileAdapter) -> Result<Vec<Listed>> {
     Ok(sorted(listed.collect()))
 }
 
-/// Those of these paths.
+/// The lock files of these paths.
 pub fn of(adapter: &AtomicFileAdapter, paths: &[PathBuf]) -> Result<Vec<Listed>> {
     let (mut listed, mut known) = (Vec::new(), BTreeSet::new());
     for path in paths {
@@ -86,14 +86,14 @@ impl Listed {
     }
 }
 
-/// Those that are about one of these.
+/// The intents for files in this list.
 pub fn concerned(intents: Vec<Intent>, listed: &[Listed]) -> Vec<Intent> {
     let about: BTreeSet<PathBuf> =
         listed.iter().filter_map(|it| it.intent(&intents)).map(|intent| intent.path.clone()).collect();
     intents.into_iter().filter(|intent| about.contains(&intent.path)).collect()
 }
 
-/// A table for people, and a list of what is not finished. Nothing, not even the heads of its columns, if there are none.
+/// A table for people, and a list of the unfinished changes. Empty, without the column heads, if there are none.
 pub fn table(listed: &[Listed], intents: &[Intent]) -> String {
     let mut rows = vec![["STATE", "PID", "PROGRAM", "USER", "FILE"].map(String::from)];
     for it in listed {
@@ -136,7 +136,7 @@ fn row(state: &str, pid: Option<u32>, file: &Path) -> [String; 5] {
     [state.into(), pid, program, user, escaped(file)]
 }
 
-/// One JSON document, a line for each lock file. The help says what is in it, and that stays.
+/// One JSON document, a line for each lock file. The help describes the fields, which will stay.
 pub fn json(listed: &[Listed], intents: &[Intent]) -> String {
     let objects = listed.iter().map(|it| {
         let known = |fact: bool| if it.problem().is_none() { fact.to_string() } else { "null".into() };

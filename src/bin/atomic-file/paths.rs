@@ -22,7 +22,7 @@ pub fn print(paths: &[PathBuf], ends: &Ends) -> Result<(), Failure> {
     crate::to_stdout(|out| out.write_all(&text))
 }
 
-/// What was removed, and then, on standard error, each thing that could not be.
+/// Prints the paths that were removed. Then prints each error on standard error.
 pub fn print_removed(removed: Result<Vec<PathBuf>>, ends: &Ends) -> Result<(), Failure> {
     let (done, failed) = match removed {
         Err(Error::Partial { done, failed, .. }) => (done, failed),
@@ -32,7 +32,7 @@ pub fn print_removed(removed: Result<Vec<PathBuf>>, ends: &Ends) -> Result<(), F
     complain(failed.iter().map(Error::to_string)).and(printed)
 }
 
-/// A line for each of these; a failure if there are any.
+/// Prints a line for each of these. A failure if there are any.
 pub fn complain(messages: impl Iterator<Item = String>) -> Result<(), Failure> {
     let mut failed = Ok(());
     for message in messages {
@@ -42,8 +42,8 @@ pub fn complain(messages: impl Iterator<Item = String>) -> Result<(), Failure> {
     failed
 }
 
-/// One line in UTF-8, without commands to the terminal, that tells different paths apart: as Rust would escape it in a
-/// string.
+/// The path as one line of UTF-8, without control characters. Different paths give different lines: it escapes as Rust
+/// does in a string.
 pub fn escaped(path: &Path) -> String {
     let mut text = String::new();
     for chunk in path.as_os_str().as_bytes().utf8_chunks() {
@@ -62,7 +62,8 @@ pub fn escaped(path: &Path) -> String {
     text
 }
 
-/// Characters that change the direction of others, by which a path can look like another one (Unicode Standard Annex #9).
+/// Characters that change the direction of others. With them a path can look like another one (Unicode Standard Annex
+/// #9).
 pub fn turns_text(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

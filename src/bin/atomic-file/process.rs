@@ -13,7 +13,8 @@ pub fn described(pid: u32) -> String {
     }
 }
 
-/// The program that a process of this command runs under a lock, because people look for that one: the editor, for example.
+/// The program that a process of this command runs under a lock. It is the name that people look for, the editor for
+/// example.
 pub fn running(pid: u32) -> Option<String> {
     let tool = program(pid).filter(|program| program == env!("CARGO_BIN_NAME"))?;
     // The children of the process's first thread, which starts them (proc_tid_children(5)).
@@ -23,15 +24,15 @@ pub fn running(pid: u32) -> Option<String> {
     (command != tool).then_some(command)
 }
 
-/// The name of the program that a process runs, as ps(1) shows it: up to 15 bytes (proc_pid_comm(5)). None: the process is gone,
-/// or there is no /proc.
+/// The name of a process's program, as ps(1) shows it: up to 15 bytes (proc_pid_comm(5)). `None`: the process has
+/// ended, or there is no /proc.
 pub fn program(pid: u32) -> Option<String> {
     let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
     Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
 }
 
-/// Its effective user: the login name, or the number of one that has none. None as for the program, and where /proc hides the
-/// processes of others (hidepid in proc(5)).
+/// The effective user of a process: the login name, or the number if there is none. `None`: as for the program, and if
+/// /proc hides the processes of other users (hidepid in proc(5)).
 pub fn user(pid: u32) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     // The real, effective, saved and file system uid (proc_pid_status(5)).

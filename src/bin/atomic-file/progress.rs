@@ -9,14 +9,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// From this size on a bar is shown. The copy of a smaller file ends before anybody could read the bar.
 const LARGE: u64 = 16 << 20;
 
-/// A reader that shows how far it is.
+/// A reader that shows its progress.
 pub struct Watched<R> {
     from: R,
     bar: ProgressBar,
 }
 
 impl<R: Read> Watched<R> {
-    /// `length`: how much will be read, if that is known.
+    /// `length`: the number of bytes to read, if it is known.
     pub fn new(from: R, length: Option<u64>) -> Self {
         let template = match length {
             Some(_) => "{wide_bar} {percent:>3}% of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
@@ -57,12 +57,13 @@ impl<R> Drop for Watched<R> {
     }
 }
 
-/// Whether somebody sees a bar while so much goes to standard output, and sees only that.
+/// Whether a bar is useful while so much is written to standard output: somebody sees the bar, and does not see the
+/// output.
 pub fn wanted(length: Option<u64>) -> bool {
     length.is_some_and(|length| length > LARGE) && io::stderr().is_terminal() && !io::stdout().is_terminal()
 }
 
-/// How much there is still to read, if that is known: of a file.
+/// The number of bytes left to read, if it is known. It is for a file.
 pub fn rest(of: impl AsFd) -> Option<u64> {
     let mut file = File::from(of.as_fd().try_clone_to_owned().ok()?);
     let meta = file.metadata().ok()?;

@@ -14,12 +14,12 @@ use rustix::process::Signal;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
-/// Requests to end.
+/// The signals that ask a program to end.
 pub const REQUESTS: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
 
-/// What else ends a program by default, and may mean something else to a command. Not among them: SIGPIPE, which Rust's
-/// runtime ignores, and SIGILL, SIGBUS, SIGFPE, SIGSEGV and SIGSYS, after which a program that has made such a mistake must
-/// not go on.
+/// Other signals that end a program by default, and may mean something else to a command. SIGPIPE is not among them,
+/// because Rust's runtime ignores it. SIGILL, SIGBUS, SIGFPE, SIGSEGV and SIGSYS are not either, because a program must
+/// not go on after such a fault.
 pub const MESSAGES: &[Signal] = &[
     Signal::ABORT,
     Signal::ALARM,
@@ -48,7 +48,7 @@ const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
 /// How often the command is checked if no signal reports its end.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
-/// The signals that have come since they are caught.
+/// The signals that have arrived since they are caught.
 pub struct Signals {
     delivery: SignalDelivery<UnixStream, SignalOnly>,
     patience: Option<Timespec>,
@@ -78,19 +78,19 @@ impl Signals {
         Ok(Signals { delivery, patience, end: None })
     }
 
-    /// Those that have come since the last call.
+    /// The signals that have arrived since the last call.
     pub fn arrived(&mut self) -> impl Iterator<Item = i32> + use<> {
         self.delivery.pending()
     }
 
-    /// Which of them is the first that would have ended this program, which runs no command.
+    /// The first of them that would have ended this program. For verbs that run no command.
     pub fn end(&mut self) -> Option<i32> {
         let harmless = [Signal::CHILD, Signal::XFSZ].map(Signal::as_raw);
         self.end = self.end.or(self.arrived().find(|signal| !harmless.contains(signal)));
         self.end
     }
 
-    /// Waits until there is something to read, or a signal has come, or it is time to look at the command. True: there is
+    /// Waits until there is something to read, a signal has arrived, or it is time to check the command. True: there is
     /// something to read, and no signal.
     pub fn wait(&self, input: Option<BorrowedFd<'_>>) -> io::Result<bool> {
         let fds = [Some(self.delivery.get_read().as_fd()), input];
@@ -102,7 +102,7 @@ impl Signals {
         }
     }
 
-    /// Waits until there is something to read. False: a signal is to end this program, which runs no command.
+    /// Waits until there is something to read. False: a signal has to end this program. For verbs that run no command.
     pub fn wait_for_input(&mut self, input: BorrowedFd<'_>) -> io::Result<bool> {
         while self.end().is_none() {
             if self.wait(Some(input))? {
@@ -113,7 +113,7 @@ impl Signals {
     }
 }
 
-/// A reader that waits by `wait` before each read, and is at its end when that says false.
+/// A reader that calls `wait` before each read. It ends when `wait` returns false.
 pub struct Interruptible<R, W> {
     pub from: R,
     pub wait: W,

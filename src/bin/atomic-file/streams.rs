@@ -10,7 +10,7 @@ use rustix::fs::{OFlags, SeekFrom, fcntl_getfl, seek};
 
 use crate::Failure;
 
-/// Standard input without a buffer, so that whoever waits for it knows that there is nothing to read.
+/// Standard input without a buffer. With a buffer, a wait for input would not notice that bytes are left in it.
 pub fn input() -> io::Result<File> {
     let stdin = io::stdin();
     if was_closed(stdin.as_fd()) {
@@ -33,8 +33,8 @@ pub fn cannot_write(error: io::Error) -> Failure {
 
 /// Whether the contents of a file come to an end on standard output.
 ///
-/// That it may be closed is not looked at: nothing tells that from a /dev/null open for reading and writing, with which
-/// other programs throw output away (`subprocess.DEVNULL` in Python).
+/// This does not check whether the output is closed. A closed one looks the same as a /dev/null that is open for
+/// reading and writing, with which other programs discard output (`subprocess.DEVNULL` in Python).
 pub fn check_output(path: &Path, version: &File) -> Result<(), Failure> {
     let version = version.metadata().map_err(cannot_write)?;
     let stdout = output()?;

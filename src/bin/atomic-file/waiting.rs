@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_secs(1);
 /// The line, while it is shown.
 static LINE: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
-/// Has the adapter say what it waits for, if somebody wants to know. Otherwise it waits as cheaply as it can.
+/// Makes the adapter report its waits, if the user wants that. Otherwise it waits in the cheapest way.
 pub fn tell(builder: Builder, verbose: bool) -> Builder {
     if verbose || io::stderr().is_terminal() { builder.on_wait(say).on_wait_after(LONG) } else { builder }
 }
@@ -40,7 +40,7 @@ fn sentence(waiting: &Waiting) -> String {
     format!("waiting for {}", held(waiting.path(), waiting.holder()))
 }
 
-/// The message of a call that has not got its lock in time.
+/// The message of a call that did not get its lock in time.
 pub fn timed_out(path: &Path, waited: Duration, holder: Option<u32>) -> String {
     let held = held(path, holder);
     match waited.is_zero() {
@@ -56,7 +56,7 @@ fn held(path: &Path, holder: Option<u32>) -> String {
     format!("{}: {holder} holds it", path.display())
 }
 
-/// Erases the line: the lock is had, or cannot be.
+/// Erases the line: the call has got the lock, or has given up.
 pub fn is_over() {
     if let Some(line) = LINE.lock().unwrap_or_else(PoisonError::into_inner).take() {
         line.finish_and_clear();
