@@ -245,7 +245,7 @@ fn run_without_inherit_ends_with_the_command() {
 #[test]
 #[cfg(target_os = "linux")]
 fn when_the_command_has_ended_a_request_to_end_reaches_those_that_are_left() {
-    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
         let scratch = Scratch::with("file", "x");
         let mut tool = leaving(&scratch, &["run", "--inherit"]);
         let daemon = scratch.at("daemon.pid");

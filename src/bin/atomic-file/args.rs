@@ -148,8 +148,8 @@ pub enum Verb {
         ///
         /// Record locks are not inherited, so this program waits for CMD, and then for all processes that CMD has left
         /// in the background, daemons included. The status is that of CMD. When CMD has ended, SIGTERM and SIGHUP are
-        /// passed on to those processes. Processes that others start for CMD (systemd, cron, at, the daemon of a
-        /// container) are not waited for.
+        /// passed on to those processes, and Ctrl-C sends them SIGTERM. Processes that others start for CMD (systemd,
+        /// cron, at, the daemon of a container) are not waited for.
         ///
         /// If this program is killed with SIGKILL, the locks are free, as without this option.
         #[arg(long)]

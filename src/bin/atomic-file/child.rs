@@ -177,8 +177,14 @@ impl<'a> Running<'a> {
                 // The command may have ended just now. Then nobody needs the signal.
                 let _ = kill_process(Pid::from_child(&self.child), signal);
             }
-            if is_request && !has_it && self.family == Family::Lives {
-                self.passed_on = Some(signal);
+            // A shell has its background processes ignore the two, so what CMD left gets SIGTERM for them.
+            let for_family = match (has_it, self.status) {
+                (true, None) => None,
+                (true, Some(_)) => Some(Signal::TERM),
+                (false, _) => Some(signal),
+            };
+            if is_request && for_family.is_some() && self.family == Family::Lives {
+                self.passed_on = for_family;
                 self.told.clear();
             }
         }
