@@ -232,10 +232,14 @@ fn write(adapter: &AtomicFileAdapter, path: PathBuf, append: bool) -> Result<(),
     let mut replacement = guard.writer()?;
     let is_all = first.len() < PIECE;
     let mut copied = Ok(());
+    let mut source = "standard input";
     if append {
         if let Some(old) = guard.open()? {
             let old = Interruptible { from: old, wait: |_: BorrowedFd<'_>| Ok(signals.end().is_none()) };
             copied = copy(old, &mut replacement);
+            if copied.is_err() {
+                source = "the old contents";
+            }
         }
     }
     copied = copied.and_then(|()| replacement.write_all(&first));
@@ -244,7 +248,7 @@ fn write(adapter: &AtomicFileAdapter, path: PathBuf, append: bool) -> Result<(),
         let rest = Interruptible { from: stdin, wait: |stdin: BorrowedFd<'_>| signals.wait_for_input(stdin) };
         copied = copy(rest, &mut replacement);
     }
-    copied.map_err(|error| copying(error, "standard input"))?;
+    copied.map_err(|error| copying(error, source))?;
     match signals.end() {
         Some(signal) => Err(Failure::Signal(signal)),
         None => Ok(replacement.commit()?),
