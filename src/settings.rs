@@ -52,6 +52,7 @@ impl Config {
 /// # Ok::<(), atomic_file_adapter::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Durability {
     /// The new version is on the device when the call returns. The file is synced
     /// ([fsync(2)](https://man7.org/linux/man-pages/man2/fsync.2.html)) before the rename, and its directory after it.

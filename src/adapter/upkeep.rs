@@ -265,7 +265,9 @@ pub struct LockFile {
     ///
     /// Linux tells it in [/proc/locks](https://man7.org/linux/man-pages/man5/proc_locks.5.html), which is read after
     /// the holder was asked for. It does not have processes of another PID namespace or on another machine, processes
-    /// that try again and again instead of waiting, and threads that wait for a thread of their own process.
+    /// that try again and again instead of waiting, and threads that wait for a thread of their own process. On btrfs,
+    /// whose subvolumes have inode numbers of their own, processes that wait for a file of the same number in another
+    /// subvolume are listed, too.
     pub waiters: Option<Vec<u32>>,
     /// The change of several files that the next caller has to finish, unless the holder is making it now; see
     /// [`recover`](AtomicFileAdapter::recover). The intent need not exist: then the change was given up before it was
