@@ -183,7 +183,7 @@ impl Lock {
         let table = &user.process.table;
         let panicked: Cell<Option<Box<dyn Any + Send>>> = Cell::new(None);
         let tell = |by_thread| {
-            let tell = || patience.tell(|since| self.waiting(user, mode, by_thread, since));
+            let tell = || patience.tell(&self.guarded, |since| self.waiting(user, mode, by_thread, since));
             let panic = catch_unwind(AssertUnwindSafe(tell)).err();
             let go_on = panic.is_none();
             panicked.set(panic);
@@ -200,7 +200,7 @@ impl Lock {
             thread: caller.thread,
             holds: caller.holds(),
             label: &self.guarded,
-            on_wait: patience.tell_at().map(|at| table::OnWait { at, tell: &tell }),
+            on_wait: patience.tell_at(&self.guarded).map(|at| table::OnWait { at, tell: &tell }),
             start_deputy: &|errand| user.process.start_deputy(errand),
         };
         if taken.contains(&user.file.key()) {

@@ -1,6 +1,6 @@
 //! How long a call waits for its locks, and the callback for a call that waits.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::{Path, PathBuf};
@@ -110,13 +110,16 @@ thread_local! {
 pub(crate) struct Patience<'a> {
     wait: Wait,
     pub(super) timeout: Duration,
-    on_wait: Cell<Option<(&'a OnWait, Instant)>>,
+    /// With the time at which the call began.
+    on_wait: Option<(&'a OnWait, Instant)>,
+    /// The file that the callback was last called for, and when.
+    told: RefCell<Option<(Arc<Path>, Instant)>>,
 }
 
 impl<'a> Patience<'a> {
     /// Tries once.
     pub(crate) fn none() -> Self {
-        Patience { wait: Wait::Never, timeout: Duration::ZERO, on_wait: Cell::new(None) }
+        Patience { wait: Wait::Never, timeout: Duration::ZERO, on_wait: None, told: RefCell::default() }
     }
 
     /// Waits for `timeout` from now on. `None`: for ever.
@@ -126,7 +129,8 @@ impl<'a> Patience<'a> {
         Patience {
             wait: deadline.map_or(Wait::Forever, Wait::Until),
             timeout: timeout.unwrap_or_default(),
-            on_wait: Cell::new(on_wait.map(|on_wait| (on_wait, Instant::now()))),
+            on_wait: on_wait.map(|on_wait| (on_wait, Instant::now())),
+            told: RefCell::default(),
         }
     }
 
@@ -139,20 +143,28 @@ impl<'a> Patience<'a> {
         self.wait
     }
 
-    /// When the callback is due. `None`: it was called already, or there is none.
-    pub(super) fn tell_at(&self) -> Option<Instant> {
-        self.on_wait.get().filter(|_| !TELLS.get()).and_then(|(on_wait, since)| since.checked_add(on_wait.after))
+    /// When the callback is due if the call waits for this file. `None`: it was called for this file already, or there is
+    /// no callback.
+    pub(super) fn tell_at(&self, file: &Path) -> Option<Instant> {
+        let (on_wait, since) = self.on_wait.filter(|_| !TELLS.get())?;
+        let since = match &*self.told.borrow() {
+            None => since,
+            Some((told, _)) if **told == *file => return None,
+            Some((_, at)) => *at,
+        };
+        since.checked_add(on_wait.after)
     }
 
-    /// Calls the callback, once.
-    pub(super) fn tell(&self, waiting: impl FnOnce(Instant) -> Waiting) {
+    /// Calls the callback for a file.
+    pub(super) fn tell(&self, file: &Arc<Path>, waiting: impl FnOnce(Instant) -> Waiting) {
         struct Told;
         impl Drop for Told {
             fn drop(&mut self) {
                 TELLS.set(false);
             }
         }
-        if let Some((OnWait { call, .. }, since)) = self.on_wait.take() {
+        if let Some((OnWait { call, .. }, since)) = self.on_wait {
+            self.told.replace(Some((file.clone(), Instant::now())));
             TELLS.set(true);
             let _told = Told;
             call(&waiting(since));

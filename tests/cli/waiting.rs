@@ -95,6 +95,28 @@ fn every_verb_that_waits_says_so_on_a_terminal_and_erases_it() {
 }
 
 #[test]
+fn the_line_names_the_file_that_it_waits_for_now() {
+    let scratch = Scratch::with("one", "x");
+    let mut holders = ["one", "two"].map(|file| (file, scratch.hold(file)));
+    let lines = holders.each_ref().map(|(file, holder)| line(file, holder));
+    let mut tool = OnATerminal::start(&mut scratch.command(&["run", "one", "two", "--", "true"]));
+    // Which of them is taken first depends on the names of their lock files.
+    while !lines.iter().any(|line| tool.shown.contains(line)) {
+        assert!(tool.read(), "{:?}", tool.shown);
+    }
+    let first = usize::from(tool.shown.contains(&lines[1]));
+    let [one, two] = &mut holders;
+    let (first_holder, second_holder) = if first == 0 { (one, two) } else { (two, one) };
+    first_holder.1.tell("end");
+    tool.until_it_says(&lines[1 - first]);
+    second_holder.1.tell("end");
+    let (status, shown) = tool.end();
+    assert!(status.success());
+    assert_eq!(left_on_the_screen(&shown), "", "{shown:?}");
+    assert!(!shown.contains('\n'), "{shown:?}");
+}
+
+#[test]
 fn the_line_makes_way_for_the_message_of_a_timeout() {
     let scratch = Scratch::with("file", "x");
     let holder = scratch.hold("file");

@@ -130,8 +130,8 @@ fn main() -> ExitCode {
             test("every_verb_that_waits_says_so_once", on_wait::every_verb_that_waits_says_so_once),
             test("a_wait_for_a_thread_names_this_process", on_wait::a_wait_for_a_thread_names_this_process),
             test(
-                "a_call_that_waits_for_several_files_says_so_once",
-                on_wait::a_call_that_waits_for_several_files_says_so_once,
+                "a_call_that_waits_for_several_files_says_so_once_for_each",
+                on_wait::a_call_that_waits_for_several_files_says_so_once_for_each,
             ),
             test("a_call_that_does_not_wait_is_not_reported", on_wait::a_call_that_does_not_wait_is_not_reported),
             test(

@@ -19,7 +19,7 @@ use nix::unistd::{ForkResult, Pid};
 use crate::common::Worker;
 use crate::talk::{LOCK, LOCK_SHARED, LOCK_TIMEOUT, Ordered, TRY_LOCK, TRY_LOCK_SHARED, WAITING, said};
 use crate::waits::{FOR_SHORT, ONCE, assert_gives_up};
-use crate::watching::{PARKED, spawn_until_in, until_blocked};
+use crate::watching::{PARKED, spawn_until_in};
 use crate::{MINUTE, Scratch, adapter, settings, start};
 
 const MOMENT: Duration = Duration::from_millis(100);
@@ -149,7 +149,7 @@ pub(crate) fn a_wait_for_a_thread_names_this_process() {
     told.nothing_more();
 }
 
-pub(crate) fn a_call_that_waits_for_several_files_says_so_once() {
+pub(crate) fn a_call_that_waits_for_several_files_says_so_once_for_each() {
     let scratch = Scratch::new();
     let (adapter, told) = telling(settings(scratch.dir.path()));
     let files = in_the_order_of_locks(&adapter, scratch.dir.path());
@@ -161,9 +161,12 @@ pub(crate) fn a_call_that_waits_for_several_files_says_so_once() {
         // Moved in, so that it ends with this closure. Otherwise a failing test would wait for it.
         let mut holder = holder;
         let waiter = scope.spawn(|| said(&adapter.lock_many(files.each_ref().map(AtomicFile::path))));
-        assert_told(&told.next(), &files[0], holder.pid(), begun);
+        let first = told.next();
+        assert_told(&first, &files[0], holder.pid(), begun);
         assert_eq!(holder.order(&format!("unlock {}", names[0])), "ok");
-        until_blocked(process::id(), &files[1]);
+        let second = told.next();
+        assert_told(&second, &files[1], holder.pid(), begun);
+        assert!(second.1 >= first.1 + MOMENT, "reported {:?} after the first file", second.1 - first.1);
         assert_eq!(holder.order(&format!("unlock {}", names[1])), "ok");
         assert_eq!(waiter.join().unwrap(), "ok");
     });

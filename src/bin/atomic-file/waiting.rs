@@ -23,6 +23,12 @@ pub fn tell(builder: Builder, verbose: bool) -> Builder {
 
 fn say(waiting: &Waiting) {
     let text = crate::one_line(&sentence(waiting));
+    let mut shown = LINE.lock().unwrap_or_else(PoisonError::into_inner);
+    // The call waits for another one of its files now.
+    if let Some(line) = &*shown {
+        line.set_message(text);
+        return line.tick();
+    }
     // Hidden if standard error is not a terminal, or if the terminal cannot erase.
     let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     match ProgressStyle::with_template("{wide_msg}") {
@@ -30,7 +36,7 @@ fn say(waiting: &Waiting) {
             line.set_style(style);
             line.set_message(text);
             line.tick();
-            *LINE.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
+            *shown = Some(line);
         }
         _ => crate::say(&text),
     }
