@@ -30,7 +30,7 @@ pub fn all() -> Vec<Trial> {
         }
         for left_out in [LeftOut::FileSync, LeftOut::DirectorySync] {
             let name = format!("control: {}, {left_out} left out", file_system.name);
-            trials.push(case(file_system, &name, move |lab| what_is_noticed(lab, left_out)));
+            trials.push(case(file_system, &name, move |lab| it_is_noticed(lab, left_out)));
         }
     }
     trials
@@ -89,18 +89,31 @@ fn is_known(file_system: FileSystem, durability: Durability, fault: &Fault) -> b
 }
 
 /// Controls: the faults that a missing sync causes there. If there are none, the states above prove little.
-fn what_is_noticed(lab: &Lab, left_out: LeftOut) {
+fn it_is_noticed(lab: &Lab, left_out: LeftOut) {
     let mut counts = Counts::default();
     for workload in [CREATE, REPLACE, RESIZE, DELETE] {
         let meddling = Meddling { commits: Commits::No, left_out: Some(left_out) };
         counts.add(&examine_adapter(lab, &workload, Durability::Full, meddling).counts);
     }
-    let caught = counts.torn + counts.lost + counts.other > 0;
-    report::add_control(Control {
-        file_system: lab.file_system.name,
-        left_out: left_out.to_string(),
-        commits: format!("{:?}", Commits::No),
-        counts,
-        verdict: if caught { "caught" } else { "not noticed" }.to_owned(),
-    });
+    let caught = counts.torn + counts.lost > 0;
+    let excuse = excuse(lab.file_system, left_out);
+    let verdict = match excuse {
+        _ if caught => "caught".to_owned(),
+        Some(excuse) => format!("not caught: {excuse}"),
+        None => "MISSED".to_owned(),
+    };
+    let (file_system, commits) = (lab.file_system.name, format!("{:?}", Commits::No));
+    report::add_control(Control { file_system, left_out: left_out.to_string(), commits, counts, verdict });
+    assert!(caught || excuse.is_some(), "{left_out} left out, and nothing found");
+}
+
+/// Why nothing may be found although a sync is left out. All else must be found.
+fn excuse(file_system: FileSystem, left_out: LeftOut) -> Option<&'static str> {
+    match (left_out, file_system.name) {
+        (LeftOut::FileSync, "ext4 data=journal") => Some("the data go through the journal, before the rename"),
+        // Documentation/admin-guide/ext4.rst: with `nodelalloc` write(2) allocates the blocks, and with `data=ordered` the data
+        // are written before the metadata are committed.
+        (LeftOut::FileSync, "ext4 nodelalloc") => Some("the commit of the rename writes the data before"),
+        _ => None,
+    }
 }
