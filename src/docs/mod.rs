@@ -33,6 +33,7 @@ pub mod proofs {
     //! [fuzz]: https://docs.rs/crate/atomic-file-adapter/latest/source/CONTRIBUTING.md
     //! [limits]: crate::docs::limits#containers-fuse
     //! [power]: crate::docs::limits#the-power-goes
+    //! [promise]: crate#the-promise
     //! [root]: crate::Builder::lock_root
     #![doc = include_str!("proofs.md")]
 }
