@@ -10,6 +10,7 @@ use crash_lab::device::{Device, Failure, Request};
 use crash_lab::disk::{Event, Image};
 use crash_lab::lab::Lab;
 use crash_lab::states::{Cache, Recording, State};
+use crash_lab::viewer::Viewer;
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::commits::Commits;
@@ -103,13 +104,14 @@ impl Experiment<'_> {
         examined.bad.extend(contradictions.into_iter().map(|it| format!("now: {it}\n    {what}")));
 
         let recording = Recording::new(start.clone(), log, seed());
+        let mut viewer = self.lab.viewer().unwrap();
         // A lock directory elsewhere is in the state of the end, which does not fit the files of an earlier moment. And the
         // first look finishes the change, so that the intent is gone before the second one.
         let is_apart = self.program.locks_elsewhere && self.program.groups.iter().any(|files| files.len() > 1);
         let (remounts, states) = if is_apart { (&[false][..], 0) } else { (&[false, true][..], states) };
         for &failed_writes in remounts {
             let image = recording.at_the_end(failed_writes);
-            let seen = look(self.lab, image, self.program, self.writer, !failed_writes);
+            let seen = look(&mut viewer, &image, self.program, self.writer, !failed_writes);
             let faults = seen.faults(self.program, &history, &recording.log);
             examined.counts.remounted += 1;
             examined.counts.damaged += usize::from(seen.damaged);
@@ -118,7 +120,7 @@ impl Experiment<'_> {
                 .judge(faults, || format!("{what}, remounted, failed writes happened: {failed_writes}:{operations}"));
         }
         for state in recording.sample(states) {
-            let faults = self.judge_power_cut(&history, &recording, state);
+            let faults = self.judge_power_cut(&mut viewer, &history, &recording, state);
             examined.counts.states += 1;
             examined.judge(faults, || format!("{what}, {}", recording.describe(state)));
         }
@@ -127,7 +129,7 @@ impl Experiment<'_> {
             // No file system promises anything if the cache is lost.
             let recording = Recording::with_cache(start, recording.log, seed(), Cache::Lost);
             for state in recording.sample(states) {
-                let faults = self.judge_power_cut(&history, &recording, state);
+                let faults = self.judge_power_cut(&mut viewer, &history, &recording, state);
                 examined.counts.without_cache += 1;
                 examined.counts.lost_with_cache += usize::from(faults.iter().any(is_ours));
             }
@@ -137,8 +139,14 @@ impl Experiment<'_> {
 }
 
 impl Experiment<'_> {
-    fn judge_power_cut(&self, history: &History, recording: &Recording, state: &State) -> Vec<Fault> {
-        let seen = look(self.lab, recording.image(state), self.program, self.writer, false);
+    fn judge_power_cut(
+        &self,
+        viewer: &mut Viewer,
+        history: &History,
+        recording: &Recording,
+        state: &State,
+    ) -> Vec<Fault> {
+        let seen = look(viewer, &recording.image(state), self.program, self.writer, false);
         let faults = state
             .points
             .iter()

@@ -136,7 +136,7 @@ fn a_repeated_sync_is_noticed(lab: &Lab) {
 
 /// A control: a device drops flushes. Nothing is promised then, and the lab must find faults.
 fn a_lie_is_noticed(lab: &Lab) {
-    let mut all = Counts::default();
+    let (mut all, mut viewer) = (Counts::default(), lab.viewer().unwrap());
     for program in PROGRAMS.iter().step_by(if limit().is_none() { 1 } else { 3 }) {
         let what = format!("{}, {}, a device that lies", lab.file_system.name, program.name);
         let _done = end_after(LIMIT, format!("it hangs: {what}"));
@@ -146,7 +146,7 @@ fn a_lie_is_noticed(lab: &Lab) {
         let mut examined = Examined::default();
         examined.counts.runs = 1;
         for state in recording.sample(if limit().is_none() { 10 * STATES_OF_ALL } else { STATES }) {
-            let seen = look(lab, recording.image(state), program, writer, false);
+            let seen = look(&mut viewer, &recording.image(state), program, writer, false);
             // The most was promised at the last of them.
             let point = &recording.points[state.points[state.points.len() - 1]];
             examined.counts.states += 1;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use atomic_file_adapter::AtomicFileAdapter;
 use crash_lab::disk::{Event, Image};
-use crash_lab::lab::Lab;
+use crash_lab::viewer::Viewer;
 
 use crate::failing::programs::{History, Program, Said, Versions, Writer};
 use crate::together::look::Pending;
@@ -44,25 +44,19 @@ pub struct Seen {
     pub damaged: bool,
 }
 
-/// Mounts a disk, which replays the journal, reads all groups, and has the crate finish and sweep.
-pub fn look(lab: &Lab, image: Image, program: &Program, writer: Writer, check: bool) -> Seen {
+/// Reads all groups, and has the crate finish and sweep.
+pub fn look(viewer: &mut Viewer, image: &Image, program: &Program, writer: Writer, check: bool) -> Seen {
     let mut seen = Seen { versions: Vec::new(), unusable: None, stuck: Vec::new(), damaged: false };
-    lab.show(image);
-    match lab.mount() {
-        Ok(mounted) => {
-            let root = mounted.root();
-            seen.versions = program
-                .groups
-                .iter()
-                .map(|files| program.read(root, files).map_err(|error| error.to_string()))
-                .collect();
-            if writer == Writer::Adapter {
-                seen.stuck = clear_up(root, program).unwrap_or_else(|error| vec![error.to_string()]);
-            }
+    let looked = viewer.look(image, false, |root| {
+        let read = program.groups.iter().map(|files| program.read(root, files).map_err(|error| error.to_string()));
+        seen.versions = read.collect();
+        if writer == Writer::Adapter {
+            seen.stuck = clear_up(root, program).unwrap_or_else(|error| vec![error.to_string()]);
         }
-        Err(error) => seen.unusable = Some(format!("cannot be mounted: {error}")),
-    }
-    seen.damaged = check && lab.check().is_err();
+        Ok(())
+    });
+    seen.unusable = looked.err();
+    seen.damaged = check && viewer.check().is_err();
     seen
 }
 
