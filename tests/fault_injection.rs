@@ -18,6 +18,7 @@ use atomic_file_adapter::{AtomicFileAdapter, Error, Step};
 use common::names;
 
 fn scratch() -> (tempfile::TempDir, AtomicFileAdapter) {
+    common::usual_umask();
     let dir = tempfile::tempdir().unwrap();
     let adapter = AtomicFileAdapter::with_lock_dir(dir.path().join("locks")).unwrap();
     (dir, adapter)

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 use atomic_file_adapter::{AtomicFileAdapter, Error, Result, Step};
-use nix::sys::stat::{Mode, umask};
 
 use common::temporary_name;
 
@@ -253,8 +252,7 @@ fn note_the_command(list: &mut List) {
 
 #[test]
 fn every_error_says_what_to_do() {
-    // The modes in the messages are those of new files.
-    umask(Mode::from_bits_truncate(0o022));
+    common::usual_umask();
     let mut list = List::new();
     note_failed_calls(&mut list);
     note_the_others(&mut list);

@@ -39,6 +39,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 fn scratch() -> (tempfile::TempDir, AtomicFileAdapter) {
+    common::usual_umask();
     let dir = tempfile::tempdir().unwrap();
     let adapter = AtomicFileAdapter::with_lock_dir(dir.path().join("locks")).unwrap();
     (dir, adapter)

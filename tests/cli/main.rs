@@ -53,6 +53,7 @@ struct Scratch {
 
 impl Scratch {
     fn new() -> Self {
+        common::usual_umask();
         let dir = tempfile::tempdir().unwrap();
         // The directory for temporary files may be behind a symbolic link, but messages have real paths.
         let path = dir.path().canonicalize().unwrap();

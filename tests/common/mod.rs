@@ -28,6 +28,7 @@ const WORKER: &str = "ATOMIC_FILE_TEST_WORKER";
 /// The main function of a test program without the standard harness: the tests, or, when it was started by
 /// [`Worker::start`], one of the workers.
 pub fn main(tests: Vec<Trial>, workers: &[(&str, Work)]) -> ExitCode {
+    usual_umask();
     let Ok(name) = env::var(WORKER) else {
         return libtest_mimic::run(&Arguments::from_args(), tests).exit_code();
     };
@@ -35,6 +36,12 @@ pub fn main(tests: Vec<Trial>, workers: &[(&str, Work)]) -> ExitCode {
     let (_, work) = workers.iter().find(|(known, _)| *known == name).expect("a worker of this test program");
     work(&args);
     ExitCode::SUCCESS
+}
+
+/// Sets a fixed umask. The modes of new files decide how many calls a write takes, and whether a lock directory is shared,
+/// so they must not depend on who runs the tests: many users have the umask 0002.
+pub fn usual_umask() {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
 }
 
 /// Whether this process is a worker. A worker need not find out which tests can run.
