@@ -54,7 +54,7 @@ impl Scratch {
         let text = text.replace("/srv/b.toml", "/srv/a.toml").replace("/srv/new/c.toml", "/srv/a.toml");
         let number = std::process::id().to_string();
         let text = text.replace(&format!("process {number}"), "process 4711");
-        let text = text.replace(&format!("belongs to user {},", nix::unistd::geteuid()), "belongs to user 0,");
+        let text = text.replace(&format!("belongs to user {} ", nix::unistd::geteuid()), "belongs to user 0 ");
         let mut told = String::new();
         for word in text.split_inclusive(|c: char| !c.is_ascii_alphanumeric()) {
             let bare = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
