@@ -6,15 +6,13 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
-use crate::lab::run;
-
 /// A file system and how it is mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSystem {
     pub name: &'static str,
     /// The name in `/proc/filesystems`.
     pub kind: &'static str,
-    /// The options as for mount(8). [`Lab::mount`](crate::lab::Lab::mount) lists those that the lab knows.
+    /// The options as for mount(8). [`Mounted`](crate::mounted::Mounted) lists those that are flags of mount(2).
     pub options: &'static str,
     pub megabytes: u64,
     /// A program and its arguments. The device is added as the last argument.
@@ -110,4 +108,14 @@ impl FileSystem {
             programs.find(|program| !found(program)).map(|program| format!("needs {program}"))
         }
     }
+}
+
+/// The output of the program if it succeeds. Otherwise all of its output as an error.
+pub(crate) fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(said);
+    }
+    Err(format!("{command:?}: {}\n{said}{}", output.status, String::from_utf8_lossy(&output.stderr)))
 }

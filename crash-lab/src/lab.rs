@@ -1,22 +1,21 @@
 //! The bench: a real file system on a loop device on the recording disk.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::mem::{self, ManuallyDrop};
 use std::panic;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::syncfs;
 use tempfile::TempDir;
 
 use crate::disk::{Disk, Image, own_descriptors};
-use crate::file_system::FileSystem;
+use crate::file_system::{FileSystem, run};
 use crate::loop_device::LoopDevice;
+use crate::mounted::Mounted;
 use crate::viewer::Viewer;
 
 /// Runs `body` in a thread with its own mounts and descriptors. Its mounts end with it. A program that another thread
@@ -101,9 +100,9 @@ impl Lab {
 
     /// Makes the contents of an overlay its lower layer, which later changes do not touch.
     pub fn lower(&self, mut mounted: Mounted) -> io::Result<Mounted> {
-        let Some(layers) = mounted.layers.take() else { return Ok(mounted) };
+        let Some(layers) = mounted.take_layers() else { return Ok(mounted) };
         drop(mounted);
-        let layer = |name: &str| layers.root.join(name);
+        let layer = |name: &str| layers.root().join(name);
         for entry in fs::read_dir(layer("upper"))? {
             let entry = entry?;
             fs::rename(entry.path(), layer("lower").join(entry.file_name()))?;
@@ -128,90 +127,4 @@ impl Lab {
     pub fn check(&self) -> Result<(), String> {
         self.file_system.check(&self.device())
     }
-}
-
-/// The mounted file system.
-pub struct Mounted {
-    root: PathBuf,
-    /// The file system with the layers of an overlay. It is unmounted after the overlay.
-    layers: Option<Box<Mounted>>,
-}
-
-impl Mounted {
-    /// These options are flags of mount(2): `dirsync`, `lazytime`, `noatime`, `nodiratime`, `relatime`, `strictatime`
-    /// and `sync`. All others go to the file system.
-    pub(crate) fn on(device: &Path, file_system: FileSystem, root: &Path) -> io::Result<Self> {
-        file_system.recover(device)?;
-        if file_system.overlay {
-            return Self::over(device, file_system, root);
-        }
-        let (mut flags, mut own) = (MsFlags::empty(), Vec::new());
-        for option in file_system.options.split(',') {
-            match option {
-                "dirsync" => flags |= MsFlags::MS_DIRSYNC,
-                "lazytime" => flags |= MsFlags::MS_LAZYTIME,
-                "noatime" => flags |= MsFlags::MS_NOATIME,
-                "nodiratime" => flags |= MsFlags::MS_NODIRATIME,
-                "relatime" => flags |= MsFlags::MS_RELATIME,
-                "strictatime" => flags |= MsFlags::MS_STRICTATIME,
-                "sync" => flags |= MsFlags::MS_SYNCHRONOUS,
-                own_option => own.push(own_option),
-            }
-        }
-        mount(Some(device), root, Some(file_system.kind), flags, Some(own.join(",").as_str()))?;
-        Ok(Mounted { root: root.to_owned(), layers: None })
-    }
-
-    fn over(device: &Path, file_system: FileSystem, root: &Path) -> io::Result<Self> {
-        let place = root.with_file_name("layers");
-        fs::create_dir_all(&place)?;
-        let below = FileSystem { overlay: false, recover: &[], ..file_system };
-        let layers = Mounted::on(device, below, &place)?;
-        let layer = |name: &str| {
-            let layer = place.join(name);
-            fs::create_dir_all(&layer)?;
-            Ok::<_, io::Error>(format!("{name}dir={}", layer.display()))
-        };
-        let options = [layer("lower")?, layer("upper")?, layer("work")?].join(",");
-        mount(Some("overlay"), root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
-        Ok(Mounted { root: root.to_owned(), layers: Some(Box::new(layers)) })
-    }
-
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    pub fn sync(&self) -> io::Result<()> {
-        Ok(syncfs(&File::open(&self.root)?)?)
-    }
-
-    /// The same as dropping it, but without a panic if the file system is still in use.
-    pub fn unmount(self) -> nix::Result<()> {
-        let mut mounted = ManuallyDrop::new(self);
-        let (root, _layers) = (mem::take(&mut mounted.root), mounted.layers.take());
-        let unmounted = umount2(&root, MntFlags::empty());
-        if unmounted.is_err() {
-            let _ = umount2(&root, MntFlags::MNT_DETACH);
-        }
-        unmounted
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let Err(error) = umount2(&self.root, MntFlags::empty()) else { return };
-        // A failed test may have left a file open. The end of the disk ends the file system, too.
-        let _ = umount2(&self.root, MntFlags::MNT_DETACH);
-        assert!(thread::panicking(), "{}: {error}", self.root.display());
-    }
-}
-
-/// The output of the program if it succeeds. Otherwise all of its output as an error.
-pub(crate) fn run(command: &mut Command) -> Result<String, String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() {
-        return Ok(said);
-    }
-    Err(format!("{command:?}: {}\n{said}{}", output.status, String::from_utf8_lossy(&output.stderr)))
 }

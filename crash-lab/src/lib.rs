@@ -8,6 +8,7 @@
 //! | [`device`] | the behaviour of that disk: it works, it fails, or it lies |
 //! | [`file_system`] | the file systems, and how they are made, mounted and checked |
 //! | [`lab`] | a real file system on a loop device on that disk |
+//! | [`mounted`] | a mounted file system |
 //! | [`viewer`] | a device in memory for looking at many disks, faster than the recording disk |
 //! | [`others`] | more file systems that few people use |
 //! | [`states`] | the disks that a power cut may leave, from the record |
@@ -27,6 +28,7 @@ pub mod disk;
 pub mod file_system;
 pub mod lab;
 pub mod loop_device;
+pub mod mounted;
 pub mod others;
 pub mod random;
 pub mod states;

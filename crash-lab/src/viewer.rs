@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use crate::disk::Image;
 use crate::file_system::FileSystem;
-use crate::lab::Mounted;
 use crate::loop_device::LoopDevice;
+use crate::mounted::Mounted;
 
 /// Dropped in the order of its fields.
 pub struct Viewer {

@@ -13,7 +13,7 @@ use std::thread;
 use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 use atomic_file_adapter::{AtomicFileAdapter, Durability};
 use crash_lab::disk::{Disk, Event};
-use crash_lab::lab::Mounted;
+use crash_lab::mounted::Mounted;
 use nix::sys::stat::{SFlag, fstat};
 use xxhash_rust::xxh3::xxh3_64;
 

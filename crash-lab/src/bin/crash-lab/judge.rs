@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -16,39 +15,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::{Args, Chosen, States};
 use crate::commands::DIR;
+use crate::judged::{Bad, Found, Judged};
 use crate::keep::Keeping;
 use crate::record::{Recorded, read, record};
 use crate::report::Report;
 use crate::workload::{Commits, Workload};
-
-/// The result for the states of one recording.
-pub struct Judged {
-    pub file_system: String,
-    pub workload: Workload,
-    pub commits: Commits,
-    /// How many states are possible.
-    pub possible: usize,
-    /// How many were judged.
-    pub states: usize,
-    pub torn: usize,
-    pub lost: usize,
-    pub broken: usize,
-    /// How many states are bad in any way.
-    pub bad_states: usize,
-    /// How many requests the disk answered with EIO.
-    pub failed: usize,
-    /// The flushes of each write.
-    pub flushes: Vec<usize>,
-    pub bad: Vec<Bad>,
-}
-
-/// The fault of a state.
-pub struct Bad {
-    pub fault: Fault,
-    /// The description of the state.
-    pub state: String,
-    pub kept: Option<PathBuf>,
-}
 
 /// A file system with a workload, on its own disk.
 #[derive(Clone)]
@@ -202,14 +173,6 @@ fn judge_state(
         judged.bad.push(bad);
     }
     Ok(())
-}
-
-/// What a look at a state found.
-pub struct Found {
-    /// The value, if it could be read.
-    pub value: Option<Option<Vec<u8>>>,
-    /// The fault of the file system, or why the value could not be read.
-    pub broken: Option<String>,
 }
 
 /// Mounts the state, which replays the journal, reads, unmounts it, and lets the file system's own program check it.

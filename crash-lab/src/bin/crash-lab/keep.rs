@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 
 use crash_lab::disk::Image;
 use crash_lab::file_system::FileSystem;
-use crash_lab::verdict::Fault;
 
 use crate::args::{Args, States, name_of};
 use crate::commands::{DIR, FILE, fill_in, quote};
-use crate::judge::{Bad, Found, Judged};
+use crate::judged::{Bad, Found, Judged, kind, what};
 use crate::record::Recorded;
 
 const MOUNT_POINT: &str = "/mnt";
@@ -27,19 +26,6 @@ pub fn prepare(dir: Option<&Path>) -> Result<(), String> {
         None => Ok(()),
         Some(_) => Err(format!("--keep {}: there is something in it", dir.display())),
     }
-}
-
-pub fn kind(fault: &Fault) -> &'static str {
-    match fault {
-        Fault::Torn(_) => "torn",
-        Fault::Lost(_) => "lost",
-        Fault::Other(_) => "broken",
-    }
-}
-
-pub fn what(fault: &Fault) -> &str {
-    let (Fault::Torn(what) | Fault::Lost(what) | Fault::Other(what)) = fault;
-    what
 }
 
 /// A bad state, and everything that goes into its directory.

@@ -6,6 +6,7 @@ mod args;
 mod commands;
 #[cfg(target_os = "linux")]
 mod judge;
+mod judged;
 #[cfg(target_os = "linux")]
 mod keep;
 #[cfg(target_os = "linux")]

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use crash_lab::device::Device;
 use crash_lab::disk::Event;
-use crash_lab::lab::{Lab, Mounted};
+use crash_lab::lab::Lab;
+use crash_lab::mounted::Mounted;
 use crash_lab::random::Random;
 use crash_lab::states::{Cache, Recording};
 use crash_lab::verdict::{Version, describe};

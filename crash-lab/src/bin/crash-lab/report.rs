@@ -9,8 +9,7 @@ use crash_lab::device::Device;
 use serde_json::{Value, json};
 
 use crate::args::{Args, Chosen, States, name_of};
-use crate::judge::Judged;
-use crate::keep::{kind, what};
+use crate::judged::{Judged, kind, what};
 use crate::workload::{Commits, Workload};
 
 /// How many bad states are described in the table's text.
