@@ -313,7 +313,7 @@ pub enum Step {
     /// Removing the file. [`ResourceBusy`](io::ErrorKind::ResourceBusy): as [`Rename`](Self::Rename).
     Remove,
     /// Syncing the directory is impossible, because it cannot be opened for reading, or proves nothing, because its file
-    /// system takes no more changes. This is found out before anything has happened. If the sync itself fails, that is
+    /// system takes no more changes. Nothing has happened to the file. If the sync itself fails, that is
     /// [`Error::NotDurable`].
     SyncDirectory,
     /// Looking for temporary files that killed writers have left.

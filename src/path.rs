@@ -230,27 +230,41 @@ impl Place {
     /// Makes it durable that there is no file here, by a sync of its directory, or of the deepest directory above it that
     /// exists. Another process may have removed or moved the rest without a sync.
     pub(crate) fn sync_absence(&self) -> Result<()> {
-        // False: the directory was removed.
+        let failed = |error: Errno| Error::io(&self.path, Step::SyncDirectory, error);
+        let not_durable = |error: Errno| Error::NotDurable { path: self.path.to_path_buf(), source: error.into() };
         let sync = |dir: &Dir| {
-            let failed = |error: Errno| Error::io(&self.path, Step::SyncDirectory, error);
-            let not_durable = |error: Errno| Error::NotDurable { path: self.path.to_path_buf(), source: error.into() };
             if !dir.syncable {
                 return Err(failed(Errno::ACCESS));
             }
             sys::sync_dir(dir).map_err(not_durable)?;
-            sys::stat_alive(dir).map(|meta| meta.links > 0).map_err(failed)
+            sys::check_alive(dir).map_err(failed)
         };
-        if let Some(dir) = self.dir()? {
-            if sync(dir)? {
+        let dir = self.dir()?;
+        if let Some(dir) = dir {
+            sync(dir)?;
+            // The directory may have been removed or moved while a handle has it open.
+            if sys::real_path(dir.as_fd()).as_deref() == self.path.parent() {
                 return Ok(());
             }
         }
-        // The directory is missing, or it was removed while this handle has it open. In both cases the deepest directory
-        // that exists has to be synced. If another directory has the path by now, its file is not the one of this handle.
-        let now = Self::resolve(&self.path, Links::Refuse)?;
-        match &now.missing {
-            Some((deepest, _)) if sync(deepest)? => Ok(()),
-            _ => Err(Error::io(&self.path, Step::Resolve, Errno::NOENT)),
+        let gone = || Error::io(&self.path, Step::Resolve, Errno::NOENT);
+        let now = match Self::resolve(&self.path, Links::Refuse) {
+            // The link was put in the place of the directory.
+            Err(Error::SymbolicLink { .. }) => return Err(gone()),
+            now => now?,
+        };
+        match (&now.missing, dir) {
+            (Some((deepest, _)), _) => sync(deepest),
+            // No system tells the path of every directory.
+            (None, Some(dir)) if now.dir()?.and_then(Dir::identity) == dir.identity() => Ok(()),
+            // Another directory has the path. A file in it is not the one of this handle. If there is none, what must be
+            // durable is that the old directory has gone.
+            (None, _) => match now.dir()? {
+                Some(new) if new.stat(&self.name) == Err(Errno::NOENT) => {
+                    sync(&Dir::open(new.as_fd(), c"..", Links::Refuse).map_err(failed)?)
+                }
+                _ => Err(gone()),
+            },
         }
     }
 

@@ -273,9 +273,9 @@ impl Builder {
     /// [`on_wait_after`](Self::on_wait_after) says. Use it to tell a user why nothing happens, or to write that into a
     /// log. Default: none.
     ///
-    /// It is called by the thread that waits. A call that takes several locks calls it once for each file that it waits
-    /// for, and never twice within that time. When the function returns, the thread goes on waiting, in its old place
-    /// among the threads of this process. So it should be short: while it runs, others get the lock,
+    /// It is called by the thread that waits. If a call takes several locks, it is called again when the call waits for
+    /// another file, but not before that time has passed once more. When the function returns, the thread goes on
+    /// waiting, in its old place among the threads of this process. So it should be short: while it runs, others get the lock,
     /// and the time limit is not checked. It may use this crate as any other code may, but it is not called for locks
     /// that it waits for itself. If it panics, the call ends with that panic and has not taken the lock. If it forks,
     /// the call ends with [`Error::Forked`] in the child.
@@ -304,7 +304,8 @@ impl Builder {
     }
 
     /// How long a call waits before it calls [`on_wait`](Self::on_wait). Default: 100 ms. The time begins when the call
-    /// begins to take its locks, and again when the function was called. With zero, the function is called as soon as the call has to wait.
+    /// begins to take its locks, and again when the function was called. With zero, the function is called as soon as
+    /// the call has to wait.
     ///
     /// ```
     /// use std::time::Duration;

@@ -307,7 +307,7 @@ impl Stage<'_> {
             sync_together(self.files(), config.replace)?;
         }
         self.unsynced.clear();
-        let decided = draft.decide();
+        let decided = draft.decide(&self.dirs);
         self.is_decided = draft.is_decided();
         decided?;
         let finished = draft.finish(&mut self.dirs);

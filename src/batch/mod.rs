@@ -232,7 +232,12 @@ fn prepare<'a>(
     version: &Version,
 ) -> Result<Option<Replacement<'a>>> {
     let Some(contents) = &version.contents else {
-        return check_removable(file.place(), config.replace).map(|_| None);
+        let found = check_removable(file.place(), config.replace)?;
+        let is_absent = found.is_none() && config.replace.durability == Durability::Full;
+        if let Some(dir) = file.place().dir()?.filter(|_| is_absent) {
+            check_alive(dir, file.path())?;
+        }
+        return Ok(None);
     };
     let mut replacement = if version.anew { guard.writer_anew()? } else { guard.writer()? };
     replacement.fill(contents)?;
@@ -292,10 +297,9 @@ fn rename_all<'a>(
 
 /// Syncs each directory. If one sync fails, it goes on with the others.
 fn sync_dirs(config: &Config, dirs: &[ChangedDir<'_>]) -> Result<()> {
-    let is_full = config.replace.durability == Durability::Full;
-    let sync = |ChangedDir { dir, file, has_absent, .. }: &ChangedDir<'_>| {
-        sync_dir(dir, file.path(), config.replace)?;
-        if *has_absent && is_full { check_alive(dir, file.path()) } else { Ok(()) }
+    let sync = |ChangedDir { dir, file, has_absent, .. }: &ChangedDir<'_>| match has_absent {
+        true => sync_absence(file.place(), config.replace),
+        false => sync_dir(dir, file.path(), config.replace),
     };
     dirs.iter().map(sync).fold(Ok(()), Result::and)
 }

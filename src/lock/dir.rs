@@ -108,8 +108,8 @@ impl LockDir {
 
     /// Syncs what other processes have changed in it. They may have failed to sync that, so the file system must be alive.
     pub(super) fn sync(&self, open: &Fd) -> Result<()> {
-        let synced = sys::sync_dir(open).and_then(|()| sys::stat_alive(open));
-        synced.map(drop).map_err(|error| Error::io(&self.path, Step::SyncLocks, error))
+        let synced = sys::sync_dir(open).and_then(|()| sys::prove_alive(open));
+        synced.map_err(|error| Error::io(&self.path, Step::SyncLocks, error))
     }
 
     /// The error for an intent that could not be finished. `path` is one of its files.

@@ -91,8 +91,9 @@ impl<'a> Draft<'a> {
         self.device
     }
 
-    /// Decides the change. If it has to survive a power cut, the caller has synced everything that the intent names.
-    pub(crate) fn decide(&mut self) -> Result<()> {
+    /// Decides the change. If it has to survive a power cut, the caller has synced everything that the intent names. `dirs`
+    /// are the directories of its files.
+    pub(crate) fn decide(&mut self, dirs: &Dirs) -> Result<()> {
         self.held.iter().try_for_each(|held| held.check_kept(false))?;
         let failed = |error: Errno| Error::io(self.dir.path(), Step::WriteIntent, error);
         if let Err(error) = sys::rename(self.at.as_fd(), self.temporary.get(), &self.name) {
@@ -112,8 +113,20 @@ impl<'a> Draft<'a> {
         }
         // From here on the change can only go forward. If this sync fails, the change is still made, because others can
         // see the intent. A power cut may undo it.
-        self.decided = Some(if self.intent.full { sys::sync_dir(&self.at) } else { Ok(()) });
-        Ok(())
+        let is_apart = dirs.all().any(|dir| dir.meta.dev != self.device);
+        let sync = || {
+            sys::sync_dir(&self.at)?;
+            // Another program may have been told that the rename is lost.
+            if is_apart { sys::prove_alive(&self.at) } else { Ok(()) }
+        };
+        let synced = if self.intent.full { sync() } else { Ok(()) };
+        self.decided = Some(synced);
+        match synced {
+            // Files on another file system can be changed even if the one of the intent is dead. After a power cut that
+            // change would be half done, and the intent gone.
+            Err(error) if is_apart => Err(self.dir.unfinished(self.path(), &self.name, failed(error))),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the change is decided, or may be.

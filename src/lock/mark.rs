@@ -22,6 +22,10 @@ impl Held {
 
     /// Removes the mark. If that fails, the next holder finds the mark of an intent that does not exist.
     pub(super) fn clear_mark(&self) {
+        // If the lock was lost, on NFS, another machine may have marked the file for a change of its own.
+        if self.check_kept(false).is_err() {
+            return;
+        }
         let _ = self.with_file(|file| {
             let kept = match is_marked(self.size) {
                 false => self.size,

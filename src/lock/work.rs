@@ -134,11 +134,15 @@ impl Work<'_> {
                     // Another process may have been told that the changes are lost: the one that made them, or one that
                     // synced something else. Then this sync proves nothing. On a dead file system the removal of the
                     // intent fails, but the lock directory may be on another one.
-                    if is_found || dir.meta.dev != home { sys::stat_alive(&dir.fd).map(drop) } else { Ok(()) }
+                    if is_found || dir.meta.dev != home { sys::prove_alive(&dir.fd) } else { Ok(()) }
                 });
                 synced.map_err(|error| Error::NotDurable { path: dir.path.clone(), source: error.into() })
             };
-            self.dirs.all().map(sync).fold(Ok(()), Result::and)?;
+            let synced = self.dirs.all().map(sync).fold(Ok(()), Result::and);
+            // A change that is given up ends, even if its file system is dead, or was mounted read-only.
+            if !give_up {
+                synced?;
+            }
         }
         self.remove(give_up).map(|()| left)
     }
@@ -215,9 +219,7 @@ impl Work<'_> {
         match sys::unlink(self.at.as_fd(), self.name) {
             Ok(()) | Err(Errno::NOENT) => {
                 let synced = if self.intent.full { sys::sync_dir(self.at) } else { Ok(()) };
-                // If a lock was lost, on NFS, the marks may be those of another machine's change by now.
-                let is_kept = self.held.iter().all(|held| held.check_kept(false).is_ok());
-                if synced.is_ok() && is_kept {
+                if synced.is_ok() {
                     self.clear_marks();
                 }
                 self.end = End::Removed(synced);

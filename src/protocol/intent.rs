@@ -181,12 +181,13 @@ impl Intent {
         if format!("{:016x}", xxh3_64(fields)).as_bytes() != check {
             return Err(torn);
         }
-        let mut fields = fields.strip_suffix(b"\0").ok_or(torn)?.split(|byte| *byte == 0);
+        if !fields.starts_with(KIND) {
+            return Err(torn);
+        }
+        let mut fields = fields.strip_suffix(b"\0").ok_or(unknown)?.split(|byte| *byte == 0);
         let mut next = || fields.next().ok_or(unknown);
-        match next()?.strip_prefix(KIND) {
-            Some(VERSION) => {}
-            Some(_) => return Err(unknown),
-            None => return Err(torn),
+        if next()? != [KIND, VERSION].concat() {
+            return Err(unknown);
         }
         let inode = number(next()?).ok_or(unknown)?;
         let full = match next()? {

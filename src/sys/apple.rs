@@ -222,10 +222,6 @@ pub(super) fn device(stat: &Stat) -> u64 {
     u64::from(stat.st_dev as u32)
 }
 
-pub(super) fn links(stat: &Stat) -> u64 {
-    u64::from(stat.st_nlink)
-}
-
 pub(super) fn mode_bits(stat: &Stat) -> u32 {
     u32::from(stat.st_mode) & 0o7777
 }

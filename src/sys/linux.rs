@@ -79,21 +79,12 @@ pub(crate) fn check_changeable(dir: BorrowedFd<'_>) -> Result<()> {
 /// Makes a file without a name in a directory, which is gone when it is closed: O_TMPFILE in
 /// [open(2)](https://man7.org/linux/man-pages/man2/open.2.html). This starts a transaction. If a failed device has stopped
 /// the file system, the error is EROFS or EIO (`ext4_journal_check_start` in fs/ext4/ext4_jbd2.c, `xfs_trans_alloc` in
-/// fs/xfs/xfs_trans.c, `start_transaction` in fs/btrfs/transaction.c). It is no error if this cannot be tried: the file
-/// system has no such files, it is full, or this process may not make files there.
+/// fs/xfs/xfs_trans.c, `start_transaction` in fs/btrfs/transaction.c). Other errors say nothing about that: the file system
+/// has no such files, it is full, or this process may not make files there.
 pub(crate) fn try_change(dir: BorrowedFd<'_>) -> Result<()> {
     match super::open(dir, c".", OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
-        Err(
-            Errno::NOTSUP
-            | Errno::ISDIR
-            | Errno::INVAL
-            | Errno::NOENT
-            | Errno::ACCESS
-            | Errno::PERM
-            | Errno::NOSPC
-            | Errno::DQUOT,
-        ) => Ok(()),
-        made => made.map(drop),
+        Err(error @ (Errno::ROFS | Errno::IO | Errno::SHUTDOWN | Errno::UCLEAN)) => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -400,11 +391,6 @@ fn reports_errors_of_syncfs() -> bool {
 
 pub(super) fn device(stat: &Stat) -> u64 {
     stat.st_dev
-}
-
-#[allow(clippy::useless_conversion)] // It has fewer bits on some processors.
-pub(super) fn links(stat: &Stat) -> u64 {
-    u64::from(stat.st_nlink)
 }
 
 pub(super) fn mode_bits(stat: &Stat) -> u32 {

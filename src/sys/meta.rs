@@ -16,8 +16,6 @@ pub(crate) struct Meta {
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// How many names it has. A directory that was removed has none.
-    pub(crate) links: u64,
     pub(crate) size: u64,
     /// The time of the last change of its contents, in seconds since 1970, by the clock of its file system.
     pub(crate) modified: i64,
@@ -41,7 +39,6 @@ impl Meta {
             mode: backend::mode_bits(stat),
             uid: stat.st_uid,
             gid: stat.st_gid,
-            links: backend::links(stat),
             size: u64::try_from(stat.st_size).unwrap_or(0),
             modified: stat.st_mtime,
         }

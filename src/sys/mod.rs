@@ -228,20 +228,38 @@ pub(crate) fn unlink(at: BorrowedFd<'_>, name: &CStr) -> Result<()> {
 /// PostgreSQL ignores EINVAL and EBADF of a directory (`fsync_fname_ext` in src/backend/storage/file/fd.c), SQLite
 /// ignores every error (`unixSync` in src/os_unix.c, ticket 1657). Here EBADF is an error, because on these systems it
 /// means an invalid descriptor (fsync(2)), and EIO is an error, too.
+///
+/// After an error the directory is changed, without a trace. The caller may try again, find that there is nothing to do,
+/// and sync a directory without changes. On ext4 that succeeds although the journal is dead
+/// (`__jbd2_journal_force_commit` in fs/jbd2/journal.c), until a change has made ext4 notice it.
 pub(crate) fn sync_dir(dir: impl AsFd) -> Result<()> {
-    match sync(dir) {
+    match sync(&dir) {
         Err(Errno::INVAL | Errno::NOTSUP) => Ok(()),
-        result => result,
+        Err(error) => {
+            let _ = backend::try_change(dir.as_fd());
+            Err(error)
+        }
+        Ok(()) => Ok(()),
     }
 }
 
-/// Looks at a directory that was synced, and checks whether its file system still takes changes. The sync alone does not
-/// tell. If nothing has changed since a sync that failed, it succeeds on ext4 and xfs although the journal is dead
-/// (`__jbd2_journal_force_commit` in fs/jbd2/journal.c, `xfs_dir_fsync` in fs/xfs/xfs_file.c). EROFS is an error, too,
-/// because the file system may have become read-only when its device failed.
-pub(crate) fn stat_alive(dir: impl AsFd) -> Result<Meta> {
-    let meta = stat_open(&dir)?;
-    backend::try_change(dir.as_fd()).map(|()| meta)
+/// Fails if the file system of a directory was stopped by a failed device, as far as a look can tell. The sync of a
+/// directory in which nothing has changed since succeeds all the same. On xfs (`xfs_dir_fsync` in fs/xfs/xfs_file.c) the
+/// look itself fails. btrfs is read-only then; so may be a file system that was never written to, but nobody knows what
+/// happened before.
+pub(crate) fn check_alive(dir: impl AsFd) -> Result<()> {
+    stat_open(&dir)?;
+    match check_changeable(dir.as_fd()) {
+        Err(Errno::ROFS) => Err(Errno::ROFS),
+        _ => Ok(()),
+    }
+}
+
+/// The same by a change, which ext4 refuses, too. It is not for directories that otherwise stay as they are: programs that
+/// watch them (inotify(7)) are told of a file that was written, and overlayfs copies them up.
+pub(crate) fn prove_alive(dir: impl AsFd) -> Result<()> {
+    check_alive(&dir)?;
+    backend::try_change(dir.as_fd())
 }
 
 /// The names in a directory, without `.` and `..`.

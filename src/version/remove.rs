@@ -40,10 +40,9 @@ pub(crate) fn sync_absence(place: &Place, options: Options) -> Result<()> {
     if options.durability == Durability::Full { place.sync_absence() } else { Ok(()) }
 }
 
-/// To be called after the sync of a directory in which a file is absent. Fails if the file system is dead, because then
-/// the sync proves nothing.
+/// For a directory in which a file is absent. Fails if the file system is dead, because then its sync proves nothing.
 pub(crate) fn check_alive(dir: impl AsFd, path: &Path) -> Result<()> {
-    sys::stat_alive(dir).map(drop).map_err(|error| Error::io(path, Step::SyncDirectory, error))
+    sys::check_alive(dir).map_err(|error| Error::io(path, Step::SyncDirectory, error))
 }
 
 /// The file to remove, if it exists. An error if its removal could not be made durable.

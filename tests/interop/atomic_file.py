@@ -73,9 +73,9 @@ def to_bytes(intent):
 def parse_intent(data):
     """None: it is not complete, so nothing was decided."""
     kind, *fields = data[:-16].split(b"\0")
-    if xxh3(data[:-16]) != data[-16:] or not kind.startswith(INTENT) or fields[-1:] != [b""]:
+    if xxh3(data[:-16]) != data[-16:] or not kind.startswith(INTENT):
         return None
-    fields, changes, ok = iter(fields[:-1]), [], kind == INTENT + b"1"
+    fields, changes, ok = iter(fields[:-1]), [], kind == INTENT + b"1" and fields[-1:] == [b""]
     try:
         inode, synced = next(fields), next(fields)
         ok &= is_number(inode) and synced in (b"full", b"crash")

@@ -15,8 +15,12 @@ pub mod report;
 mod verdict;
 
 use std::env;
+use std::fs;
 use std::mem;
+use std::path::Path;
 
+use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
+use atomic_file_adapter::{AtomicFileAdapter, Error};
 use crash_lab::device::{Device, Failure, Lasting, Request};
 use crash_lab::disk::{Event, Image};
 use crash_lab::file_system::FILE_SYSTEMS;
@@ -52,6 +56,7 @@ pub fn all() -> Vec<Trial> {
         let name = format!("{}: the device lies", file_system.name);
         trials.push(case(file_system, &name, a_lie_is_noticed));
     }
+    trials.push(case(FILE_SYSTEMS[0], "the intent is on a dead file system", a_lost_decision_changes_nothing));
     trials.push(test("control: a failed write may have happened", failed_writes_may_have_happened));
     trials
 }
@@ -160,6 +165,30 @@ fn a_lie_is_noticed(lab: &Lab) {
     let noticed = all.lost + all.torn + all.half + all.unusable;
     report::add_lie(lab.file_system.name, all);
     assert!(noticed > 0, "flushes were dropped, and nothing was lost");
+}
+
+/// Another program was told that the rename of the intent is lost. The files are on another file system, which lives on.
+fn a_lost_decision_changes_nothing(lab: &Lab) {
+    lab.format();
+    let mounted = lab.mount().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let adapter = AtomicFileAdapter::with_lock_dir(elsewhere.path()).unwrap();
+    let files = ["a", "b"].map(|name| mounted.root().join(name));
+    files.iter().for_each(|file| fs::write(file, "old").unwrap());
+    let update = || adapter.update_many(&files, |_| vec![Some(b"new".to_vec()); 2]);
+    let mut is_decided = false;
+    let dead = move |call: &Call<'_>| {
+        let is_intent = |path: &Path| path.extension().is_some_and(|it| it == "intent");
+        is_decided |= call.syscall == Syscall::Renameat && call.new_path.is_some_and(is_intent);
+        let is_attempt = is_decided && call.syscall == Syscall::Openat && call.path == Some(".".as_ref());
+        if is_attempt { Action::Fail(libc::EIO) } else { Action::Proceed }
+    };
+    let said = inject(dead, update).0;
+    assert!(matches!(said, Err(Error::Unfinished { .. })), "{said:?}");
+    let all = |contents: &str| files.iter().all(|file| fs::read(file).unwrap() == contents.as_bytes());
+    assert!(all("old"));
+    adapter.recover().unwrap();
+    assert!(all("new"));
 }
 
 /// Tests the states of a failing device, without a disk.
