@@ -28,9 +28,14 @@ const WORKER: &str = "ATOMIC_FILE_TEST_WORKER";
 /// The main function of a test program without the standard harness: the tests, or, when it was started by
 /// [`Worker::start`], one of the workers.
 pub fn main(tests: Vec<Trial>, workers: &[(&str, Work)]) -> ExitCode {
+    main_with(0, tests, workers)
+}
+
+/// The same with `more_threads` more threads than there are processors, for tests that mostly wait.
+pub fn main_with(more_threads: usize, tests: Vec<Trial>, workers: &[(&str, Work)]) -> ExitCode {
     usual_umask();
     let Ok(name) = env::var(WORKER) else {
-        return libtest_mimic::run(&Arguments::from_args(), tests).exit_code();
+        return run(more_threads, tests);
     };
     let args: Vec<String> = env::args().skip(1).collect();
     let (_, work) = workers.iter().find(|(known, _)| *known == name).expect("a worker of this test program");
@@ -44,9 +49,65 @@ pub fn usual_umask() {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
 }
 
+/// Runs the tests. `--test-threads` overrides the number of threads.
+pub fn run(more_threads: usize, tests: Vec<Trial>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    arguments.test_threads.get_or_insert(processors + more_threads);
+    libtest_mimic::run(&arguments, tests).exit_code()
+}
+
 /// Whether this process is a worker. A worker need not find out which tests can run.
 pub fn is_worker() -> bool {
     env::var_os(WORKER).is_some()
+}
+
+/// Variables that make a test program run for longer than in the gate, if they are `full`.
+const LONGER: [&str; 7] = ["ACCESS", "BANK", "CRASH_FAILURES", "CRASH_STATES", "FAULTS", "INTEROP", "NETWORK"];
+
+/// Whether the tests run in their thorough form, as in the gate, or for even longer. The default is a short form: test programs that
+/// take long run a sample, with a fixed seed.
+pub fn is_thorough() -> bool {
+    let is_set = |name: &str| env::var_os(name).is_some_and(|it| !it.is_empty() && it != "0");
+    is_set("THOROUGH")
+        || is_set("CRASH_OTHERS")
+        || LONGER.iter().any(|name| env::var_os(name).is_some_and(|it| it == "full"))
+}
+
+/// The first in the thorough form, and the second in the short form.
+pub fn thorough_or<T>(thorough: T, short: T) -> T {
+    if is_thorough() { thorough } else { short }
+}
+
+/// Prints what the short form of this test program leaves out, if this is the short form.
+pub fn say_what_is_left_out(what: &str) {
+    if !is_thorough() && !is_worker() {
+        // The standard harness hides the output of the macros.
+        let _ = writeln!(std::io::stderr(), "Short form. Left out: {what}. THOROUGH=1 runs that, too.");
+    }
+}
+
+/// A sample of `short` items in the short form, and all items in the thorough form. `purpose` differs for each sample. The variable
+/// `SAMPLE_SEED` changes all samples.
+pub fn sample<T: Copy>(all: &[T], short: usize, purpose: &str) -> Vec<T> {
+    let seed = env::var("SAMPLE_SEED").map_or(0, |seed| seed.parse().expect("SAMPLE_SEED is a number"));
+    let hash = |n: usize| xxhash_rust::xxh3::xxh3_64_with_seed(format!("{n} {purpose}").as_bytes(), seed);
+    let mut numbers: Vec<usize> = (0..all.len()).collect();
+    if !is_thorough() {
+        numbers.sort_by_key(|n| hash(*n));
+        numbers.truncate(short);
+        numbers.sort_unstable();
+    }
+    numbers.into_iter().map(|n| all[n]).collect()
+}
+
+/// All numbers from 0 on in the thorough form. In the short form one number of each `of` successive ones.
+pub fn one_of_each(of: usize, purpose: &str) -> impl Iterator<Item = usize> + use<> {
+    let purpose = purpose.to_owned();
+    (0..).step_by(of).flat_map(move |first| {
+        let group: Vec<usize> = (first..first + of).collect();
+        sample(&group, 1, &format!("{purpose} {first}"))
+    })
 }
 
 /// A test that always runs.
