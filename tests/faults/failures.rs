@@ -7,22 +7,30 @@ use atomic_file_adapter::fault::{Action, Syscall};
 use atomic_file_adapter::{Error, FileKind};
 use libc::{EACCES, EEXIST, EINVAL, EIO, EMFILE, ENODATA, ENOENT, ENOTSUP, EPERM, EROFS};
 
+use crate::common::one_of_each;
 use crate::errors::errors_of;
-use crate::laboratory::{EACH_DURABILITY, Laboratory, Scratch, Seen, calls_of};
+use crate::laboratory::{EACH_DURABILITY, Laboratory, Scratch, Seen, calls_of, sample_of_call};
 use crate::operations::{Did, Operation};
+
+/// With how many errors each call fails in the short form; if there are many calls, for many files, with one.
+const ERRORS_OF_A_CALL: usize = 2;
+
+/// From one call of so many on everything fails in the short form.
+const ONE_OF: usize = 2;
 
 pub(crate) fn each_call_fails_in_each_way(operation: &Operation) {
     for durability in EACH_DURABILITY {
         let mut laboratory = Laboratory::new(operation, durability);
         let mut number = 0;
         let calls = calls_of(&laboratory, &mut number);
+        let few = if operation.temporaries > 1 { 1 } else { ERRORS_OF_A_CALL };
         for (at, call) in calls.iter().enumerate() {
             if operation.on_disk && ![Syscall::Fstatfs, Syscall::Syncfs, Syscall::Fsync].contains(&call.syscall) {
                 continue;
             }
-            for errno in errors_of(call.syscall) {
+            for errno in sample_of_call(operation, durability, at, errors_of(call.syscall), few) {
                 number += 1;
-                fails_once(&mut laboratory, number, at, call, *errno);
+                fails_once(&mut laboratory, number, at, call, errno);
             }
         }
     }
@@ -129,8 +137,10 @@ pub(crate) fn everything_fails_from_some_call_on(operation: &Operation) {
         let mut laboratory = Laboratory::new(operation, durability);
         let mut number = 0;
         let calls = calls_of(&laboratory, &mut number);
-        for (first, call) in calls.iter().enumerate() {
-            for errno in [EIO, EROFS, EMFILE] {
+        let some = one_of_each(ONE_OF, &format!("{} {durability:?}", operation.name));
+        for first in some.take_while(|first| *first < calls.len()) {
+            let call = &calls[first];
+            for errno in sample_of_call(operation, durability, first, &[EIO, EROFS, EMFILE], 1) {
                 number += 1;
                 let scratch = laboratory.scratch(number);
                 let had = scratch.temporaries().len();

@@ -9,13 +9,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use atomic_file_adapter::fault::{Action, Call, Syscall, inject};
 use atomic_file_adapter::{AtomicFile, AtomicFileAdapter, Durability, Result};
 use libc::{ENOENT, ENOSYS};
 use tempfile::TempDir;
 
-use crate::common::{Worker, hear, names, tell};
+use crate::common::{Worker, hear, names, sample, say_what_is_left_out, tell};
 use crate::operations::{Did, MODE, Operation};
 
 /// A directory for one run of an operation.
@@ -227,6 +228,31 @@ pub(crate) fn witness(_: &[String]) {
             Ok(contents) => format!("free {:?}", contents.map(|contents| String::from_utf8(contents).unwrap())),
             Err(error) => error.to_string(),
         });
+    }
+}
+
+/// How many errors of calls were in the samples, and how many there are in all.
+static SAMPLED: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+
+/// A sample of what can happen to a call of an operation.
+pub(crate) fn sample_of_call<T: Copy>(
+    operation: &Operation,
+    durability: Durability,
+    at: usize,
+    all: &[T],
+    short: usize,
+) -> Vec<T> {
+    let sample = sample(all, short, &format!("{} {durability:?} {at}", operation.name));
+    SAMPLED[0].fetch_add(sample.len(), Relaxed);
+    SAMPLED[1].fetch_add(all.len(), Relaxed);
+    sample
+}
+
+pub(crate) fn say_how_much_was_tried() {
+    let [sampled, all] = [0, 1].map(|n| SAMPLED[n].load(Relaxed));
+    if all > 0 {
+        let left_out = all - sampled;
+        say_what_is_left_out(&format!("{left_out} of {all} errors of calls, and deaths at most of the calls"));
     }
 }
 

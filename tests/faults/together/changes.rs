@@ -2,6 +2,7 @@
 
 use atomic_file_adapter::{AtomicFileAdapter, Durability, Error, Result};
 
+use crate::common::{is_thorough, one_of_each};
 use crate::together::place::{CHANGED, Ground, Place, new, old};
 use crate::together::{
     End, calls_of, die_at, durability_in, errors_to_try, fail_at, in_a_child, interrupt, not_for_ever, with,
@@ -33,7 +34,7 @@ fn update_many(adapter: &AtomicFileAdapter, place: &Place) -> Result<()> {
 pub(super) fn each_call_fails(args: &[String]) {
     let durability = durability_in(args);
     let mut ground = Ground::new(durability);
-    let few = if durability == Durability::None { 2 } else { 1 };
+    let few = if durability == Durability::None && is_thorough() { 2 } else { 1 };
     for (name, change) in CHANGES {
         let place = ground.place();
         let calls = calls_of(|| change(&place.adapter(), &place));
@@ -102,11 +103,14 @@ pub(super) fn is_clear(error: &Error, errno: i32, what: &str) {
     assert!(says_why || text.contains("was moved this moment"), "{what}: {text}");
 }
 
+/// At one call of so many a process dies in the short form.
+const ONE_OF: usize = 3;
+
 pub(super) fn the_process_dies_at_each_call(args: &[String]) {
     let mut ground = Ground::new(durability_in(args));
     for (name, change) in CHANGES {
         let mut decided_at = None;
-        for at in 0.. {
+        for at in one_of_each(ONE_OF, &format!("{name} dies")) {
             let place = ground.place();
             let what = format!("{name}: dies at call {at}");
             let end = in_a_child(&what, || {

@@ -65,14 +65,14 @@ fn not_for_ever<T>(what: &str, body: impl FnOnce() -> T) -> T {
 
 /// The end of a process.
 #[derive(Debug, PartialEq)]
-enum End {
+pub(crate) enum End {
     Done,
     /// It died at a call.
     Died,
 }
 
 /// Runs `body` in another process.
-fn in_a_child(what: &str, body: impl FnOnce()) -> End {
+pub(crate) fn in_a_child(what: &str, body: impl FnOnce()) -> End {
     // SAFETY: the other threads only wait for a time to pass. The child uses this crate and the allocator, which glibc
     // keeps usable across a fork.
     match unsafe { fork() }.unwrap() {

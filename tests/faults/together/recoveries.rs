@@ -3,6 +3,7 @@
 use atomic_file_adapter::fault::Syscall;
 use atomic_file_adapter::{Durability, Error};
 
+use crate::common::one_of_each;
 use crate::together::changes::{CHANGES, is_clear};
 use crate::together::passers_by::{PASSERS_BY, PassBy};
 use crate::together::place::{Ground, Place, Tree, new, old};
@@ -27,10 +28,14 @@ struct First {
     expected: Tree,
 }
 
+/// The short form tries one of so many calls, and one of so many first deaths.
+const ONE_OF: usize = 6;
+const ONE_FIRST_OF: usize = 3;
+
 /// Deaths that leave a change to finish: just before and after the decision, in the middle, and near the end.
 fn firsts(ground: &mut Ground) -> Vec<First> {
     let mut firsts = Vec::new();
-    for at in 0.. {
+    for at in one_of_each(ONE_FIRST_OF, "first deaths") {
         let (place, end) = after_death(ground, at);
         if end == End::Done {
             break;
@@ -49,7 +54,7 @@ fn firsts(ground: &mut Ground) -> Vec<First> {
     if full() {
         return firsts;
     }
-    let mut chosen = vec![decided - 1, decided, decided + (last - decided) / 2, last];
+    let mut chosen = vec![decided.saturating_sub(1), decided, decided + (last - decided) / 2, last];
     chosen.dedup();
     chosen.into_iter().map(|n| firsts[n].clone()).collect()
 }
@@ -84,7 +89,9 @@ pub(super) fn each_call_fails(args: &[String]) {
         });
         place.check(&first.expected, name);
         drop(place);
-        for (at, (syscall, text)) in calls.iter().enumerate() {
+        let some = one_of_each(ONE_OF, &format!("{name} fails {}", first.at));
+        for at in some.take_while(|at| *at < calls.len()) {
+            let (syscall, text) = &calls[at];
             for errno in errors_to_try(at, *syscall, 1) {
                 let (place, _) = after_death(ground, first.at);
                 let what = format!("death at call {}, {name}: call {at}, {text}, fails with {errno}", first.at);
@@ -113,7 +120,7 @@ fn fails(place: &Place, expected: &Tree, pass_by: PassBy, at: usize, errno: i32,
 
 pub(super) fn the_process_dies_at_each_call(args: &[String]) {
     each(args, |ground, first, name, pass_by| {
-        for at in 0.. {
+        for at in one_of_each(ONE_OF, &format!("{name} dies {}", first.at)) {
             let (place, _) = after_death(ground, first.at);
             let what = format!("death at call {}, then {name} dies at call {at}", first.at);
             let end = in_a_child(&what, || {
