@@ -4,10 +4,13 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use atomic_file_adapter::Durability;
 use crash_lab::commit::commit_all;
 use crash_lab::file_system::FileSystem;
 use crash_lab::random::Random;
 
+use crate::cases::is_short;
+use crate::common::sample;
 use crate::seed::seed;
 
 /// Where the journal is committed. The file system may do so at any moment, for example because another program syncs a
@@ -34,6 +37,20 @@ impl Commits {
         } else {
             &[No, Everywhere, Once]
         }
+    }
+
+    /// Those to test a workload with. The short form has `Everywhere`, which makes the most states, and with `Full`, where more can go
+    /// wrong, one other.
+    pub fn to_try(file_system: FileSystem, durability: Durability, workload: &str) -> Vec<Self> {
+        if !is_short() {
+            return Self::all(file_system).to_vec();
+        }
+        let others: Vec<Self> =
+            Self::all(file_system).iter().copied().filter(|it| *it != Commits::Everywhere).collect();
+        let count = usize::from(durability == Durability::Full);
+        let mut some = sample(&others, count, &format!("{workload} on {} {}", file_system.name, seed()));
+        some.push(Commits::Everywhere);
+        some
     }
 
     /// The function that is called before each step of an operation with about so many steps. It commits the journal,

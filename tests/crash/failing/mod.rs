@@ -31,15 +31,15 @@ use libtest_mimic::Trial;
 
 use crate::cases::case;
 use crate::commits::Commits;
-use crate::common::{end_after, test};
+use crate::common::{end_after, test, thorough_or};
 use crate::failing::experiment::{Examined, Experiment, LIMIT, Recorded};
 use crate::failing::programs::{CREATE, PROGRAMS, Program, REPLACE, Said, Writer};
 use crate::failing::report::{Counts, Judged};
 use crate::failing::verdict::look;
 use crate::seed::seed;
 
-/// How many requests of each program fail by default, one in each run.
-const DEFAULT_FAILURES: usize = 2;
+/// How many requests of each program fail in the thorough and in the short form, one in each run.
+const FAILURES: [usize; 2] = [2, 1];
 /// How many states after a power cut are judged in each run, and how many if all requests fail.
 const STATES: usize = 3;
 const STATES_OF_ALL: usize = 10;
@@ -81,7 +81,7 @@ fn limit() -> Option<usize> {
         // The description of one failure.
         Ok(one) if one.contains(' ') => Some(1),
         Ok(number) => Some(number.parse().expect("CRASH_FAILURES is `full`, a number, or a request")),
-        Err(_) => Some(DEFAULT_FAILURES),
+        Err(_) => Some(thorough_or(FAILURES[0], FAILURES[1])),
     }
 }
 
@@ -114,6 +114,16 @@ fn failures(lab: &Lab, program: &Program, writer: Writer, limit: Option<usize>) 
         let always = failures.iter().position(|(failure, _)| failure.request == Request::Flush).unwrap_or(0);
         failures.swap(0, always);
         random.shuffle(&mut failures[1..]);
+        if limit == 1 {
+            // Each program gets another kind of failure. The delete gets the first flush.
+            let number = PROGRAMS.iter().position(|known| known.name == program.name).unwrap_or(0);
+            let kind = |failure: &Failure| {
+                let from_then_on = usize::from(failure.lasting == Lasting::FromThenOn);
+                2 * usize::from(failure.request == Request::Flush) + from_then_on
+            };
+            let wanted = failures.iter().position(|(failure, _)| kind(failure) == number % 4).unwrap_or(0);
+            failures.swap(0, wanted);
+        }
         failures.truncate(limit);
     }
     failures

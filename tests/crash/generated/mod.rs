@@ -30,7 +30,7 @@ use crash_lab::random::Random;
 use libtest_mimic::Trial;
 
 use crate::cases::case;
-use crate::common::test;
+use crate::common::{test, thorough_or};
 use crate::generated::judge::{Reached, look};
 use crate::generated::model::Model;
 use crate::generated::operations::{Operation, Sequence};
@@ -40,8 +40,8 @@ use crate::seed::seed;
 use crate::together::verdict::Fault;
 use crate::workloads::LeftOut;
 
-/// How many sequences of each file system are in the sample, and how many states of each are judged.
-const SAMPLED: usize = 80;
+/// How many sequences of each file system are in the sample, thorough and short, and how many states of each are judged.
+const SAMPLED: [usize; 2] = [80, 12];
 const SAMPLED_STATES: usize = 8;
 
 /// Sequences that were bad once are judged each time: a delete that found no directory was not durable, although it
@@ -156,7 +156,7 @@ impl Work {
             progress: None,
         };
         match wanted.as_deref() {
-            None => sample(SAMPLED),
+            None => sample(thorough_or(SAMPLED[0], SAMPLED[1])),
             Some("full") => {
                 let (mine, of) = shard();
                 let place = env::var_os("CRASH_PROGRESS");

@@ -2,8 +2,8 @@
 //! The files and the lock directory are on the recorded disk. Each state is read through the crate, as the next program
 //! would read it.
 //!
-//! By default 5 states of each recording are judged. `CRASH_STATES` sets another number, but `full` means [`MOST`] of
-//! each: with a commit between any two steps of 20 files there are tens of thousands.
+//! By default 2 states of each recording are judged, and 5 with `THOROUGH=1`. `CRASH_STATES` sets another number, but `full` means
+//! [`MOST`] of each: with a commit between any two steps of 20 files there are tens of thousands.
 
 pub mod changes;
 mod flushes;
@@ -23,7 +23,7 @@ use libtest_mimic::Trial;
 
 use crate::cases::case;
 use crate::commits::Commits;
-use crate::common::test;
+use crate::common::{test, thorough_or};
 use crate::seed::seed;
 use crate::together::changes::{APART, APART_KILLED, Meddling, Reached, TWO, Versions, WORKLOADS, Workload};
 use crate::together::look::{Seen, look};
@@ -31,16 +31,16 @@ use crate::together::omissions::Omission;
 use crate::together::report::{Control, Counts, Judged};
 use crate::together::verdict::{Fault, Promise};
 
-/// How many states of each recording are judged by default.
-const DEFAULT_STATES: usize = 5;
+/// How many states of each recording are judged in the thorough and in the short form.
+const STATES: [usize; 2] = [5, 2];
 /// The same, if all are asked for.
 const MOST: usize = 100;
 
 /// The least number of states of each recording of a control that are judged.
 const LEAST_STATES_OF_A_CONTROL: usize = 16;
 
-/// How many states of a crash during a recovery are judged, for each recovery that had something to finish.
-const AGAIN: usize = 3;
+/// How many states of a crash during a recovery are judged, for each recovery that had something to finish, in both forms.
+const AGAIN: [usize; 2] = [3, 1];
 /// How many recoveries of each recording are judged in this way by default.
 const DEFAULT_RECOVERIES: usize = 1;
 /// The same, if all are asked for.
@@ -75,9 +75,12 @@ fn it_is_all_or_nothing(lab: &Lab, workload: &Workload) {
     let mut bad = Vec::new();
     for durability in [Durability::Full, Durability::Ordered] {
         let mut counts = Counts::default();
+        let mut all = Commits::to_try(lab.file_system, durability, workload.name);
         // With `Ordered` there are much fewer possible faults.
-        let all = durability == Durability::Full || env::var("CRASH_STATES").is_ok();
-        for &commits in if all { Commits::all(lab.file_system) } else { &[Commits::Everywhere] } {
+        if durability == Durability::Ordered && env::var("CRASH_STATES").is_err() {
+            all.retain(|commits| *commits == Commits::Everywhere);
+        }
+        for commits in all {
             let examined = Experiment { lab, workload, durability, commits, left_out: None }.examine(states());
             counts.add(&examined.counts);
             bad.extend(examined.bad);
@@ -130,7 +133,7 @@ fn states() -> (usize, usize) {
     match env::var("CRASH_STATES").as_deref() {
         Ok("full") => (MOST, MOST_RECOVERIES),
         Ok(number) => (number.parse().expect("CRASH_STATES is `full` or a number"), DEFAULT_RECOVERIES),
-        Err(_) => (DEFAULT_STATES, DEFAULT_RECOVERIES),
+        Err(_) => (thorough_or(STATES[0], STATES[1]), DEFAULT_RECOVERIES),
     }
 }
 
@@ -190,7 +193,7 @@ impl Experiment<'_> {
     /// Judges crashes during the recovery from the first one.
     fn crash_again(&self, examined: &mut Examined, reached: &[Reached], seen: &mut Seen, first: &str) {
         let (Some(recording), Some(Ok(read))) = (seen.recording(), &seen.read) else { return };
-        for state in recording.sample(AGAIN) {
+        for state in recording.sample(thorough_or(AGAIN[0], AGAIN[1])) {
             let again = look(self.lab, recording.image(state), self.workload, Commits::No);
             let how = || format!("{first}\n    and then, while that was recovered from: {}", recording.describe(state));
             examined.judge(&self.promise(reached, Some(read)), &again, how);
