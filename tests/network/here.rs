@@ -109,40 +109,41 @@ fn no_gluster() -> Option<&'static str> {
         .or(no_program("glusterfs", &["--version"], "needs glusterfs"))
 }
 
-/// Every case on every file system, as tests.
+/// Every case on every file system, as tests. In turns, so that what waits on one file system does so beside the others.
 pub fn trials() -> Vec<Trial> {
+    let python = no_program("python3", &["-c", "import xxhash"], "needs python3 with xxhash");
+    let missing = KINDS.each_ref().map(|kind| (kind.missing)().or(python));
     let mut trials = Vec::new();
-    for kind in &KINDS {
-        let python = || no_program("python3", &["-c", "import xxhash"], "needs python3 with xxhash");
-        let missing = (kind.missing)().or_else(python);
-        let cases = CASES.iter().filter(|case| case.place != Place::Nfs && (is_full() || !kind.breaks));
-        for case in cases {
-            let name = format!("{}: {}", kind.row, case.name);
+    for case in CASES.iter().filter(|case| case.place != Place::Nfs) {
+        for (number, kind) in KINDS.iter().enumerate().filter(|(_, kind)| is_full() || !kind.breaks) {
+            let (name, missing) = (format!("{}: {}", kind.row, case.name), missing[number]);
             let name = missing.map_or(name.clone(), |missing| format!("{name} [{missing}]"));
-            trials.push(Trial::test(name, || run(kind, case.name)).with_ignored_flag(missing.is_some()));
+            let run = move || run(kind, &STATIONS[number], case.name);
+            trials.push(Trial::test(name, run).with_ignored_flag(missing.is_some()));
         }
     }
     trials
 }
 
-static STATIONS: Mutex<Vec<(&str, Station, TempDir)>> = Mutex::new(Vec::new());
+type Made = Mutex<Option<(Station, TempDir)>>;
+
+/// One for each kind.
+static STATIONS: [Made; KINDS.len()] = [const { Mutex::new(None) }; KINDS.len()];
 
 /// Runs a case in its file system, which the first case makes. One case at a time.
-fn run(kind: &'static Kind, case: &str) -> Result<(), Failed> {
-    let mut stations = STATIONS.lock().unwrap_or_else(PoisonError::into_inner);
-    if !stations.iter().any(|(row, ..)| *row == kind.row) {
+fn run(kind: &'static Kind, made: &Made, case: &str) -> Result<(), Failed> {
+    let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
+    let (station, dir) = made.get_or_insert_with(|| {
         let dir = tempfile::tempdir().unwrap();
-        let station = start(kind, dir.path());
-        stations.push((kind.row, station, dir));
-    }
-    let (_, station, dir) = stations.iter_mut().find(|(row, ..)| *row == kind.row).unwrap();
+        (start(kind, dir.path()), dir)
+    });
     let ended = station.run(kind.row, "-", case, || log(dir.path()));
     if kind.breaks { Ok(()) } else { ended }
 }
 
 /// Ends the processes that made the mounts. The mounts end with them.
 pub fn stop() {
-    STATIONS.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    STATIONS.iter().for_each(|made| *made.lock().unwrap_or_else(PoisonError::into_inner) = None);
 }
 
 fn log(dir: &Path) -> String {

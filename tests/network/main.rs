@@ -30,7 +30,8 @@
 //!
 //! | variable | |
 //! |---|---|
-//! | `NETWORK` | `full`: the long form of every case, and the table at the end |
+//! | `THOROUGH` | `1`: also NFS, in the virtual machine |
+//! | `NETWORK` | `full`: the long form of every case, also with NFS, and the table at the end |
 //! | `NETWORK_KERNEL` | the directory of the kernel (`target/network-kernel`, else that of this machine) |
 //!
 //! A word after `--` chooses the cases whose names contain it: `-- GlusterFS`, `-- NFSv4.2`, `-- xfs:`.
@@ -55,10 +56,20 @@ mod site;
 
 use std::process::ExitCode;
 
+/// Most of what they do is to start processes and file systems, and to wait for them.
+#[cfg(target_os = "linux")]
+const MORE_THREADS: usize = 2;
+
 #[cfg(target_os = "linux")]
 fn main() -> ExitCode {
-    let trials = || here::trials().into_iter().chain(machine::trials()).collect();
-    let code = common::main(
+    let with_machine = common::is_thorough() || site::is_full();
+    if !with_machine {
+        common::say_what_is_left_out("NFS, which needs a virtual machine that takes minutes");
+    }
+    let machine = || if with_machine { machine::trials() } else { Vec::new() };
+    let trials = || here::trials().into_iter().chain(machine()).collect();
+    let code = common::main_with(
+        MORE_THREADS,
         if common::is_worker() { Vec::new() } else { trials() },
         &[("guest", guest::run), ("client", guest::be_a_client), ("here", here::be_here), ("process", process::run)],
     );
