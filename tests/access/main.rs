@@ -7,7 +7,7 @@
 //!
 //! | variable | |
 //! |---|---|
-//! | `ACCESS` | how many cases of each writer on each file system (250), or `full`: all |
+//! | `ACCESS` | how many cases of each writer on each file system (50, and with `THOROUGH=1` 250), or `full`: all |
 //! | `ACCESS_SEED` | other random cases |
 //!
 //! It needs Linux and root.
@@ -38,6 +38,9 @@ use std::process::ExitCode;
 
 #[cfg(target_os = "linux")]
 fn main() -> ExitCode {
+    common::say_what_is_left_out(
+        "200 of 250 cases of each writer on each file system, and 7 of 10 of each call that is refused",
+    );
     let code = common::main(trials::all(), trials::WORKERS);
     report::publish();
     code

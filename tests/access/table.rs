@@ -22,15 +22,16 @@ use nix::unistd::Pid;
 
 use crate::cases::{Case, Verb, Writer, shuffled};
 use crate::common::acl::{ACCESS, DEFAULT, READ, WRITE, attribute, set_acl, set_attribute};
-use crate::common::{Worker, names, tell};
+use crate::common::{Worker, names, tell, thorough_or};
 use crate::oracle::Protection;
 use crate::report::{self, Counts};
 use crate::users::{GROUP, Granted, Neighbours, OWNER, User, end_with_parent, in_a_child, neighbours};
 
-/// The number of cases of each writer on each file system. `ACCESS` sets another number, or `full`.
-const DEFAULT_CASES: usize = 250;
-/// The number of cases for each call that is refused.
-const CASES_REFUSED: usize = 10;
+/// The number of cases of each writer on each file system, in the thorough and in the short form. `ACCESS` sets another number, or
+/// `full`.
+const CASES: [usize; 2] = [250, 50];
+/// The number of cases for each call that is refused, in both forms.
+const CASES_REFUSED: [usize; 2] = [10, 3];
 /// How many faults are printed in full.
 const DESCRIBED: usize = 10;
 
@@ -77,7 +78,7 @@ pub(crate) fn nobody_gets_in(base: &Path, writer: Writer) {
     let cases = match env::var("ACCESS").as_deref() {
         Ok("full") => usize::MAX,
         Ok(number) => number.parse().expect("ACCESS is `full` or a number"),
-        Err(_) => DEFAULT_CASES,
+        Err(_) => thorough_or(CASES[0], CASES[1]),
     };
     let (counts, complaints) = perform(base, writer, cases, Twist::None);
     let file_system = report::file_system(base);
@@ -94,7 +95,7 @@ pub(crate) fn nobody_gets_in_when_a_call_is_refused(base: &Path, writer: Writer)
     let mut all = Counts::default();
     let mut wrong = Vec::new();
     for twist in REFUSALS.into_iter().filter(|twist| matches!(twist, Twist::Refuse(..))) {
-        let (counts, complaints) = perform(base, writer, CASES_REFUSED, twist);
+        let (counts, complaints) = perform(base, writer, thorough_or(CASES_REFUSED[0], CASES_REFUSED[1]), twist);
         all.add(&counts);
         wrong.extend(complaints.into_iter().map(|complaint| format!("{twist:?}: {complaint}")));
     }
@@ -105,7 +106,7 @@ pub(crate) fn nobody_gets_in_when_a_call_is_refused(base: &Path, writer: Writer)
 /// Tests the table itself.
 pub(crate) fn a_copy_of_the_mode_alone_is_noticed() {
     for writer in [Writer::Root, Writer::Stranger] {
-        let (counts, _) = perform(&env::temp_dir(), writer, DEFAULT_CASES, Twist::CopyTheModeOnly);
+        let (counts, _) = perform(&env::temp_dir(), writer, thorough_or(CASES[0], CASES[1]), Twist::CopyTheModeOnly);
         assert!(counts.widened > 0 && counts.oracle == 0, "{counts:?}");
         assert!(counts.inexact > 0 || !writer.keeps_everything(), "{counts:?}");
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use atomic_file_adapter::fault::{Action, inject};
 use atomic_file_adapter::{AtomicFileAdapter, Durability};
 
-use crate::common::{Worker, tell};
+use crate::common::{Worker, one_of_each, tell};
 use crate::python::{Place, Python, adapter};
 
 /// The names of the files, before and after.
@@ -18,6 +18,9 @@ const CHANGES: [&str; 3] = ["replaced=new", "branch/made=made", "branch/deleted"
 
 /// No change makes more system calls than this.
 const MOST_CALLS: usize = 1000;
+
+/// In the short form who finishes a change dies at one of so many calls.
+const ONE_OF: usize = 3;
 
 fn is_full() -> bool {
     std::env::var("INTEROP").is_ok_and(|form| form == "full")
@@ -206,7 +209,8 @@ fn at_each_step_of_finishing(first: Who) {
         assert_eq!(moments.iter().map(|(_, done)| *done).collect::<Vec<_>>(), [0, 1, 2, 3]);
         let mut deaths = 0;
         for (moment, done) in moments.into_iter().filter(|(_, done)| is_full() || done % 2 == 0) {
-            for lives in 0..MOST_CALLS {
+            let some = one_of_each(ONE_OF, &format!("{first:?} {done}"));
+            for lives in some.take_while(|lives| *lives < MOST_CALLS) {
                 let place = ready(new_place);
                 python.go_to(&place);
                 assert_eq!(first.dies(&place, &mut python, moment, false), End::Killed);

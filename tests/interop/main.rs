@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use atomic_file_adapter::{AtomicFile, AtomicFileAdapter};
 use tempfile::TempDir;
 
-use crate::common::{no_program, test_if};
+use crate::common::{no_program, say_what_is_left_out, test_if};
 
 /// The command line tool, if it was built.
 const TOOL: Option<&str> = option_env!("CARGO_BIN_EXE_atomic-file");
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         // A worker need not know what this machine has.
         return common::main(Vec::new(), workers);
     }
+    say_what_is_left_out("deaths of who finishes a change, at two thirds of the calls");
     let xxhash = no_program("python3", &["-c", "import xxhash"], "needs python3 with xxhash");
     let python = no_program("python3", &["--version"], "needs python3");
     let reader = xxhash.or(TOOL.is_none().then_some("needs the feature cli"));

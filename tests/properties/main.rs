@@ -25,9 +25,10 @@ use atomic_file_adapter::{AtomicFileAdapter, Durability};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, FileFailurePersistence, TestCaseResult, TestError, TestRunner};
 
-use crate::common::{Scratch, test};
+use crate::common::{Scratch, say_what_is_left_out, test, thorough_or};
 
 fn main() -> ExitCode {
+    say_what_is_left_out("half of the generated cases");
     common::main(
         vec![
             test("what_is_written_is_read", round_trip::what_is_written_is_read),
@@ -42,13 +43,13 @@ fn main() -> ExitCode {
     )
 }
 
-/// Tests a property of the file `source` with so many cases, unless `PROPTEST_CASES` is set.
+/// Tests a property of the file `source` with so many cases, or half of them in the short form, unless `PROPTEST_CASES` is set.
 #[track_caller]
 fn check<S: Strategy>(source: &'static str, cases: u32, cases_of: &S, property: impl Fn(S::Value) -> TestCaseResult) {
     // The default comes from the environment.
     let mut config = Config::default();
     if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = cases;
+        config.cases = thorough_or(cases, cases.div_ceil(2));
     }
     if std::env::var_os("PROPTEST_MAX_SHRINK_ITERS").is_none() {
         config.max_shrink_iters = 5000;

@@ -1,6 +1,9 @@
 //! The table of locks under the model checker loom. loom runs every order of a few threads' steps, up to a number of
-//! preemptions. The kernel is a substitute that knows only processes and drops all locks at any close, as the real one
-//! does. loom fails a model if threads are left that nobody will wake.
+//! preemptions, in the short form up to 2. The kernel is a substitute that knows only processes and drops all locks at any
+//! close, as the real one does. loom fails a model if threads are left that nobody will wake.
+
+#[path = "../common/mod.rs"]
+mod common;
 
 mod deadlines;
 mod deadlocks;

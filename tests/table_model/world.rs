@@ -1,10 +1,11 @@
 //! The world of one model: the actions of its threads, which run in every order.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
+use crate::common::{say_what_is_left_out, thorough_or};
 use crate::kernel::{File, Stub, StubState};
 use crate::sync::{Condvar, Mutex};
 use crate::sys::LockMode::{self, Exclusive, Shared};
@@ -214,7 +215,10 @@ type Part = fn(&World, u64);
 /// Runs the parts as threads, in every order.
 pub(crate) fn explore(preemptions: usize, state: fn() -> StubState, parts: &'static [Part]) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
+    // One more preemption makes several times as many orders.
+    static SAID: Once = Once::new();
+    SAID.call_once(|| say_what_is_left_out("orders of threads with three preemptions"));
+    builder.preemption_bound = Some(preemptions.min(thorough_or(3, 2)));
     // Polling for half a minute takes many branches.
     builder.max_branches = 100_000;
     builder.check(move || {
