@@ -81,6 +81,9 @@ fn is_known(file_system: FileSystem, workload: &Workload, durability: Durability
         }
         // e2fsck drops the journal: see `fast_commit.rs`.
         "ext4 fast_commit, e2fsck first" => true,
+        // The sync of a file does nothing if none of its blocks is to be written, also if its mode has changed (`nilfs_sync_file`
+        // in fs/nilfs2/file.c, Linux 6.1).
+        "nilfs2" if workload.name == SET_MODE.name => matches!(fault, Fault::Lost(_)),
         // The sync of a file does not flush the device there ("f2fs: add fsync_mode=nobarrier for non-atomic files"). That of a
         // directory does, which every version needs, but no mode.
         "f2fs fsync_mode=nobarrier" if workload.name == SET_MODE.name => matches!(fault, Fault::Lost(_)),
