@@ -119,6 +119,8 @@ fn it_is_noticed(lab: &Lab, left_out: LeftOut) {
 fn excuse(file_system: FileSystem, left_out: LeftOut) -> Option<&'static str> {
     match (left_out, file_system.name) {
         (LeftOut::FileSync, "ext4 data=journal") => Some("the data go through the journal, before the rename"),
+        // `nilfs_construct_segment` in fs/nilfs2/segment.c.
+        (LeftOut::FileSync, "nilfs2") => Some("what the directory's sync writes has the data of all files in it"),
         // Documentation/admin-guide/ext4.rst: with `nodelalloc` write(2) allocates the blocks, and with `data=ordered` the data
         // are written before the metadata are committed.
         (LeftOut::FileSync, "ext4 nodelalloc") => Some("the commit of the rename writes the data before"),
