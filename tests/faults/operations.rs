@@ -416,7 +416,7 @@ pub(crate) fn the_operations_make_all_the_calls_there_are() {
         Close,
     ]);
     if cfg!(target_os = "linux") {
-        all.extend([Openat2, Statx, Fstatfs, Llistxattr, Lgetxattr, Fgetxattr, Fsetxattr, Fremovexattr]);
+        all.extend([Openat2, Statx, Faccessat, Fstatfs, Llistxattr, Lgetxattr, Fgetxattr, Fsetxattr, Fremovexattr]);
     }
     if syncs_whole_file_systems(&env::temp_dir()) {
         all.extend([Syncfs, Uname]);
