@@ -507,7 +507,7 @@ fn on_a_dead_file_system_no_change_of_several_files_is_finished() {
             if is_made && call.syscall == Syscall::Fsync { Action::Fail(EIO) } else { Action::Proceed }
         };
         let change = |_: &[Option<Vec<u8>>]| files.iter().map(|_| (!to_delete).then(|| b"new".to_vec())).collect();
-        let told = inject(fail_last_sync.clone(), || adapter.update_many(&files, change)).0.unwrap_err();
+        let told = inject(fail_last_sync, || adapter.update_many(&files, change)).0.unwrap_err();
         assert!(matches!(told, Error::Unfinished { .. }), "{told:?}");
         let read = || adapter.read_with_lock(&files[0]);
         // That of the files, and that of the locks.
