@@ -230,7 +230,10 @@ fn note_the_command(list: &mut List) {
         &format!("{run} --timeout 0 read a.toml"),
         &format!("{run} --timeout 0.002 read a.toml"),
     ] {
-        let output = Command::new("sh").args(["-c", script, TOOL]).current_dir(&scratch.dir).output().unwrap();
+        // `edit` makes its copies there.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, TOOL]).current_dir(&scratch.dir).env("TMPDIR", "/tmp");
+        let output = shell.output().unwrap();
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8(said).unwrap();
         assert!(said.starts_with("atomic-file: ") && said.lines().count() == 1, "{script}: {said}");
